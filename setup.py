@@ -1,0 +1,5 @@
+"""Builds the package; all metadata is in setup.cfg."""
+
+import setuptools
+
+setuptools.setup()

@@ -1,0 +1,110 @@
+"""What every recurrent cell has: its variables, and the arithmetic of one step in both directions."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+State = tuple[tf.Tensor, ...]
+
+
+class Cell(tf.Module, abc.ABC):
+    """One recurrent layer: raw variables in Keras's layout, and one step as arithmetic on arrays.
+
+    A step has two matrix products, x W and h U. They are the same for every cell, so they are made by the code that
+    runs a sequence (`tfcharrnn.recurrence`); it may make x W for all steps at once. What is the cell's own is how the
+    two products and the state become the next state, `forward`, and the derivative of just that, `backward`. Both
+    work on values of one step and use no variable.
+
+    Attributes:
+        kernel: W, `[input, gates * hidden]`.
+        recurrent_kernel: U, `[hidden, gates * hidden]`.
+        bias: `[gates * hidden]`; a cell may have more.
+        gates: how many blocks of `hidden` columns the kernels have.
+        state_count: tensors `[batch, hidden]` in a state; the first is the output h.
+        saved_count: tensors `[batch, hidden]` that `forward` saves for `backward`.
+    """
+
+    gates: ClassVar[int]
+    state_count: ClassVar[int] = 1
+    saved_count: ClassVar[int] = 0
+
+    def __init__(self, input_size: int, hidden_size: int, rng: np.random.Generator, dtype: tf.DType = tf.float32):
+        """Draws the weights as Keras does: Glorot-uniform kernel, orthogonal recurrent kernel, zero bias.
+
+        Args:
+            input_size: size of x.
+            hidden_size: units.
+            rng: draws the weights.
+            dtype: of the variables.
+        """
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        columns = self.gates * hidden_size
+        self.kernel = tf.Variable(glorot_uniform(rng, input_size, columns), dtype=dtype, name="kernel")
+        self.recurrent_kernel = tf.Variable(orthogonal(rng, hidden_size, columns), dtype=dtype, name="recurrent_kernel")
+        self.bias = tf.Variable(self._initial_bias(), dtype=dtype, name="bias")
+
+    def _initial_bias(self) -> npt.NDArray[np.float64]:
+        return np.zeros(self.gates * self.hidden_size)
+
+    @property
+    def input_bias(self) -> tf.Tensor:
+        """The bias beside x W, `[gates * hidden]`."""
+        return tf.convert_to_tensor(self.bias)
+
+    @property
+    def recurrent_bias(self) -> tf.Tensor | None:
+        """The bias beside h U, `[gates * hidden]`, or None if the cell needs none."""
+        return None
+
+    def zero_state(self, batch_size: int | tf.Tensor) -> State:
+        """The state before the first symbol: `state_count` zero tensors `[batch, hidden]`."""
+        return (tf.zeros([batch_size, self.hidden_size], self.kernel.dtype),) * self.state_count
+
+    @staticmethod
+    @abc.abstractmethod
+    def forward(projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
+        """One step.
+
+        Args:
+            projected: x W + b, `[batch, gates * hidden]`.
+            recurrent: h U (+ b'), `[batch, gates * hidden]`.
+            state: before the step, each `[batch, hidden]`.
+
+        Returns:
+            The state after the step, and the tensors `[batch, hidden]` that `backward` wants to see again.
+        """
+
+    @staticmethod
+    @abc.abstractmethod
+    def backward(saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
+        """The derivative of `forward`, by the chain rule.
+
+        Args:
+            saved: what `forward` saved.
+            before: the state before the step.
+            after: the state after the step.
+            d_after: the loss's gradient by the state after the step.
+
+        Returns:
+            The loss's gradients by `projected`, by `recurrent`, and by the state before the step; the last without
+            its way through `recurrent`, which is not this function's.
+        """
+
+
+def glorot_uniform(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Uniform in +-sqrt(6 / (rows + columns)) (Glorot & Bengio 2010, eq. 16): `[rows, columns]`."""
+    limit = np.sqrt(6.0 / (rows + columns))
+    return rng.uniform(-limit, limit, (rows, columns))
+
+
+def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """A random matrix with orthonormal rows, `[rows, columns]`, columns >= rows (Saxe et al. 2014)."""
+    q, r = np.linalg.qr(rng.standard_normal((columns, rows)))
+    return (q * np.sign(np.diag(r))).T

@@ -1,0 +1,171 @@
+"""Checkpoints: `tf.train.Checkpoint` files in a folder of their own, which appears whole or not at all.
+
+`checkpoints/step-00001000/` holds what TensorFlow writes under the prefix `ckpt`, and `checkpoint.json` with the step,
+the validation loss, where the logs stood and a SHA-256 of each file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfcharrnn import files
+from tfcharrnn.errors import UserError
+
+FORMAT = 1
+_FOLDER = re.compile(r"step-(\d{8,12})")
+_DESCRIPTION = "checkpoint.json"
+_PREFIX = "ckpt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Attributes:
+        path: its folder.
+        step: training steps done.
+        val_loss: validation loss in nats a character, or None where none was computed.
+        log: what the training loop wants to find again, as JSON gave it.
+    """
+
+    path: Path
+    step: int
+    val_loss: float | None
+    log: dict[str, Any]
+
+
+def save(run_dir: Path, objects: dict[str, Any], step: int, val_loss: float | None, log: dict[str, Any]) -> None:
+    """Writes a checkpoint of trackable objects; one of the same step is replaced.
+
+    Args:
+        run_dir: the run folder.
+        objects: what `tf.train.Checkpoint` takes, by name.
+        step: training steps done.
+        val_loss: measured at this step, or None.
+        log: further JSON-ready values to keep.
+
+    Raises:
+        UserError: the disk refuses; earlier checkpoints stay as they are.
+    """
+    path = run_dir / "checkpoints" / f"step-{step:08d}"
+    with files.new_folder(path, overwrite=True) as folder:
+        try:
+            tf.train.Checkpoint(**objects).write(str(folder / _PREFIX))
+        except tf.errors.OpError as error:
+            raise UserError(f"{path}: cannot be written ({error.message}); earlier checkpoints are whole") from None
+        sums = {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
+        description = {"format": FORMAT, "step": step, "val_loss": val_loss, "log": log, "files": sums}
+        files.write_json(folder / _DESCRIPTION, description)
+
+
+def listed(run_dir: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, by step; what is not readable as one is left out."""
+    found = []
+    folder = run_dir / "checkpoints"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if _FOLDER.fullmatch(path.name):
+            try:
+                found.append(describe(path))
+            except UserError:
+                continue
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+    """The checkpoint of the least validation loss; the newer one of two alike."""
+    evaluated = [(-1 if c.val_loss is None else c.val_loss, -c.step, c) for c in checkpoints if c.val_loss is not None]
+    return min(evaluated, key=lambda entry: entry[:2])[2] if evaluated else None
+
+
+def describe(path: Path) -> Checkpoint:
+    """Reads `checkpoint.json`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    value = files.read_json(path / _DESCRIPTION)
+    if not isinstance(value, dict) or value.get("format") != FORMAT or type(value.get("step")) is not int:
+        raise UserError(f"{path / _DESCRIPTION}: not a checkpoint of format {FORMAT}")
+    if type(value.get("val_loss")) not in (float, int, type(None)) or not isinstance(value.get("log"), dict):
+        raise UserError(f"{path / _DESCRIPTION}: its losses are not what they should be; the file is damaged")
+    return Checkpoint(path, value["step"], value["val_loss"], value["log"])
+
+
+def find(run_dir: Path, which: str = "latest") -> Checkpoint:
+    """The checkpoint that `--checkpoint` names.
+
+    Args:
+        run_dir: the run folder.
+        which: `latest`, `best`, or the path of a checkpoint folder; a bare name means one of this run's.
+
+    Raises:
+        UserError: there is none.
+    """
+    if which not in ("latest", "best"):
+        for path in (Path(which), run_dir / "checkpoints" / which):
+            if (path / _DESCRIPTION).is_file():
+                return describe(path)
+        names = [checkpoint.path.name for checkpoint in listed(run_dir)]
+        raise UserError(f"--checkpoint={which}: no such checkpoint; {run_dir} has {', '.join(names) or 'none'}")
+    checkpoints = listed(run_dir)
+    if not checkpoints:
+        raise UserError(f"{run_dir}: has no checkpoint yet; train it first")
+    if which == "latest":
+        return checkpoints[-1]
+    found = best(checkpoints)
+    if found is None:
+        raise UserError(f"{run_dir}: no checkpoint has a validation loss; use --checkpoint=latest")
+    return found
+
+
+def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
+    """Reads a checkpoint into trackable objects; those it has beyond `objects` are left out.
+
+    Raises:
+        UserError: a file is missing or damaged, or the sizes are not those of `objects`.
+    """
+    verify(checkpoint)
+    try:
+        status = tf.train.Checkpoint(**objects).read(str(checkpoint.path / _PREFIX))
+        status.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, ValueError, AssertionError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{checkpoint.path}: does not fit the model that config.json and vocab.json describe ({first_line})"
+        ) from None
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Checks each file of a checkpoint against its sum.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    value = files.read_json(checkpoint.path / _DESCRIPTION)
+    sums = value.get("files")
+    if not isinstance(sums, dict) or f"{_PREFIX}.index" not in sums:
+        raise UserError(f"{checkpoint.path / _DESCRIPTION}: names no files; it is damaged")
+    for name, expected in sums.items():
+        path = checkpoint.path / name
+        if path.parent != checkpoint.path or not path.is_file() or files.file_sha256(path) != expected:
+            raise UserError(f"{path}: missing or damaged; take another --checkpoint")
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Removes all but the `keep` newest checkpoints and the best; 0 keeps all."""
+    checkpoints = listed(run_dir)
+    if not keep:
+        return
+    kept = {checkpoint.path for checkpoint in checkpoints[-keep:]}
+    best_one = best(checkpoints)
+    if best_one is not None:
+        kept.add(best_one.path)
+    for checkpoint in checkpoints:
+        if checkpoint.path not in kept:
+            shutil.rmtree(checkpoint.path, ignore_errors=True)

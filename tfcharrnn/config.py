@@ -1,0 +1,210 @@
+"""Every setting, its default, its bounds and its help: one dataclass for each stage.
+
+Command-line flags (`tfcharrnn.commandline`), flagfiles and a run's `config.json` are views of these classes; a
+default is written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from typing import Any, TypeVar
+
+from tfcharrnn.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT")
+
+CELLS = ("rnn", "lstm", "gru")
+IMPLEMENTATIONS = ("auto", "custom", "keras")
+LAYOUTS = ("sequences",)
+OPTIMIZERS = ("adam",)
+SCHEDULES = ("constant", "exponential", "cosine")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field with the help and the bounds that its flag shows and its value must keep."""
+    bounds = {"choices": choices, "at_least": at_least, "at_most": at_most, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata={"help": help, **bounds})
+
+
+class _Checked:
+    """Checks every field against its type and bounds when the object is made."""
+
+    def __post_init__(self) -> None:
+        types = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _checked(field, types[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+
+def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
+    """Returns `value` as the field's type, or raises `ConfigError` naming the flag."""
+
+    def refuse(what: str) -> ConfigError:
+        return ConfigError(f"--{field.name} must be {what}. Received: {value!r}")
+
+    if kind == tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise refuse("a list of strings")
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise refuse({int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind])
+    if kind is float and not math.isfinite(value):
+        raise refuse("a finite number")
+    bounds = field.metadata
+    if bounds["choices"] is not None and value not in bounds["choices"]:
+        raise refuse("one of " + ", ".join(bounds["choices"]))
+    if bounds["at_least"] is not None and value < bounds["at_least"]:
+        raise refuse(f"at least {bounds['at_least']}")
+    if bounds["at_most"] is not None and value > bounds["at_most"]:
+        raise refuse(f"at most {bounds['at_most']}")
+    if bounds["above"] is not None and value <= bounds["above"]:
+        raise refuse(f"greater than {bounds['above']}")
+    if bounds["below"] is not None and value >= bounds["below"]:
+        raise refuse(f"less than {bounds['below']}")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(_Checked):
+    """Which text is read, how it is normalised, cut and split."""
+
+    input: tuple[str, ...] = option((), "Text files to learn from, joined by a newline: FILE[,FILE...].")
+    corpus: str = option("", "A corpus by name instead of --input; a wrong name lists the known ones.")
+    encoding: str = option("utf-8", "Encoding of the --input files.")
+    lowercase: bool = option(False, "Turn the text to lower case.")
+    drop_digits: bool = option(False, "Remove every decimal digit from the text.")
+    drop_chars: str = option("", "Remove each of these characters from the text.")
+    layout: str = option("sequences", "How the text is cut into training examples.", choices=LAYOUTS)
+    seq_length: int = option(200, "Symbols in a sequence, its leading <S> included.", at_least=2, at_most=1_000_000)
+    overlap: float = option(0.0, "Share of a sequence's characters that the next one repeats.", at_least=0.0, below=1.0)
+    val_fraction: float = option(
+        0.05, "Share of the text, after the training part, for validation.", at_least=0.0, below=1.0
+    )
+    test_fraction: float = option(0.0, "Share of the text, at its end, for a final test.", at_least=0.0, below=1.0)
+    num_shards: int = option(1, "TFRecord files to spread each split over.", at_least=1, at_most=99_999)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_fraction + self.test_fraction >= 1.0:
+            raise ConfigError(
+                "--val_fraction and --test_fraction must leave text to train on. "
+                f"Received: {self.val_fraction} + {self.test_fraction}"
+            )
+        if self.input and self.corpus:
+            raise ConfigError(f"--input and --corpus exclude each other. Received: {self.input} and {self.corpus!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(_Checked):
+    """The network: which cell, how large, and which code runs it."""
+
+    cell: str = option("rnn", "Recurrent cell: Elman RNN (tanh), LSTM or GRU.", choices=CELLS)
+    implementation: str = option(
+        "auto",
+        "Code that runs the cell: custom (by hand) or keras; auto chooses. All share one set of weights.",
+        choices=IMPLEMENTATIONS,
+    )
+    hidden_size: int = option(512, "Units in each recurrent layer.", at_least=1, at_most=65_536)
+    num_layers: int = option(1, "Recurrent layers, stacked.", at_least=1, at_most=64)
+    embedding_size: int = option(
+        0, "Size of a learned character embedding; 0: one-hot input.", at_least=0, at_most=65_536
+    )
+    dropout: float = option(
+        0.0, "Share of activations dropped between recurrent layers in training.", at_least=0.0, below=1.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(_Checked):
+    """The loop: how long, how fast, and what is written on the way."""
+
+    batch_size: int = option(128, "Sequences in a batch.", at_least=1, at_most=1_000_000)
+    epochs: int = option(30, "Passes over the training text, unless --steps is given.", at_least=1, at_most=10_000_000)
+    steps: int = option(0, "Training steps in all; 0: as many as --epochs make.", at_least=0, at_most=10**12)
+    optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
+    learning_rate: float = option(0.001, "Learning rate at its highest.", above=0.0)
+    schedule: str = option("constant", "How the learning rate changes over the steps.", choices=SCHEDULES)
+    decay_rate: float = option(
+        0.97,
+        "schedule=exponential: factor on the learning rate for each epoch after --decay_after.",
+        above=0.0,
+        at_most=1.0,
+    )
+    decay_after: int = option(10, "schedule=exponential: epochs at the full rate before the decay.", at_least=0)
+    warmup_steps: int = option(0, "schedule=cosine: steps of linear warm-up before the decay to zero.", at_least=0)
+    clip_value: float = option(0.0, "Clip each gradient value to [-this, this]; 0: do not.", at_least=0.0)
+    clip_norm: float = option(5.0, "Scale gradients down to this global norm; 0: do not.", at_least=0.0)
+    seed: int = option(0, "Seed of weights, data order, dropout and samples.", at_least=0, at_most=2**31 - 1)
+    steps_per_call: int = option(
+        0, "Training steps compiled into one call; 0: chosen from the sizes.", at_least=0, at_most=10_000
+    )
+    smoothing: float = option(
+        0.99, "smooth_loss is this times its last value plus the rest of the new loss.", at_least=0.0, below=1.0
+    )
+    log_every: int = option(10, "Steps between rows of metrics.jsonl; 0: only the last.", at_least=0)
+    eval_every: int = option(200, "Steps between validations; 0: only at the end.", at_least=0)
+    sample_every: int = option(200, "Steps between samples of text; 0: only at the end.", at_least=0)
+    sample_length: int = option(300, "Characters of a sample in training.", at_least=1, at_most=1_000_000)
+    checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
+    keep_checkpoints: int = option(
+        3, "Newest checkpoints kept, beside the best by validation loss; 0: all.", at_least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig(_Checked):
+    """How text is drawn from a trained model."""
+
+    length: int = option(1000, "Characters to generate, the prime not counted.", at_least=0, at_most=1_000_000_000)
+    prime: str = option("", "Text that the model reads first and goes on from; it is printed too.")
+    temperature: float = option(1.0, "Divides the logits: below 1 safer text, above 1 wilder.", above=0.0, at_most=1e6)
+    top_k: int = option(0, "Draw only from the k likeliest characters; 0: from all.", at_least=0)
+    top_p: float = option(
+        1.0, "Draw only from the fewest characters that hold this much probability.", above=0.0, at_most=1.0
+    )
+    greedy: bool = option(False, "Always take the likeliest character.")
+    num_samples: int = option(1, "Texts to generate side by side.", at_least=1, at_most=100_000)
+    seed: int = option(0, "Seed: the same one gives the same text.", at_least=0, at_most=2**31 - 1)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as a JSON-ready dict: tuples become lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
+    }
+
+
+def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
+    """The inverse of `to_dict` for values read from disk.
+
+    Args:
+        cls: one of the config dataclasses.
+        values: what JSON gave; missing names take their default.
+        where: the file, for the error.
+
+    Raises:
+        ConfigError: an unknown name, a wrong type or a value out of bounds; the message names `where`.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {cls.__name__} must be an object. Received: {type(values).__name__}")
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown setting {name!r}; was it written by a newer version?")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None

@@ -1,0 +1,15 @@
+"""The errors that a user can mend, each told in one line."""
+
+
+class UserError(Exception):
+    """A job that could not be done; the message says what, where and how to mend it.
+
+    The commands print the message alone, without a traceback, and exit with code 1.
+    """
+
+
+class ConfigError(UserError):
+    """A setting whose value is not allowed; the message begins with the flag's name.
+
+    The commands exit with code 2 when it comes from the command line.
+    """

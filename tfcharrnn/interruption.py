@@ -1,0 +1,38 @@
+"""Ending a training run early without losing it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class Interruption:
+    """While it is entered, the first SIGINT (Ctrl-C) or SIGTERM is only noted, for the loop to end at a good place.
+
+    A second SIGINT acts as usual and stops at once. Outside the main thread, where Python allows no signal handlers,
+    it does nothing.
+
+    Attributes:
+        requested: a signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,149 @@
+"""The language model: symbols in, logits of the next symbol out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tfcharrnn import implementations, projection, randomness, recurrence
+from tfcharrnn.cells import CELLS, State
+from tfcharrnn.cells.base import glorot_uniform
+from tfcharrnn.config import ModelConfig
+from tfcharrnn.pipeline import split_batch
+from tfcharrnn.projection import Symbols
+
+
+class CharRNN(tf.Module):
+    """A stack of recurrent layers between a lookup of symbols and a softmax over them.
+
+    Attributes:
+        config: the sizes.
+        vocabulary_size: symbols.
+        implementation: the code that runs the layers: `custom` or `keras`.
+        cells: one cell a layer.
+        embedding: `[vocabulary, embedding]`, or None for one-hot input.
+        output_kernel: `[hidden, vocabulary]`.
+        output_bias: `[vocabulary]`.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int, seed: int = 0, dtype: tf.DType = tf.float32):
+        """Makes the variables; the same seed gives the same weights.
+
+        Args:
+            config: cell, sizes and implementation.
+            vocabulary_size: symbols.
+            seed: of the weights.
+            dtype: of the variables and of all arithmetic.
+        """
+        super().__init__()
+        self.config = config
+        self.vocabulary_size = vocabulary_size
+        self.dtype = dtype
+        self.implementation, self._run_layer = implementations.choose(config.implementation)
+
+        def rng(index: int) -> object:
+            return randomness.generator(seed, randomness.Purpose.WEIGHTS, 0, index)
+
+        input_size = config.embedding_size or vocabulary_size
+        self.embedding = None
+        if config.embedding_size:
+            values = rng(1).standard_normal((vocabulary_size, input_size))
+            self.embedding = tf.Variable(values, dtype=dtype, name="embedding")
+        self.cells = []
+        for layer in range(config.num_layers):
+            self.cells.append(CELLS[config.cell](input_size, config.hidden_size, rng(2 + layer), dtype))
+            input_size = config.hidden_size
+        self.output_kernel = tf.Variable(
+            glorot_uniform(rng(0), input_size, vocabulary_size), dtype=dtype, name="output_kernel"
+        )
+        self.output_bias = tf.Variable(tf.zeros([vocabulary_size], dtype), name="output_bias")
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(variable.shape.num_elements() for variable in self.trainable_variables)
+
+    def initial_state(self, batch_size: int | tf.Tensor) -> tuple[State, ...]:
+        """The state before a text begins: for each layer a tuple of zero tensors `[batch, hidden]`."""
+        return tuple(cell.zero_state(batch_size) for cell in self.cells)
+
+    def __call__(
+        self, ids: tf.Tensor, state: Sequence[State] | None = None, dropout_key: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tuple[State, ...]]:
+        """Runs a batch of texts through the model.
+
+        Args:
+            ids: symbols, `[batch, time]`.
+            state: as `initial_state` gives, or as an earlier call left it; None: the initial one.
+            dropout_key: `[2]`, as `tfcharrnn.randomness.key` makes; None: no dropout, as outside of training.
+
+        Returns:
+            The logits of the symbol that follows each, `[batch, time, vocabulary]`, and the state after the last.
+        """
+        logits, state = self.time_major_logits(tf.transpose(ids), state, dropout_key)
+        return tf.transpose(logits, [1, 0, 2]), state
+
+    def time_major_logits(
+        self, ids: tf.Tensor, state: Sequence[State] | None = None, dropout_key: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tuple[State, ...]]:
+        """As `__call__`, with time first: ids `[time, batch]`, logits `[time, batch, vocabulary]`."""
+        time, batch = ids.shape
+        state = self.initial_state(batch) if state is None else state
+        embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
+        hidden: Symbols | tf.Tensor = Symbols(ids, self.vocabulary_size, embedding)
+        last = []
+        for layer, cell in enumerate(self.cells):
+            if layer and self.config.dropout and dropout_key is not None:
+                hidden = _dropout(hidden, self.config.dropout, dropout_key + tf.constant([0, layer], tf.int64))
+            hidden, layer_state = self._run_layer(cell, hidden, state[layer])
+            last.append(layer_state)
+        flat = tf.linalg.matmul(tf.reshape(hidden, [-1, self.config.hidden_size]), self.output_kernel)
+        logits = tf.reshape(flat + self.output_bias, [time, batch, self.vocabulary_size])
+        return logits, tuple(last)
+
+    def losses(self, ids: tf.Tensor, dropout_key: tf.Tensor | None = None) -> tf.Tensor:
+        """Cross-entropy of each next symbol, -log softmax(logits)[target], in nats.
+
+        Args:
+            ids: whole sequences, `[batch, seq_length]`; each symbol but the first is the target of the one before.
+            dropout_key: as in `__call__`.
+
+        Returns:
+            `[batch, seq_length - 1]`.
+        """
+        inputs, targets = split_batch(ids)
+        logits, _ = self.time_major_logits(tf.transpose(inputs), dropout_key=dropout_key)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(targets), logits)
+        return tf.transpose(losses)
+
+    def loss(self, ids: tf.Tensor, dropout_key: tf.Tensor | None = None) -> tf.Tensor:
+        """The mean of `losses`, a scalar in nats a character."""
+        return tf.reduce_mean(self.losses(ids, dropout_key))
+
+    def stepper(self) -> Callable[[tf.Tensor, Sequence[State]], tuple[tf.Tensor, tuple[State, ...]]]:
+        """A function that reads one symbol more, for loops that choose the next symbol as they go.
+
+        Returns:
+            `step(ids, state) -> (logits, state)` with ids `[batch]` and logits `[batch, vocabulary]`. What is the same
+            at every step is computed here, once.
+        """
+        embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
+        table = projection.symbol_table(self.cells[0], embedding)
+
+        def step(ids: tf.Tensor, state: Sequence[State]) -> tuple[tf.Tensor, tuple[State, ...]]:
+            projected = tf.gather(table, ids)
+            after = []
+            for layer, cell in enumerate(self.cells):
+                if layer:
+                    projected = tf.linalg.matmul(after[-1][0], cell.kernel) + cell.input_bias
+                after.append(recurrence.step_cell(cell, projected, state[layer]))
+            return tf.linalg.matmul(after[-1][0], self.output_kernel) + self.output_bias, tuple(after)
+
+        return step
+
+
+def _dropout(x: tf.Tensor, rate: float, key: tf.Tensor) -> tf.Tensor:
+    """Zeroes a share of the values and scales the others up to keep the mean (Srivastava et al. 2014)."""
+    kept = tf.random.stateless_uniform(tf.shape(x), key, alg="philox") >= rate
+    return tf.where(kept, x / (1.0 - rate), tf.zeros_like(x))

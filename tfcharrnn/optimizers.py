@@ -1,0 +1,91 @@
+"""Update rules on raw variables, and what is done to gradients and learning rate before them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tfcharrnn.config import TrainingConfig
+
+
+class Adam(tf.Module):
+    """Adam (Kingma & Ba 2015, algorithm 1).
+
+    Attributes:
+        first_moments: m, running means of the gradients, shaped like the variables.
+        second_moments: v, running means of their squares.
+    """
+
+    def __init__(
+        self, variables: Sequence[tf.Variable], beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
+    ):
+        """Makes the moments, all zero; epsilon is TensorFlow's customary one."""
+        super().__init__()
+        self.variables_to_train = tuple(variables)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.first_moments = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+        self.second_moments = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+
+    def apply(self, gradients: Sequence[tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor) -> None:
+        """Updates the variables.
+
+        Args:
+            gradients: one for each variable.
+            learning_rate: a scalar.
+            step: updates done before this one.
+        """
+        # in float64, since beta_2^t would lose its difference to 1
+        t = tf.cast(step, tf.float64) + 1.0
+        correction = tf.sqrt(1.0 - self.beta_2**t) / (1.0 - self.beta_1**t)
+        rate = tf.cast(tf.cast(learning_rate, tf.float64) * correction, gradients[0].dtype)
+        # epsilon is added after the bias correction, as the algorithm has it
+        epsilon = tf.cast(self.epsilon * tf.sqrt(1.0 - self.beta_2**t), gradients[0].dtype)
+        for variable, m, v, gradient in zip(
+            self.variables_to_train, self.first_moments, self.second_moments, gradients, strict=True
+        ):
+            m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
+            v.assign(self.beta_2 * v + (1.0 - self.beta_2) * gradient * gradient)
+            variable.assign_sub(rate * m / (tf.sqrt(v) + epsilon))
+
+
+OPTIMIZERS: dict[str, Callable[[Sequence[tf.Variable]], Adam]] = {"adam": Adam}
+
+
+def clip(gradients: Sequence[tf.Tensor], config: TrainingConfig) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Clips by value, then by global norm (Pascanu et al. 2013), where the settings ask for it.
+
+    Returns:
+        The gradients, and their global norm before any clipping.
+    """
+    norm = tf.linalg.global_norm(gradients)
+    if config.clip_value:
+        gradients = [tf.clip_by_value(gradient, -config.clip_value, config.clip_value) for gradient in gradients]
+    if config.clip_norm:
+        gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm)
+    return list(gradients), norm
+
+
+def learning_rate(config: TrainingConfig, step: tf.Tensor, steps_per_epoch: int, total_steps: int) -> tf.Tensor:
+    """The learning rate of a step, a float64 scalar.
+
+    constant: always the same. exponential: after `decay_after` epochs, times `decay_rate` with every epoch begun.
+    cosine: a linear rise over `warmup_steps`, then half a cosine down to zero at the last step (Loshchilov & Hutter 2017).
+
+    Args:
+        config: the schedule and its numbers.
+        step: steps done before this one.
+        steps_per_epoch: batches in an epoch.
+        total_steps: of the whole run.
+    """
+    highest = tf.constant(config.learning_rate, tf.float64)
+    if config.schedule == "exponential":
+        epochs = tf.cast(step // steps_per_epoch, tf.float64)
+        return highest * config.decay_rate ** tf.maximum(epochs - (config.decay_after - 1), 0.0)
+    if config.schedule == "cosine":
+        done = tf.cast(step, tf.float64)
+        warm = tf.minimum((done + 1.0) / max(config.warmup_steps, 1), 1.0)
+        share = (done - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
+        return highest * warm * 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0)))
+    return highest

@@ -1,0 +1,166 @@
+"""Running a cell over a sequence, with a backward pass of its own.
+
+Backpropagation through time (Werbos 1990) of any cell is one idea. The forward loop keeps each step's states. The
+backward loop walks them in reverse and makes only the gradients of the two sums that enter a step, x W + b and h U.
+The gradient of U is then one large product over all steps, instead of a small one at every step, and so is that of W
+outside. `tf.GradientTape` sees the whole sequence as a single operation.
+
+Time comes first in every tensor here, `[time, batch, ...]`, so that a step reads one contiguous block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tfcharrnn.cells import Cell, State
+
+Step = Callable[[tf.Tensor, State], tuple[State, State]]
+
+
+def scan(
+    step: Step, carry: State, length: int, shapes: Sequence[tf.TensorShape], reverse: bool = False
+) -> tuple[State, State]:
+    """Runs `step(t, carry) -> (carry, outputs)` for every t in one loop and stacks the outputs.
+
+    Args:
+        step: one step.
+        carry: what goes from step to step.
+        length: how many steps.
+        shapes: of each output of one step.
+        reverse: from the last t to the first.
+
+    Returns:
+        The last carry, and the outputs, each `[length, ...]` in the order of t.
+    """
+    arrays = tuple(tf.TensorArray(carry[0].dtype, length, element_shape=shape) for shape in shapes)
+
+    def body(
+        count: tf.Tensor, carry: State, arrays: tuple[tf.TensorArray, ...]
+    ) -> tuple[tf.Tensor, State, tuple[tf.TensorArray, ...]]:
+        t = length - 1 - count if reverse else count
+        carry, outputs = step(t, carry)
+        return count + 1, carry, tuple(array.write(t, output) for array, output in zip(arrays, outputs, strict=True))
+
+    _, carry, arrays = tf.while_loop(
+        lambda count, *_: count < length, body, (tf.constant(0), carry, arrays), maximum_iterations=length
+    )
+    return carry, tuple(array.stack() for array in arrays)
+
+
+def run_cell(cell: Cell, projected: tf.Tensor, state: State, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, State]:
+    """Runs a cell over a sequence; gradients come by the backward pass written here.
+
+    Args:
+        cell: the cell.
+        projected: x W + b of every step, `[time, batch, gates * hidden]`.
+        state: before the first step, each `[batch, hidden]`.
+        mask: bool `[time, batch]`; where it is false, the state is carried on unchanged.
+
+    Returns:
+        The outputs, `[time, batch, hidden]`, and the state after the last step.
+    """
+    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
+    bias = cell.recurrent_bias
+    biases = () if bias is None else (bias,)  # the tape wants tensors, not None
+
+    @tf.custom_gradient
+    def run(
+        projected: tf.Tensor, kernel: tf.Tensor, *rest: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
+        bias, state = (rest[0] if biases else None), rest[len(biases) :]
+        last, states, saved = _forward_loop(cell, projected, kernel, bias, state, mask)
+
+        def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return _backward_loop(cell, kernel, bool(biases), state, states, saved, mask, d_outputs, d_last)
+
+        return (states[0], *last), gradient
+
+    outputs, *last = run(projected, kernel, *biases, *state)
+    return outputs, tuple(last)
+
+
+def run_cell_by_tape(
+    cell: Cell, projected: tf.Tensor, state: State, mask: tf.Tensor | None = None
+) -> tuple[tf.Tensor, State]:
+    """The same as `run_cell`, but differentiated by `tf.GradientTape` step by step: slower, and a check on it."""
+    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
+    last, states, _ = _forward_loop(cell, projected, kernel, cell.recurrent_bias, state, mask)
+    return states[0], last
+
+
+def step_cell(cell: Cell, projected: tf.Tensor, state: State) -> State:
+    """One step of a cell: its state after `projected`, x W + b, `[batch, gates * hidden]`."""
+    return _step(cell, projected, tf.convert_to_tensor(cell.recurrent_kernel), cell.recurrent_bias, state)[0]
+
+
+def _step(
+    cell: Cell, projected: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, state: State
+) -> tuple[State, State]:
+    """Returns the state after a step, and what the step saved."""
+    recurrent = tf.linalg.matmul(state[0], kernel)
+    return cell.forward(projected, recurrent if bias is None else recurrent + bias, state)
+
+
+def _keep(mask: tf.Tensor | None, t: tf.Tensor, new: State, old: State) -> State:
+    """`new` where the mask of step t is true, `old` elsewhere."""
+    if mask is None:
+        return new
+    real = mask[t][:, tf.newaxis]
+    return tuple(tf.where(real, n, o) for n, o in zip(new, old, strict=True))
+
+
+def _forward_loop(
+    cell: Cell, projected: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, state: State, mask: tf.Tensor | None
+) -> tuple[State, State, State]:
+    """Returns the last state, every step's state and what every step saved, each `[time, ...]`."""
+
+    def step(t: tf.Tensor, state: State) -> tuple[State, State]:
+        new, saved = _step(cell, projected[t], kernel, bias, state)
+        state = _keep(mask, t, new, state)
+        return state, (*state, *saved)
+
+    batch = state[0].shape
+    shapes = [batch] * (cell.state_count + cell.saved_count)
+    last, outputs = scan(step, state, projected.shape[0], shapes)
+    return last, outputs[: cell.state_count], outputs[cell.state_count :]
+
+
+def _backward_loop(
+    cell: Cell,
+    kernel: tf.Tensor,
+    has_bias: bool,
+    state: State,
+    states: State,
+    saved: State,
+    mask: tf.Tensor | None,
+    d_outputs: tf.Tensor,
+    d_last: State,
+) -> tuple[tf.Tensor, ...]:
+    """Returns the gradients by projected, kernel, the recurrent bias if there is one, and the first state."""
+    length, batch = states[0].shape[0], states[0].shape[1]
+    before = tuple(tf.concat([first[tf.newaxis], rest[:-1]], 0) for first, rest in zip(state, states, strict=True))
+    transposed = tf.transpose(kernel)
+
+    def step(t: tf.Tensor, d_state: State) -> tuple[State, State]:
+        d_state = (d_state[0] + d_outputs[t], *d_state[1:])
+        zeros = tuple(tf.zeros_like(d) for d in d_state)
+        d_projected, d_recurrent, d_before = cell.backward(
+            tuple(array[t] for array in saved),
+            tuple(array[t] for array in before),
+            tuple(array[t] for array in states),
+            _keep(mask, t, d_state, zeros),
+        )
+        d_before = (d_before[0] + tf.linalg.matmul(d_recurrent, transposed), *d_before[1:])
+        if mask is not None:  # a step that was skipped hands its gradient on as it is
+            skipped = _keep(mask, t, zeros, d_state)
+            d_before = tuple(d + s for d, s in zip(d_before, skipped, strict=True))
+        return d_before, (d_projected, d_recurrent)
+
+    shape = tf.TensorShape([batch, kernel.shape[1]])
+    d_state, (d_projected, d_recurrent) = scan(step, d_last, length, [shape, shape], reverse=True)
+    d_rows = tf.reshape(d_recurrent, [-1, kernel.shape[1]])
+    d_kernel = tf.linalg.matmul(tf.reshape(before[0], [-1, kernel.shape[0]]), d_rows, transpose_a=True)
+    d_bias = (tf.reduce_sum(d_rows, 0),) if has_bias else ()
+    return (d_projected, d_kernel, *d_bias, *d_state)

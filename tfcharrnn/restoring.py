@@ -1,0 +1,94 @@
+"""A trained model, restored from a run folder for use."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tfcharrnn import checkpoints, dataset, records
+from tfcharrnn import run as run_lib
+from tfcharrnn.checkpoints import Checkpoint
+from tfcharrnn.config import GenerationConfig
+from tfcharrnn.errors import UserError
+from tfcharrnn.evaluation import Evaluation, Evaluator
+from tfcharrnn.model import CharRNN
+from tfcharrnn.run import Run
+from tfcharrnn.sampling import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model with its weights, and what can be done with it.
+
+    Attributes:
+        run: the run it comes from.
+        checkpoint: which of its checkpoints.
+        model: the model.
+        sampler: draws text from it.
+        evaluator: measures its loss.
+    """
+
+    run: Run
+    checkpoint: Checkpoint
+    model: CharRNN
+    sampler: Sampler
+    evaluator: Evaluator
+
+    def generate(self, **settings: object) -> str:
+        """Draws one text.
+
+        Args:
+            **settings: the fields of `GenerationConfig`, such as `length=200, prime="The ", temperature=0.8, seed=1`.
+
+        Returns:
+            The text, prime included.
+
+        Raises:
+            UserError: a setting out of bounds, or a prime with characters outside the vocabulary.
+        """
+        return self.sampler.generate(GenerationConfig(**settings))[0]  # type: ignore[arg-type]
+
+    def evaluate_split(self, split: str = "val", data_dir: str | Path = "") -> Evaluation:
+        """Measures the loss on a part of the run's own data.
+
+        Args:
+            split: `train`, `val` or `test`.
+            data_dir: the data folder, where it is no longer where the run found it.
+
+        Raises:
+            UserError: the data cannot be had, is another, or the part is empty.
+        """
+        data_dir = data_dir or self.run.data_dir
+        data = dataset.open_data(data_dir) if data_dir else dataset.cached(self.run.data)
+        if data.fingerprint != self.run.fingerprint:
+            raise UserError(f"{data.path}: is not the data that {self.run.path} was trained on; name its --data_dir")
+        if not data.splits[split].records:
+            raise UserError(f"{data.path}: its part {split!r} is empty; choose another --split")
+        return self.evaluator(data.read(split), self.run.training.batch_size)
+
+    def evaluate_text(self, text: str) -> Evaluation:
+        """Measures the loss on a text, cut into sequences as in training; each character is predicted once.
+
+        Raises:
+            UserError: the text is empty or has characters outside the vocabulary.
+        """
+        ids = self.run.vocabulary.encode(text)
+        sequences, lengths = records.cut_whole(ids, self.run.data.seq_length, self.run.vocabulary.start_id)
+        return self.evaluator(sequences, self.run.training.batch_size, lengths)
+
+
+def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedModel:
+    """Restores a model from a run folder alone.
+
+    Args:
+        run_dir: the run folder; empty: the newest in `runs/`.
+        checkpoint: `latest`, `best` (by validation loss), or the path of one.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or it is damaged.
+    """
+    run = run_lib.load(run_dir or run_lib.newest())
+    found = checkpoints.find(run.path, checkpoint)
+    model = CharRNN(run.model, len(run.vocabulary))
+    checkpoints.restore(found, {"model": model})
+    return TrainedModel(run, found, model, Sampler(model, run.vocabulary), Evaluator(model))

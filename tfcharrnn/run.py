@@ -1,0 +1,175 @@
+"""Run folders: all that a training run leaves behind, and all that sampling from it needs.
+
+A run folder holds `config.json`, `vocab.json`, `checkpoints/`, `metrics.jsonl` and `samples.txt`. No path in it matters,
+so it can be moved, renamed, or copied to another machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfcharrnn import config as config_lib
+from tfcharrnn import files
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn.errors import UserError
+from tfcharrnn.vocabulary import Vocabulary
+
+FORMAT = 1
+RUNS = Path("runs")
+_CONFIG = "config.json"
+_OWN_FILES = (_CONFIG, "vocab.json", "metrics.jsonl", "samples.txt", "loss.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder and its settings.
+
+    Attributes:
+        path: the folder.
+        data: how its text was prepared.
+        data_dir: the data folder, or "" if the text was prepared on the fly.
+        fingerprint: of the data it trains on (`DataFolder.fingerprint`).
+        model: the network.
+        training: the loop.
+        vocabulary: the model's symbols.
+    """
+
+    path: Path
+    data: DataConfig
+    data_dir: str
+    fingerprint: str
+    model: ModelConfig
+    training: TrainingConfig
+    vocabulary: Vocabulary
+
+    def save(self) -> None:
+        """Writes `config.json` and `vocab.json`."""
+        self.vocabulary.save(self.path / "vocab.json")
+        value = {
+            "format": FORMAT,
+            "data": config_lib.to_dict(self.data),
+            "data_dir": self.data_dir,
+            "data_fingerprint": self.fingerprint,
+            "model": config_lib.to_dict(self.model),
+            "training": config_lib.to_dict(self.training),
+        }
+        files.write_json(self.path / _CONFIG, value)
+
+
+def create(run: Run, *, overwrite: bool = False) -> None:
+    """Makes the run folder with its settings.
+
+    Raises:
+        UserError: the folder holds something already and `overwrite` is false, or holds something that is no run.
+    """
+    path = run.path
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not overwrite:
+            raise UserError(
+                f"{path}: exists already; pass --resume to go on, --overwrite to start anew, or another --run_dir"
+            )
+        if not (path / _CONFIG).is_file():
+            raise UserError(f"{path}: is not a run folder, so --overwrite will not remove it; choose another --run_dir")
+        shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        for name in _OWN_FILES:
+            (path / name).unlink(missing_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --run_dir") from None
+    run.save()
+
+
+def load(path: str | Path) -> Run:
+    """Opens a run folder.
+
+    Raises:
+        UserError: it is missing, is no run folder, or is damaged.
+    """
+    path = Path(path)
+    where = path / _CONFIG
+    if not where.is_file():
+        raise UserError(f"{path}: not a run folder (it has no {_CONFIG}); name one that python -m tfcharrnn.train made")
+    value = files.read_json(where)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise UserError(f"{where}: not of format {FORMAT}; was it written by a newer version?")
+
+    def section(name: str, kind: type) -> Any:
+        if not isinstance(value.get(name), kind):
+            raise UserError(f"{where}: {name!r} is missing or not what it should be; the file is damaged")
+        return value[name]
+
+    return Run(
+        path=path,
+        data=config_lib.from_dict(DataConfig, section("data", dict), str(where)),
+        data_dir=section("data_dir", str),
+        fingerprint=section("data_fingerprint", str),
+        model=config_lib.from_dict(ModelConfig, section("model", dict), str(where)),
+        training=config_lib.from_dict(TrainingConfig, section("training", dict), str(where)),
+        vocabulary=Vocabulary.load(path / "vocab.json"),
+    )
+
+
+def newest(runs: Path = RUNS) -> Path:
+    """The run under `runs` whose checkpoint or settings were written last.
+
+    Raises:
+        UserError: there is none.
+    """
+    candidates = []
+    for config in runs.glob(f"*/{_CONFIG}"):
+        written = [config, *config.parent.glob("checkpoints/*/checkpoint.json")]
+        candidates.append((max(path.stat().st_mtime_ns for path in written), config.parent))
+    if not candidates:
+        raise UserError(f"{runs}/ holds no run; pass --run_dir, or train one with python -m tfcharrnn.train")
+    return max(candidates)[1]
+
+
+class Logs:
+    """`metrics.jsonl`, one JSON object a line, and `samples.txt`: both are only ever appended to."""
+
+    def __init__(self, run_dir: Path, sizes: dict[str, int] | None = None):
+        """Opens the files; a resumed run cuts them back to what `sizes` gave at its checkpoint.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        self._paths = {name: run_dir / name for name in ("metrics.jsonl", "samples.txt")}
+        for name, path in self._paths.items():
+            with _writing(path), open(path, "ab") as file:
+                file.truncate(min((sizes or {}).get(name, 0), path.stat().st_size))
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Appends rows to `metrics.jsonl`."""
+        self._append("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_sample(self, title: str, text: str) -> None:
+        """Appends a text under its title to `samples.txt`."""
+        self._append("samples.txt", f"--- {title} ---\n{text}\n\n")
+
+    def sizes(self) -> dict[str, int]:
+        """The files' sizes in bytes, once all that was written is on disk."""
+        for path in self._paths.values():
+            with _writing(path):
+                files.sync(path)
+        return {name: path.stat().st_size for name, path in self._paths.items()}
+
+    def _append(self, name: str, text: str) -> None:
+        path = self._paths[name]
+        with _writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tells a disk's refusal in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); earlier checkpoints are whole") from None

@@ -1,0 +1,147 @@
+"""Drawing text from a model, in one compiled loop that reads the prime and samples what follows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfcharrnn import randomness
+from tfcharrnn.cells import State
+from tfcharrnn.config import GenerationConfig
+from tfcharrnn.errors import UserError
+from tfcharrnn.model import CharRNN
+from tfcharrnn.vocabulary import START, Vocabulary
+
+# Steps in one compiled call; text appears in pieces of this size.
+CHUNK = 128
+
+_SAMPLE = -1  # in place of a symbol that is given: draw one
+
+
+class Sampler:
+    """Draws text from a model.
+
+    A text begins with `<S>`. Each step reads a symbol and gives the logits of the next one. As long as the prime
+    lasts, the next symbol is the prime's; from then on it is drawn.
+    """
+
+    def __init__(self, model: CharRNN, vocabulary: Vocabulary):
+        """Takes the model and its symbols."""
+        self.model = model
+        self.vocabulary = vocabulary
+        self._compiled = functools.lru_cache(maxsize=16)(self._compile)
+
+    def stream(self, config: GenerationConfig) -> Iterator[list[str]]:
+        """Generates text piece by piece.
+
+        Args:
+            config: how much of it and how it is drawn.
+
+        Yields:
+            The next piece of each of the `num_samples` texts; the prime belongs to the text.
+
+        Raises:
+            UserError: the prime has characters outside the vocabulary.
+        """
+        batch = config.num_samples
+        prime = self.vocabulary.encode(config.prime, "--prime")
+        if START not in self.vocabulary.symbols:
+            raise UserError(f"the model's vocabulary has no {START} to begin a text with")
+        given = np.concatenate([prime, np.full(config.length, _SAMPLE, np.int32)])
+        symbols = tf.fill([batch], self.vocabulary.start_id)
+        state = self.model.initial_state(batch)
+        run = self._compiled(config.temperature, config.top_k, config.top_p, config.greedy)
+        for start in range(0, len(given), CHUNK):
+            piece = given[start : start + CHUNK]
+            count = len(piece)
+            piece = np.pad(piece, (0, CHUNK - count))
+            texts, symbols, state = run(symbols, state, piece, np.int32(count), np.int64(start), np.int64(config.seed))
+            yield [self.vocabulary.decode(text) for text in texts.numpy()[:count].T]
+
+    def generate(self, config: GenerationConfig) -> list[str]:
+        """Generates whole texts; see `stream`."""
+        pieces = list(self.stream(config))
+        return ["".join(parts) for parts in zip(*pieces, strict=True)] if pieces else [""] * config.num_samples
+
+    def _compile(
+        self, temperature: float, top_k: int, top_p: float, greedy: bool
+    ) -> tf.types.experimental.GenericFunction:
+        """The compiled loop for one way of drawing."""
+
+        @tf.function(jit_compile=True)
+        def run(
+            symbols: tf.Tensor,
+            state: tuple[State, ...],
+            given: tf.Tensor,
+            count: tf.Tensor,
+            start: tf.Tensor,
+            seed: tf.Tensor,
+        ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
+            """From the last symbols `[batch]` and the state: `count` symbols more, `[CHUNK, batch]`, and both again."""
+            step = self.model.stepper()
+            texts = tf.TensorArray(tf.int32, CHUNK, element_shape=symbols.shape)
+
+            def body(
+                index: tf.Tensor, symbols: tf.Tensor, state: tuple[State, ...], texts: tf.TensorArray
+            ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...], tf.TensorArray]:
+                logits, state = step(symbols, state)
+                # special symbols are no text
+                logits = tf.where(tf.range(logits.shape[1]) < self.vocabulary.num_special, logits.dtype.min, logits)
+                key = randomness.key(seed, randomness.Purpose.SAMPLING, start + tf.cast(index, tf.int64))
+                drawn = draw(logits, key, temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy)
+                symbols = tf.where(given[index] == _SAMPLE, drawn, given[index])
+                return index + 1, symbols, state, texts.write(index, symbols)
+
+            _, symbols, state, texts = tf.while_loop(
+                lambda index, *_: index < count, body, (tf.constant(0), symbols, state, texts), maximum_iterations=CHUNK
+            )
+            return texts.stack(), symbols, state
+
+        return run
+
+
+def draw(
+    logits: tf.Tensor,
+    key: tf.Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    greedy: bool = False,
+) -> tf.Tensor:
+    """Draws one symbol from each row of logits.
+
+    The filters come after the temperature, first `top_k`, then `top_p` over what it leaves. The draw is the Gumbel-max
+    trick: argmax(logits + Gumbel noise) is distributed as softmax(logits) (Gumbel 1954), and a symbol that is filtered
+    out can never win.
+
+    Args:
+        logits: `[batch, vocabulary]`.
+        key: `[2]`, as `tfcharrnn.randomness.key` makes.
+        temperature: divides the logits.
+        top_k: draw from the k likeliest symbols; 0: from all.
+        top_p: draw from the fewest likeliest symbols that together have at least this probability.
+        greedy: take the likeliest; of several alike, the lowest id.
+
+    Returns:
+        int32 `[batch]`.
+    """
+    if greedy:
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+    # the likeliest stands at 0, so that the smallest temperature makes no infinity of it
+    logits = (logits - tf.reduce_max(logits, axis=-1, keepdims=True)) / temperature
+    filtered = bool(top_k) or top_p < 1.0
+    if filtered:
+        logits, symbols = tf.math.top_k(logits, logits.shape[1])
+        if top_k:
+            logits = tf.where(tf.range(logits.shape[1]) < top_k, logits, logits.dtype.min)
+        if top_p < 1.0:
+            before = tf.cumsum(tf.nn.softmax(logits), axis=-1, exclusive=True)
+            logits = tf.where(before < top_p, logits, logits.dtype.min)
+    tiny = np.finfo(logits.dtype.as_numpy_dtype).tiny
+    uniform = tf.random.stateless_uniform(tf.shape(logits), key, minval=tiny, dtype=logits.dtype, alg="philox")
+    winner = tf.argmax(logits - tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32)
+    return tf.gather(symbols, winner, batch_dims=1) if filtered else winner

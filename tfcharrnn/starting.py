@@ -1,0 +1,106 @@
+"""Starting a training run, or taking up one that was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from tfcharrnn import dataset
+from tfcharrnn import run as run_lib
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn.dataset import DataFolder
+from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.run import Run
+from tfcharrnn.training import Result, train
+
+Settings = dict[str, Any]
+
+# what a run that goes on must keep, for its steps so far to mean the same
+_KEPT = ("batch_size", "seed", "optimizer")
+
+
+def train_model(
+    run_dir: str | Path = "",
+    *,
+    data_dir: str | Path = "",
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Result:
+    """Trains a model, as `python -m tfcharrnn.train` does.
+
+    Args:
+        run_dir: the run folder; empty: a new one in `runs/`, or with `resume` the newest there.
+        data_dir: a data folder that `prepare_data` made, instead of `input` or `corpus` among the settings.
+        resume: go on with the run from its last checkpoint.
+        overwrite: replace an existing run.
+        quiet: show nothing.
+        **settings: the fields of `DataConfig`, `ModelConfig` and `TrainingConfig`, such as
+            `input=["my.txt"], cell="gru", steps=500`.
+
+    Returns:
+        The run folder and how training ended.
+
+    Raises:
+        UserError: whatever a person can mend, in one line.
+    """
+    prepare = resume_run if resume else start_run
+    run, data = prepare(run_dir, data_dir, settings)
+    if resume:
+        run.save()  # with the settings given now
+    else:
+        run_lib.create(run, overwrite=overwrite)
+    return train(run, data, resume=resume, quiet=quiet)
+
+
+def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> tuple[Run, DataFolder]:
+    """The settings and the data of a new run; nothing is written yet but prepared data."""
+    data_config, model, training = _split(settings, DataConfig(), ModelConfig(), TrainingConfig())
+    data = _open(data_config, data_dir)
+    path = Path(run_dir) if run_dir else run_lib.RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{model.cell}"
+    return Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary), data
+
+
+def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> tuple[Run, DataFolder]:
+    """The settings and the data of a run that goes on: its own, but for those given now.
+
+    Raises:
+        UserError: a setting that a run cannot change on the way, or data that is not the same.
+    """
+    saved = run_lib.load(run_dir or run_lib.newest())
+    data_config, model, training = _split(settings, saved.data, saved.model, saved.training)
+    if dataclasses.replace(model, implementation=saved.model.implementation) != saved.model:
+        raise UserError(
+            f"{saved.path}: a resumed run keeps its model; leave out the settings of another, or start anew"
+        )
+    for name in _KEPT:
+        if getattr(training, name) != getattr(saved.training, name):
+            raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
+    data = _open(data_config, data_dir or saved.data_dir)
+    if data.fingerprint != saved.fingerprint:
+        raise UserError(
+            f"{saved.path}: was trained on other data than {data.name}; give it the same text and data flags"
+        )
+    return dataclasses.replace(saved, model=model, training=training), data
+
+
+def _split(settings: Settings, *configs: Any) -> list[Any]:
+    """The configs with the settings that belong to each."""
+    changed, used = [], set()
+    for config in configs:
+        names = {field.name for field in dataclasses.fields(config)} & set(settings)
+        changed.append(dataclasses.replace(config, **{name: settings[name] for name in names}))
+        used |= names
+    for name in settings:
+        if name not in used:
+            raise ConfigError(f"there is no setting {name!r}")
+    return changed
+
+
+def _open(config: DataConfig, data_dir: str | Path) -> DataFolder:
+    if not data_dir:
+        return dataset.cached(config)
+    return dataset.open_data(data_dir)

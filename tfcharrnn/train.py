@@ -1,0 +1,40 @@
+"""Trains a character-level language model.
+
+With no flags: an Elman RNN on an embedded corpus. A text of your own: --input=FILE. Prints the run folder.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from tfcharrnn import commandline
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn.errors import ConfigError
+
+_FLAGS = flags.FLAGS
+_CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
+
+
+def main() -> None:
+    """Reads the flags, prepares the text if need be, and trains; prints the run folder."""
+    settings = commandline.settings(*_CONFIGS)
+    if _FLAGS.resume and _FLAGS.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    if _FLAGS.data_dir and ("input" in settings or "corpus" in settings):
+        raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
+    commandline.load_tensorflow()
+    from tfcharrnn import starting
+
+    result = starting.train_model(
+        _FLAGS.run_dir, data_dir=_FLAGS.data_dir, resume=_FLAGS.resume, overwrite=_FLAGS.overwrite, **settings
+    )
+    print(result.run_dir)
+
+
+if __name__ == "__main__":
+    commandline.define(*_CONFIGS)
+    flags.DEFINE_string("data_dir", "", "A data folder that tfcharrnn.prepare made, instead of --input or --corpus.")
+    flags.DEFINE_string("run_dir", "", "The run folder to make; by default one in runs/ named after the time.")
+    flags.DEFINE_bool("resume", False, "Go on with the run of --run_dir, or the newest, from its last checkpoint.")
+    flags.DEFINE_bool("overwrite", False, "Replace an existing run.")
+    commandline.run(main)

@@ -1,0 +1,244 @@
+"""Training: the step that is compiled, and the loop around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfcharrnn import checkpoints, optimizers, pipeline, randomness
+from tfcharrnn import run as run_lib
+from tfcharrnn.config import GenerationConfig, TrainingConfig
+from tfcharrnn.dataset import DataFolder
+from tfcharrnn.errors import UserError
+from tfcharrnn.evaluation import Evaluator
+from tfcharrnn.interruption import Interruption
+from tfcharrnn.model import CharRNN
+from tfcharrnn.progress import Progress
+from tfcharrnn.run import Run
+from tfcharrnn.sampling import Sampler
+
+# A compiled call should be long enough that starting it costs nothing, and short enough to be interrupted.
+_CALL_FLOPS = 5e9
+_MAX_STEPS_PER_CALL = 100
+
+
+class Trainer:
+    """A model with its optimizer and its compiled training step."""
+
+    def __init__(self, model: CharRNN, config: TrainingConfig, steps_per_epoch: int, total_steps: int):
+        """Takes the model and the settings; the last two decide the learning-rate schedule."""
+        self.model = model
+        self.config = config
+        self.variables = model.trainable_variables
+        self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
+        self._steps_per_epoch = steps_per_epoch
+        self._total_steps = total_steps
+        # Keras's loops are quicker as TensorFlow runs them; ours are made for XLA
+        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation == "custom")
+
+    def train_step(self, ids: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One update of the weights: forward, backward through the whole sequence, clip, Adam.
+
+        Args:
+            ids: sequences, `[batch, seq_length]`.
+            step: updates done before, int64.
+
+        Returns:
+            The loss in nats a character, the gradients' global norm and the learning rate, all before the update.
+        """
+        dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
+        with tf.GradientTape() as tape:
+            loss = self.model.loss(ids, dropout_key)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
+        gradients, norm = optimizers.clip(gradients, self.config)
+        rate = optimizers.learning_rate(self.config, step, self._steps_per_epoch, self._total_steps)
+        self.optimizer.apply(gradients, rate, step)
+        return loss, norm, rate
+
+    def _run_steps(self, first_step: tf.Tensor, count: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
+        """Several steps in one compiled loop.
+
+        Args:
+            first_step: updates done before, int64.
+            count: steps to do; at most as many as there are batches.
+            batches: `[steps_per_call, batch, seq_length]`.
+
+        Returns:
+            What `train_step` returns, for each step, in float64: `[steps_per_call, 3]`; rows from `count` on mean nothing.
+        """
+        results = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[3])
+
+        def body(index: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            result = self.train_step(batches[index], first_step + tf.cast(index, tf.int64))
+            return index + 1, results.write(index, tf.stack([tf.cast(value, tf.float64) for value in result]))
+
+        _, results = tf.while_loop(
+            lambda index, _: index < count, body, (tf.constant(0), results), maximum_iterations=batches.shape[0]
+        )
+        return results.stack()
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a training run ended.
+
+    Attributes:
+        run_dir: the run folder.
+        step: steps done in all.
+        loss: training loss of the last steps, in nats a character.
+        val_loss: last validation loss, or None if there was none.
+        interrupted: stopped before its end, by a signal.
+    """
+
+    run_dir: str
+    step: int
+    loss: float
+    val_loss: float | None
+    interrupted: bool
+
+
+class _Log:
+    """What has been measured and goes on after a resume.
+
+    Attributes:
+        smooth_loss: the smoothed training loss.
+        window: loss, gradient norm and learning rate of each step since the last row of `metrics.jsonl`.
+        sizes: of the log files at the last checkpoint.
+    """
+
+    def __init__(self, config: TrainingConfig):
+        self._config = config
+        self.smooth_loss: float | None = None
+        self.window: list[list[float]] = []
+        self.sizes: dict[str, int] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"smooth_loss": self.smooth_loss, "window": self.window, "sizes": self.sizes}
+
+    def restore(self, value: dict[str, Any]) -> None:
+        """Takes what `to_dict` gave; raises KeyError, TypeError or ValueError where it is not that."""
+        self.smooth_loss = None if value["smooth_loss"] is None else float(value["smooth_loss"])
+        self.window = [[float(number) for number in (loss, norm, rate)] for loss, norm, rate in value["window"]]
+        self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
+
+    def add(self, loss: float, norm: float, rate: float) -> None:
+        """Takes the results of one step."""
+        keep = self._config.smoothing
+        self.smooth_loss = loss if self.smooth_loss is None else keep * self.smooth_loss + (1.0 - keep) * loss
+        self.window.append([loss, norm, rate])
+
+    def row(self, step: int, epoch: float, speed: float, **more: float | None) -> dict[str, Any]:
+        """A row over the steps since the last one: means of loss and gradient norm, the last learning rate."""
+        loss, norm, _ = np.mean(self.window, axis=0)
+        row = {
+            "step": step,
+            "epoch": round(epoch, 6),
+            "loss": float(loss),
+            "smooth_loss": self.smooth_loss,
+            "learning_rate": self.window[-1][2],
+            "grad_norm": float(norm),
+            "chars_per_second": round(speed, 1),
+        }
+        self.window = []
+        return row | {name: value for name, value in more.items() if value is not None}
+
+
+def steps_per_call(config: TrainingConfig, model: CharRNN, seq_length: int) -> int:
+    """How many steps go into one compiled call: as set, or so many that the call is worth its start."""
+    if config.steps_per_call:
+        return config.steps_per_call
+    # two operations a weight and character forward, four backward
+    flops = 6 * model.num_parameters * config.batch_size * seq_length
+    return max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
+
+
+def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = False) -> Result:
+    """Trains the model of a run on a data folder.
+
+    Args:
+        run: the settings and the run folder, which exists.
+        data: what to train on.
+        resume: go on from the newest checkpoint.
+        quiet: show nothing.
+
+    Returns:
+        How it ended. SIGINT (Ctrl-C) and SIGTERM end it after the current call, with a checkpoint.
+
+    Raises:
+        UserError: too little data for a batch, no checkpoint to resume from, or a disk that refuses.
+    """
+    config = run.training
+    training, validation = data.read("train"), data.read("val")
+    order = pipeline.TrainingOrder(len(training), config.batch_size, config.seed)
+    total = config.steps or config.epochs * order.steps_per_epoch
+    model = CharRNN(run.model, len(data.vocabulary), config.seed)
+    trainer = Trainer(model, config, order.steps_per_epoch, total)
+    evaluator, sampler, log = Evaluator(model), Sampler(model, data.vocabulary), _Log(config)
+    step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
+    state = {"model": model, "optimizer": trainer.optimizer, "step": step_variable}
+    start = step = _restore(run, state, log) if resume else 0
+    logs = run_lib.Logs(run.path, log.sizes)
+    size = steps_per_call(config, model, data.seq_length)
+    events = (config.eval_every, config.sample_every, config.checkpoint_every)
+    batches = pipeline.training_batches(training, order, lambda: pipeline.calls(start, total, events, size), size)
+    progress = Progress(run, data, model, order.steps_per_epoch, start, total, quiet=quiet)
+    loss, val_loss, evaluated = float("nan"), None, False
+
+    def due(interval: int) -> bool:
+        return step == total or (interval > 0 and step % interval == 0)
+
+    def save() -> None:
+        step_variable.assign(step)
+        log.sizes = logs.sizes()
+        checkpoints.save(run.path, state, step, val_loss if evaluated else None, log.to_dict())
+        checkpoints.prune(run.path, config.keep_checkpoints)
+
+    with Interruption() as interruption, progress:
+        clock = time.perf_counter()
+        for first, count, ids in batches:
+            results = trainer.run_steps(first, count, ids).numpy()[: int(count)]
+            speed = int(count) * config.batch_size * (data.seq_length - 1) / (time.perf_counter() - clock)
+            evaluated = False
+            rows = []
+            for loss, norm, rate in results.tolist():
+                step += 1
+                log.add(loss, norm, rate)
+                if due(config.log_every) and step < int(first) + int(count):
+                    rows.append(log.row(step, step / order.steps_per_epoch, speed))
+            if len(validation) and due(config.eval_every):
+                val_loss, evaluated = evaluator(validation, config.batch_size).loss, True
+            if evaluated or due(config.log_every):
+                rows.append(
+                    log.row(step, step / order.steps_per_epoch, speed, val_loss=val_loss if evaluated else None)
+                )
+            logs.write_rows(rows)
+            progress.show(step, float(results[:, 0].mean()), speed, val_loss if evaluated else None)
+            if due(config.sample_every):
+                sample = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
+                text = sampler.generate(sample)[0]
+                logs.write_sample(f"step {step}, smoothed loss {log.smooth_loss:.4f}", text)
+                progress.sample(step, text)
+            if due(config.checkpoint_every) or interruption.requested:
+                save()
+            if interruption.requested:
+                break
+            clock = time.perf_counter()
+    progress.finish(step, total, val_loss, interrupted=step < total)
+    return Result(str(run.path), step, loss, val_loss, interrupted=step < total)
+
+
+def _restore(run: Run, state: dict[str, Any], log: _Log) -> int:
+    """Reads the newest checkpoint into the objects of a training run and returns its step."""
+    checkpoint = checkpoints.find(run.path)
+    checkpoints.restore(checkpoint, state)
+    if int(state["step"]) != checkpoint.step:
+        raise UserError(f"{checkpoint.path}: its step is {int(state['step'])} in the weights' file; it is damaged")
+    try:
+        log.restore(checkpoint.log)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{checkpoint.path}: checkpoint.json is damaged ({type(error).__name__}: {error})") from None
+    return checkpoint.step

@@ -1,0 +1,138 @@
+"""The symbols a model knows, and the way between text and their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tfcharrnn.errors import UserError
+from tfcharrnn.files import read_json, write_json
+
+FORMAT = 1
+START = "<S>"
+
+# how a vocabulary file may name symbols that are no character
+_SPECIAL = (START, "<PAD>", "</S>")
+_CODE_POINTS = 0x110000
+
+
+class Vocabulary:
+    """An ordered set of symbols: special ones first, then single characters by code point.
+
+    Attributes:
+        symbols: every symbol, in id order.
+        num_special: how many of the first symbols are special.
+    """
+
+    def __init__(self, symbols: Sequence[str]):
+        """Takes the symbols in id order.
+
+        Raises:
+            UserError: a symbol twice, one that is neither special nor a single character, or the wrong order.
+        """
+        self.symbols = tuple(symbols)
+        self.num_special = 0
+        while self.num_special < len(self.symbols) and self.symbols[self.num_special] in _SPECIAL:
+            self.num_special += 1
+        special, characters = self.symbols[: self.num_special], self.symbols[self.num_special :]
+        for symbol in characters:
+            if len(symbol) != 1 or 0xD800 <= ord(symbol) < 0xE000:
+                raise UserError(f"vocabulary: {symbol!r} is neither a character nor one of {', '.join(_SPECIAL)}")
+        if not characters:
+            raise UserError("vocabulary: it has no characters")
+        if len(set(special)) < len(special):
+            raise UserError(f"vocabulary: a special symbol stands twice in {special}")
+        self._code_points = np.array([ord(character) for character in characters], np.int32)
+        steps = np.diff(self._code_points)
+        if np.any(steps <= 0):
+            where = int(np.argmax(steps <= 0))
+            raise UserError(
+                f"vocabulary: {characters[where + 1]!r} after {characters[where]!r}: "
+                "characters must stand once each, by code point"
+            )
+        self._ids = np.full(_CODE_POINTS, -1, np.int32)
+        self._ids[self._code_points] = np.arange(self.num_special, len(self.symbols), dtype=np.int32)
+
+    @classmethod
+    def from_text(cls, text: str, special: Iterable[str] = (START,)) -> Vocabulary:
+        """The vocabulary of every character in `text`, after the special symbols."""
+        present = np.zeros(_CODE_POINTS, bool)
+        present[_code_points(text)] = True
+        return cls([*special, *map(chr, np.flatnonzero(present))])
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Reads `vocab.json`.
+
+        Raises:
+            UserError: the file is missing, damaged or of another format.
+        """
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise UserError(f"{path}: not a vocabulary of format {FORMAT}; was it written by a newer version?")
+        symbols = value.get("symbols")
+        if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+            raise UserError(f"{path}: 'symbols' is not a list of strings; the file is damaged")
+        try:
+            return cls(symbols)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def save(self, path: Path) -> None:
+        """Writes `vocab.json`."""
+        write_json(path, {"format": FORMAT, "symbols": list(self.symbols)})
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.symbols == other.symbols
+
+    def __hash__(self) -> int:
+        return hash(self.symbols)
+
+    @property
+    def start_id(self) -> int:
+        """The id of `<S>`, with which a sequence begins."""
+        return self.symbols.index(START)
+
+    def encode(self, text: str, what: str = "text") -> npt.NDArray[np.int32]:
+        """The ids of the characters of `text`, `[len(text)]`.
+
+        Raises:
+            UserError: characters outside the vocabulary; the message names them and `what`.
+        """
+        ids = self._ids[_code_points(text)]
+        if np.any(ids < 0):
+            unknown = sorted({text[index] for index in np.flatnonzero(ids < 0)})
+            shown = ", ".join(repr(character) for character in unknown[:10])
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            raise UserError(f"{what}: the model's vocabulary does not have {shown}{more}; it has {self.describe()}")
+        return ids
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """The text of `ids`; special symbols are left out.
+
+        Raises:
+            UserError: an id outside the vocabulary.
+        """
+        array = np.asarray(ids, np.int64)
+        if array.size and (array.min() < 0 or array.max() >= len(self)):
+            raise UserError(f"ids must be between 0 and {len(self) - 1}. Received: {array.min()} to {array.max()}")
+        characters = self._code_points[array[array >= self.num_special] - self.num_special]
+        return characters.astype("<u4").tobytes().decode("utf-32-le")
+
+    def describe(self) -> str:
+        """The characters in short, for messages: all, or the first forty."""
+        characters = "".join(self.symbols[self.num_special :])
+        if len(characters) <= 40:
+            return repr(characters)
+        return f"{len(characters)} characters, {characters[:40]!r} and more"
+
+
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
+    # a lone surrogate, as a command line can bring, is let through here to be named as unknown
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
