@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,20 +126,40 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
-    """Reads a checkpoint into trackable objects; those it has beyond `objects` are left out.
+    """Reads a checkpoint into trackable objects; what it has beyond `objects` is left out.
 
     Raises:
         UserError: a file is missing or damaged, or the sizes are not those of `objects`.
     """
     verify(checkpoint)
+    prefix = str(checkpoint.path / _PREFIX)
+    root = tf.train.Checkpoint(**objects)
     try:
-        status = tf.train.Checkpoint(**objects).read(str(checkpoint.path / _PREFIX))
-        status.assert_existing_objects_matched().expect_partial()
+        saved = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+        for name, variable in _named_variables(root):
+            shape = saved.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
+            if shape != variable.shape.as_list():
+                raise UserError(
+                    f"{checkpoint.path}: does not fit the model that config.json and vocab.json describe: "
+                    f"{name} is {shape or 'missing'} here and should be {variable.shape.as_list()}"
+                )
+        root.read(prefix).assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, ValueError, AssertionError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{checkpoint.path}: does not fit the model that config.json and vocab.json describe ({first_line})"
-        ) from None
+        raise UserError(f"{checkpoint.path}: cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _named_variables(root: tf.train.Checkpoint) -> Iterator[tuple[str, tf.Variable]]:
+    """Every variable below an object, under the name that a checkpoint gives it."""
+    view = tf.train.TrackableView(root)
+
+    def walk(parent: Any, path: str) -> Iterator[tuple[str, tf.Variable]]:
+        for name, child in view.children(parent).items():
+            if isinstance(child, tf.Variable):
+                yield path + name, child
+            else:
+                yield from walk(child, f"{path}{name}/")
+
+    return walk(root, "")
 
 
 def verify(checkpoint: Checkpoint) -> None:

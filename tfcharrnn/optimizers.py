@@ -23,15 +23,21 @@ class Adam(tf.Module):
     ):
         """Makes the moments, all zero; epsilon is TensorFlow's customary one."""
         super().__init__()
-        self.variables_to_train = tuple(variables)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.first_moments = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
         self.second_moments = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
 
-    def apply(self, gradients: Sequence[tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor) -> None:
+    def apply(
+        self,
+        variables: Sequence[tf.Variable],
+        gradients: Sequence[tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+    ) -> None:
         """Updates the variables.
 
         Args:
+            variables: those that the moments were made for, in that order.
             gradients: one for each variable.
             learning_rate: a scalar.
             step: updates done before this one.
@@ -42,9 +48,7 @@ class Adam(tf.Module):
         rate = tf.cast(tf.cast(learning_rate, tf.float64) * correction, gradients[0].dtype)
         # epsilon is added after the bias correction, as the algorithm has it
         epsilon = tf.cast(self.epsilon * tf.sqrt(1.0 - self.beta_2**t), gradients[0].dtype)
-        for variable, m, v, gradient in zip(
-            self.variables_to_train, self.first_moments, self.second_moments, gradients, strict=True
-        ):
+        for variable, m, v, gradient in zip(variables, self.first_moments, self.second_moments, gradients, strict=True):
             m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
             v.assign(self.beta_2 * v + (1.0 - self.beta_2) * gradient * gradient)
             variable.assign_sub(rate * m / (tf.sqrt(v) + epsilon))
@@ -71,7 +75,8 @@ def learning_rate(config: TrainingConfig, step: tf.Tensor, steps_per_epoch: int,
     """The learning rate of a step, a float64 scalar.
 
     constant: always the same. exponential: after `decay_after` epochs, times `decay_rate` with every epoch begun.
-    cosine: a linear rise over `warmup_steps`, then half a cosine down to zero at the last step (Loshchilov & Hutter 2017).
+    cosine: a linear rise over `warmup_steps`, then half a cosine down to zero at the last step (Loshchilov & Hutter
+    2017).
 
     Args:
         config: the schedule and its numbers.

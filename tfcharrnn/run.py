@@ -1,7 +1,7 @@
 """Run folders: all that a training run leaves behind, and all that sampling from it needs.
 
-A run folder holds `config.json`, `vocab.json`, `checkpoints/`, `metrics.jsonl` and `samples.txt`. No path in it matters,
-so it can be moved, renamed, or copied to another machine.
+A run folder holds `config.json`, `vocab.json`, `checkpoints/`, `metrics.jsonl` and `samples.txt`. No path in it
+matters, so it can be moved, renamed, or copied to another machine.
 """
 
 from __future__ import annotations

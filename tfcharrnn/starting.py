@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn import dataset
+from tfcharrnn import dataset, pipeline
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
@@ -60,6 +60,8 @@ def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> 
     """The settings and the data of a new run; nothing is written yet but prepared data."""
     data_config, model, training = _split(settings, DataConfig(), ModelConfig(), TrainingConfig())
     data = _open(data_config, data_dir)
+    # a batch size that the data cannot fill is told before the folder is made
+    pipeline.TrainingOrder(data.splits["train"].records, training.batch_size, training.seed)
     path = Path(run_dir) if run_dir else run_lib.RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{model.cell}"
     return Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary), data
 

@@ -56,7 +56,7 @@ class Trainer:
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
         gradients, norm = optimizers.clip(gradients, self.config)
         rate = optimizers.learning_rate(self.config, step, self._steps_per_epoch, self._total_steps)
-        self.optimizer.apply(gradients, rate, step)
+        self.optimizer.apply(self.variables, gradients, rate, step)
         return loss, norm, rate
 
     def _run_steps(self, first_step: tf.Tensor, count: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
@@ -68,7 +68,7 @@ class Trainer:
             batches: `[steps_per_call, batch, seq_length]`.
 
         Returns:
-            What `train_step` returns, for each step, in float64: `[steps_per_call, 3]`; rows from `count` on mean nothing.
+            What `train_step` returns for each step, float64 `[steps_per_call, 3]`; rows from `count` on mean nothing.
         """
         results = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[3])
 

@@ -47,7 +47,7 @@ class GRUCell(Cell):
 
     @staticmethod
     def backward(saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
-        """The two sums get the same gradients for z and r; that of q_h is the one of p_h times r; see `Cell.backward`."""
+        """Both sums get the same gradients for z and r; that of q_h is r times that of p_h; see `Cell.backward`."""
         z, r, n, q_h = saved
         (h_before,), (dh,) = before, d_after
         d_h = dh * (1.0 - z) * (1.0 - n * n)

@@ -1,0 +1,255 @@
+"""Each command, run as a process of its own, as a user runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = ["--cell=gru", "--hidden_size=24", "--seq_length=21", "--batch_size=8", "--learning_rate=0.01"]
+TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 60
+
+
+def run(command, *arguments, cwd, env=None):
+    return subprocess.run(
+        [sys.executable, "-m", f"tfcharrnn.{command}", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "XDG_CACHE_HOME": str(cwd), **(env or {})},
+        capture_output=True,
+        timeout=300,
+    )
+
+
+def succeed(command, *arguments, cwd, env=None):
+    done = run(command, *arguments, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def fail(command, *arguments, cwd, code=1):
+    """Runs a command that must fail; returns its one line."""
+    done = run(command, *arguments, cwd=cwd)
+    message = done.stderr.decode()
+    assert done.returncode == code, message
+    assert not done.stdout
+    assert len(message.splitlines()) == 1, message
+    assert message.startswith(f"{command}: ")
+    return message
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a text, its data folder and a short run on it."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    printed = succeed("prepare", "--input=text.txt", "--seq_length=21", "--output_dir=data", cwd=folder)
+    assert printed == "data\n"
+    printed = succeed(
+        "train", "--data_dir=data", *SMALL, "--steps=60", "--eval_every=20", "--checkpoint_every=20",
+        "--sample_every=30", "--sample_length=50", "--log_every=10", "--run_dir=runs/small", cwd=folder,
+    )  # fmt: skip
+    assert printed == "runs/small\n"
+    return folder
+
+
+def test_a_run_folder_has_what_the_contract_names(home):
+    folder = home / "runs" / "small"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "vocab.json", "checkpoints", "metrics.jsonl", "samples.txt",
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
+    assert all({"step", "epoch", "loss", "chars_per_second", "smooth_loss"} <= set(row) for row in rows)
+    assert [row["step"] for row in rows if "val_loss" in row] == [20, 40, 60]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert (folder / "samples.txt").read_text().count("--- step") == 2
+
+
+def test_generate_prints_the_text_alone(home):
+    text = succeed("generate", "--length=80", "--prime=the ", cwd=home)
+    assert text.startswith("the ")
+    assert len(text) == 4 + 80 + 1
+    assert set(text) <= set(TEXT)
+
+
+def test_the_same_seed_gives_the_same_text(home):
+    texts = [succeed("generate", "--length=60", f"--seed={seed}", cwd=home) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_generate_as_json_has_every_sample(home):
+    printed = succeed("generate", "--length=20", "--num_samples=3", "--top_k=3", "--top_p=0.9", "--json", cwd=home)
+    value = json.loads(printed)
+    assert value["step"] == 60
+    assert [len(text) for text in value["texts"]] == [20, 20, 20]
+    assert len(set(value["texts"])) > 1
+
+
+def test_a_checkpoint_can_be_chosen(home):
+    run_dir = home / "runs" / "small"
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["step-00000020", "step-00000040", "step-00000060"]
+    for which in ("best", names[0], str(run_dir / "checkpoints" / names[0])):
+        value = json.loads(succeed("generate", "--length=5", "--json", f"--checkpoint={which}", cwd=home))
+        assert value["step"] == (60 if which == "best" else 20)
+    message = fail("generate", "--checkpoint=step-7", cwd=home)
+    assert "step-7" in message and names[0] in message
+
+
+def test_a_run_folder_works_without_its_data_and_elsewhere(home, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(home / "runs" / "small", moved)
+    here = succeed("generate", "--length=40", "--greedy", cwd=home)
+    assert succeed("generate", "--length=40", "--greedy", f"--run_dir={moved}", cwd=tmp_path) == here
+
+
+def test_what_is_generated_is_utf8_on_any_terminal(home, tmp_path):
+    (tmp_path / "text.txt").write_text("naïve café — 🙂\n" * 50, encoding="utf-8")
+    succeed("train", "--input=text.txt", *SMALL, "--steps=30", "--run_dir=run", cwd=tmp_path)
+    printed = succeed(
+        "generate", "--run_dir=run", "--prime=é🙂", "--length=30", cwd=tmp_path, env={"LC_ALL": "C", "PYTHONUTF8": "0"}
+    )
+    assert printed.startswith("é🙂")
+
+
+def test_evaluate_prints_one_object(home):
+    value = json.loads(succeed("evaluate", "--split=val", cwd=home))
+    rows = (home / "runs" / "small" / "metrics.jsonl").read_text().splitlines()
+    assert value["loss"] == pytest.approx(json.loads(rows[-1])["val_loss"], rel=1e-6)
+    assert value["bits_per_char"] == pytest.approx(value["loss"] / 0.6931471805599453)
+    whole = json.loads(succeed("evaluate", "--input=text.txt", cwd=home))
+    assert whole["characters"] == len(TEXT)
+    assert "é" in fail("evaluate", f"--input={_file(home, 'odd.txt', 'thé')}", cwd=home)
+    assert "'test'" in fail("evaluate", "--split=test", cwd=home)
+
+
+def test_an_existing_folder_is_never_overwritten_unasked(home):
+    def written():
+        files = [*(home / "runs").rglob("*"), *(home / "data").rglob("*")]
+        return sorted((path, path.stat().st_mtime_ns) for path in files)
+
+    before = written()
+    message = fail("train", "--data_dir=data", *SMALL, "--steps=1", "--run_dir=runs/small", cwd=home)
+    assert "--resume" in message and "--overwrite" in message
+    assert "--overwrite" in fail("prepare", "--input=text.txt", "--output_dir=data", cwd=home)
+    assert "not a run folder" in fail("train", "--data_dir=data", *SMALL, "--overwrite", "--run_dir=data", cwd=home)
+    assert before == written()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--cel=gru"], "cel"),
+        (["--cell=transformer"], "transformer"),
+        (["--hidden_size=0"], "--hidden_size"),
+        (["--hidden_size=many"], "many"),
+        (["--learning_rate=nan"], "--learning_rate"),
+        (["--val_fraction=0.6", "--test_fraction=0.6"], "--val_fraction"),
+        (["--input=a.txt", "--corpus=python"], "--corpus"),
+        (["--data_dir=d", "--corpus=python"], "--data_dir"),
+        (["--resume", "--overwrite"], "--resume"),
+        (["text.txt"], "text.txt"),
+        (["--flagfile=missing.flags"], "missing.flags"),
+    ],
+)
+def test_wrong_flags_exit_with_2(arguments, named, tmp_path):
+    message = fail("train", *arguments, cwd=tmp_path, code=2)
+    assert named in message and "--help" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "text.txt"),
+        (b"", "empty"),
+        (b"abc\xff\xfe", "byte 3"),
+        (b"too short", "--seq_length"),
+        (b"enough for one but not for a batch", "--batch_size"),
+    ],
+)
+def test_unusable_text_exits_with_1_and_leaves_nothing(content, named, tmp_path):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    message = fail("train", "--input=text.txt", *SMALL, "--run_dir=run", cwd=tmp_path)
+    assert named in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_used_is_named(home, tmp_path):
+    assert "runs/ holds no run" in fail("generate", cwd=tmp_path)
+    assert "nowhere" in fail("generate", "--run_dir=nowhere", cwd=tmp_path)
+    run_dir = tmp_path / "run"
+    shutil.copytree(home / "runs" / "small", run_dir)
+    config = json.loads((run_dir / "config.json").read_text())
+    config["model"]["hidden_size"] = 32
+    (run_dir / "config.json").write_text(json.dumps(config))
+    message = fail("generate", "--run_dir=run", cwd=tmp_path)
+    assert "step-00000060" in message and "does not fit" in message
+    shutil.rmtree(run_dir / "checkpoints")
+    assert "no checkpoint" in fail("generate", "--run_dir=run", cwd=tmp_path)
+    assert "'X'" in fail("generate", "--prime=thX", cwd=home)
+
+
+def test_ctrl_c_saves_and_resuming_ends_in_the_same_weights(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    settings = ["--input=text.txt", *SMALL, "--epochs=100", "--eval_every=0", "--sample_every=0", "--steps_per_call=5"]
+    arguments = [sys.executable, "-m", "tfcharrnn.train", *settings, "--run_dir=stopped"]
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    with subprocess.Popen(arguments, cwd=tmp_path, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        metrics = tmp_path / "stopped" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=120)
+    assert process.returncode == 0, message.decode()
+    assert "--resume --run_dir=stopped" in message.decode()
+    succeed("train", "--resume", "--run_dir=stopped", cwd=tmp_path)
+    succeed("train", *settings, "--run_dir=whole", cwd=tmp_path)
+    stopped, whole = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("stopped", "whole")
+    )
+    for row in stopped + whole:
+        del row["chars_per_second"]
+    assert stopped == whole
+    weights = [
+        sorted((tmp_path / name / "checkpoints").iterdir())[-1] / "ckpt.data-00000-of-00001"
+        for name in ("stopped", "whole")
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_resuming_keeps_the_model(home):
+    message = fail("train", "--resume", "--run_dir=runs/small", "--hidden_size=48", cwd=home)
+    assert "keeps its model" in message
+    assert "--batch_size=8" in fail("train", "--resume", "--run_dir=runs/small", "--batch_size=9", cwd=home)
+
+
+def test_help_is_quick_and_exits_with_0(tmp_path):
+    for command in ("prepare", "train", "generate", "evaluate"):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", f"tfcharrnn.{command}", "--help"],
+            cwd=tmp_path, capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0
+        assert b"--" in done.stdout
+        assert b"tensorflow" not in done.stderr  # where importtime lists every module
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, tfcharrnn; assert tfcharrnn.TrainingConfig().epochs == 30; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert done.stdout.strip() == b"False"
+
+
+def _file(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return name
