@@ -1,0 +1,81 @@
+"""Randomness that is a function of (seed, purpose, step), today and in old runs."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfcharrnn import randomness
+from tfcharrnn.randomness import Purpose
+
+PLACES = st.tuples(
+    st.integers(0, 2**31 - 1), st.sampled_from(Purpose), st.integers(0, 2**40 - 1), st.integers(0, 2**20 - 1)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(PLACES, PLACES)
+def test_other_places_have_other_keys(first, second):
+    same = bool(np.all(randomness.key(*first) == randomness.key(*second)))
+    assert same == (first == second)
+
+
+def test_the_furthest_places_are_apart():
+    """The bounds of step and index meet in one 64-bit word without overlap or overflow."""
+    top = randomness.key(2**31 - 1, Purpose.SAMPLING, 2**40 - 1, 2**20 - 1).numpy()
+    assert top.dtype == np.int64 and top.tolist() == [(2**31 - 1) * 256 + 4, 2**60 - 1]
+    assert randomness.key(0, Purpose.WEIGHTS, 1, 0).numpy().tolist() == [1, 2**20]
+
+
+def test_a_key_is_the_same_from_tensors_and_in_a_graph():
+    expected = randomness.key(5, Purpose.DROPOUT, 7, 3).numpy()
+
+    @tf.function
+    def traced(seed, step, index):
+        return randomness.key(seed, Purpose.DROPOUT, step, index)
+
+    got = traced(tf.constant(5, tf.int64), tf.constant(7, tf.int64), tf.constant(3, tf.int32))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_generator_follows_every_argument():
+    base = (3, Purpose.WEIGHTS, 2, 1)
+    first = randomness.generator(*base).random(5)
+    np.testing.assert_array_equal(first, randomness.generator(*base).random(5))
+    for other in [(4, *base[1:]), (3, Purpose.SHUFFLE, 2, 1), (3, Purpose.WEIGHTS, 3, 1), (3, Purpose.WEIGHTS, 2, 2)]:
+        assert np.all(first != randomness.generator(*other).random(5))
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 1000])
+def test_permutation_has_everything_once(size):
+    order = randomness.permutation(size, 0, Purpose.SHUFFLE, 0)
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+def test_permutation_follows_seed_and_step():
+    orders = [randomness.permutation(50, seed, Purpose.SHUFFLE, step) for seed in (0, 1) for step in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+    np.testing.assert_array_equal(orders[3], randomness.permutation(50, 1, Purpose.SHUFFLE, 1))
+
+
+def test_permutation_is_uniform():
+    """Every one of the 24 orders of four things, equally often: chi-squared with 23 degrees of freedom."""
+    counts: dict[tuple[int, ...], int] = {}
+    for step in range(4800):
+        order = tuple(randomness.permutation(4, 9, Purpose.SHUFFLE, step).tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 24
+    assert sum((count - 200.0) ** 2 / 200.0 for count in counts.values()) < 49.7  # exceeded once in a thousand
+
+
+def test_numbers_of_old_runs():
+    """These numbers are kept for ever: a run that was begun by an older version goes on as it began."""
+    assert {purpose.name: purpose.value for purpose in Purpose} == {
+        "WEIGHTS": 1,
+        "SHUFFLE": 2,
+        "DROPOUT": 3,
+        "SAMPLING": 4,
+    }
+    assert randomness.permutation(8, 1, Purpose.SHUFFLE, 2).tolist() == [5, 4, 1, 7, 2, 3, 6, 0]
+    assert randomness.key(1, Purpose.SAMPLING, 2, 3).numpy().tolist() == [260, 2097155]

@@ -1,0 +1,290 @@
+"""The language model in plain NumPy, forward and backward, one step at a time: what the fast code is checked against.
+
+Every formula stands here as the papers have it, in float64, without a thought for speed, and shares no line with the
+TensorFlow modules. A letter is an array: x the input, h the output, W the kernel, U the recurrent kernel, b the bias;
+`d_y` is the gradient of the loss by y. Two rules make every backward step:
+
+    y = f(a)      ->  d_a = d_y * f'(a)                            (sigmoid' = s (1 - s), tanh' = 1 - tanh^2)
+    a = x W + b   ->  d_x = d_a W^T,  d_W = x^T d_a,  d_b = sum of d_a over the batch
+
+Parameters are a dict of arrays, named as in a checkpoint: `embedding` `[vocabulary, embedding]` (absent for one-hot
+input), for each layer `cells/0/kernel`, `cells/0/recurrent_kernel` and `cells/0/bias`, `output_kernel`
+`[hidden, vocabulary]` and `output_bias` `[vocabulary]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Parameters = dict[str, Array]
+State = tuple[Array, ...]
+Cache = tuple[Array, ...]
+
+
+def sigmoid(a: npt.ArrayLike) -> Array:
+    """1 / (1 + exp(-a)), written so that it cannot overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(a, np.float64)))
+
+
+# One step of each cell.
+#   forward:  x [batch, input], state before, weights        ->  state after, cache
+#   backward: gradient of the state after, cache, weights    ->  gradients of x, of the state before, of the weights
+
+
+def rnn_forward(x: Array, state: State, w: Parameters) -> tuple[State, Cache]:
+    """Elman's network (1990): h' = tanh(x W + h U + b)."""
+    (h,) = state
+    after = np.tanh(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"])
+    return (after,), (x, h, after)
+
+
+def rnn_backward(d_after: State, cache: Cache, w: Parameters) -> tuple[Array, State, Parameters]:
+    """The derivative of `rnn_forward`."""
+    x, h, after = cache
+    d_a = d_after[0] * (1.0 - after**2)
+    gradients = {"kernel": x.T @ d_a, "recurrent_kernel": h.T @ d_a, "bias": d_a.sum(axis=0)}
+    return d_a @ w["kernel"].T, (d_a @ w["recurrent_kernel"].T,), gradients
+
+
+def lstm_forward(x: Array, state: State, w: Parameters) -> tuple[State, Cache]:
+    """Gers et al. (2000): c' = f c + i g, h' = o tanh(c'); the columns of W, U and b are in the order i, f, g, o."""
+    h, c = state
+    a_i, a_f, a_g, a_o = np.split(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"], 4, axis=1)
+    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    c_after = f * c + i * g
+    return (o * np.tanh(c_after), c_after), (x, h, c, i, f, g, o, c_after)
+
+
+def lstm_backward(d_after: State, cache: Cache, w: Parameters) -> tuple[Array, State, Parameters]:
+    """The derivative of `lstm_forward`; c' is seen by h' and by the next step."""
+    x, h, c, i, f, g, o, c_after = cache
+    d_h, d_c = d_after
+    d_o = d_h * np.tanh(c_after)
+    d_c = d_c + d_h * o * (1.0 - np.tanh(c_after) ** 2)
+    d_i, d_f, d_g = d_c * g, d_c * c, d_c * i
+    d_a = np.hstack([d_i * i * (1.0 - i), d_f * f * (1.0 - f), d_g * (1.0 - g**2), d_o * o * (1.0 - o)])
+    gradients = {"kernel": x.T @ d_a, "recurrent_kernel": h.T @ d_a, "bias": d_a.sum(axis=0)}
+    return d_a @ w["kernel"].T, (d_a @ w["recurrent_kernel"].T, d_c * f), gradients
+
+
+def gru_forward(x: Array, state: State, w: Parameters) -> tuple[State, Cache]:
+    """Cho et al. (2014), as cuDNN computes it: h' = z h + (1 - z) n with n = tanh(p_n + r q_n).
+
+    Here p = x W + b[0] and q = h U + b[1], with columns in the order z, r, n: the reset gate works after the product.
+    """
+    (h,) = state
+    p_z, p_r, p_n = np.split(x @ w["kernel"] + w["bias"][0], 3, axis=1)
+    q_z, q_r, q_n = np.split(h @ w["recurrent_kernel"] + w["bias"][1], 3, axis=1)
+    z, r = sigmoid(p_z + q_z), sigmoid(p_r + q_r)
+    n = np.tanh(p_n + r * q_n)
+    return (z * h + (1.0 - z) * n,), (x, h, z, r, n, q_n)
+
+
+def gru_backward(d_after: State, cache: Cache, w: Parameters) -> tuple[Array, State, Parameters]:
+    """The derivative of `gru_forward`; h goes into h' directly and through U."""
+    x, h, z, r, n, q_n = cache
+    (d_h,) = d_after
+    d_z, d_n = d_h * (h - n), d_h * (1.0 - z)
+    d_p_n = d_n * (1.0 - n**2)
+    d_r, d_q_n = d_p_n * q_n, d_p_n * r
+    d_gates = [d_z * z * (1.0 - z), d_r * r * (1.0 - r)]  # the same for p and q, which enter as a sum
+    d_p, d_q = np.hstack([*d_gates, d_p_n]), np.hstack([*d_gates, d_q_n])
+    gradients = {
+        "kernel": x.T @ d_p,
+        "recurrent_kernel": h.T @ d_q,
+        "bias": np.stack([d_p.sum(axis=0), d_q.sum(axis=0)]),
+    }
+    return d_p @ w["kernel"].T, (d_h * z + d_q @ w["recurrent_kernel"].T,), gradients
+
+
+FORWARD = {"rnn": rnn_forward, "lstm": lstm_forward, "gru": gru_forward}
+BACKWARD = {"rnn": rnn_backward, "lstm": lstm_backward, "gru": gru_backward}
+
+
+def layer_forward(
+    cell: str, x: Array, state: State, w: Parameters, mask: npt.NDArray[np.bool_] | None = None
+) -> tuple[Array, State, list[Cache]]:
+    """Runs a cell over a sequence.
+
+    Args:
+        cell: `rnn`, `lstm` or `gru`.
+        x: `[time, batch, input]`.
+        state: before the first step, arrays `[batch, hidden]`: (h,), for the LSTM (h, c).
+        w: `kernel`, `recurrent_kernel` and `bias`.
+        mask: `[time, batch]`; where it is false, the step is skipped and the state stays as it is.
+
+    Returns:
+        The outputs h, `[time, batch, hidden]`, the state after the last step, and each step's cache for the way back.
+    """
+    outputs, caches = [], []
+    for t in range(len(x)):
+        after, cache = FORWARD[cell](x[t], state, w)
+        if mask is not None:
+            after = tuple(np.where(mask[t][:, None], new, old) for new, old in zip(after, state, strict=True))
+        state = after
+        outputs.append(state[0])
+        caches.append(cache)
+    return np.stack(outputs), state, caches
+
+
+def layer_backward(
+    cell: str,
+    d_outputs: Array,
+    d_state: State,
+    caches: Sequence[Cache],
+    w: Parameters,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> tuple[Array, State, Parameters]:
+    """Backpropagation through time (Werbos 1990), the derivative of `layer_forward`.
+
+    Args:
+        cell: as in `layer_forward`, like `w` and `mask`.
+        d_outputs: by the outputs, `[time, batch, hidden]`.
+        d_state: by the state after the last step.
+        caches: as `layer_forward` gave them.
+        w: see `cell`.
+        mask: see `cell`.
+
+    Returns:
+        The gradients by x, by the state before the first step, and by the weights.
+    """
+    d_x = []
+    gradients = {name: np.zeros_like(value) for name, value in w.items()}
+    for t in reversed(range(len(caches))):
+        d_after = (d_state[0] + d_outputs[t], *d_state[1:])
+        real = np.ones(len(d_after[0]), bool) if mask is None else mask[t]
+        step = BACKWARD[cell](tuple(np.where(real[:, None], d, 0.0) for d in d_after), caches[t], w)
+        d_x.append(step[0])
+        d_state = tuple(before + np.where(real[:, None], 0.0, d) for before, d in zip(step[1], d_after, strict=True))
+        for name in gradients:
+            gradients[name] += step[2][name]
+    return np.stack(d_x[::-1]), d_state, gradients
+
+
+def cross_entropy(logits: Array, targets: npt.NDArray[np.integer[Any]]) -> tuple[Array, Array]:
+    """The losses -log softmax(logits)[target], `[...]`, and their gradient by the logits, softmax - one-hot."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    one_hot = np.eye(logits.shape[-1])[targets]
+    return -(log_softmax * one_hot).sum(axis=-1), np.exp(log_softmax) - one_hot
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `language_model` computes.
+
+    Attributes:
+        loss: in nats a character.
+        logits: `[time, batch, vocabulary]`.
+        state: after the last step, one tuple of arrays `[batch, hidden]` for each layer.
+        gradients: of the loss by every parameter, under its name.
+        state_gradients: by the initial state, shaped as `state`.
+    """
+
+    loss: float
+    logits: Array
+    state: tuple[State, ...]
+    gradients: Parameters
+    state_gradients: tuple[State, ...]
+
+
+def language_model(
+    cell: str,
+    parameters: Parameters,
+    inputs: npt.NDArray[np.integer[Any]],
+    targets: npt.NDArray[np.integer[Any]],
+    *,
+    state: Sequence[State] | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+    dropout: Sequence[Array] | None = None,
+    weights: Array | None = None,
+) -> Result:
+    """Runs the whole model over a batch of texts, forward and backward.
+
+    Args:
+        cell: `rnn`, `lstm` or `gru`.
+        parameters: see the module.
+        inputs: symbols, `[time, batch]`.
+        targets: the symbols that follow them, `[time, batch]`.
+        state: one tuple of arrays `[batch, hidden]` for each layer; None: zeros.
+        mask: `[time, batch]`; where it is false, every layer skips the step.
+        dropout: for each layer but the first, the factors on its input, `[time, batch, hidden]`; None: all 1.
+        weights: of each character in the loss, `[time, batch]`, which is their weighted mean; None: all 1.
+    """
+    layers: list[Parameters] = []
+    while f"cells/{len(layers)}/kernel" in parameters:
+        names = ("kernel", "recurrent_kernel", "bias")
+        layers.append({name: parameters[f"cells/{len(layers)}/{name}"] for name in names})
+    if state is None:
+        zeros = np.zeros((inputs.shape[1], len(parameters["output_kernel"])))
+        state = [(zeros, zeros) if cell == "lstm" else (zeros,)] * len(layers)
+
+    one_hot = np.eye(len(parameters.get("embedding", layers[0]["kernel"])))[inputs]
+    x = one_hot @ parameters["embedding"] if "embedding" in parameters else one_hot
+    last, caches = [], []
+    for layer, w in enumerate(layers):
+        if layer and dropout is not None:
+            x = x * dropout[layer - 1]
+        x, layer_state, layer_caches = layer_forward(cell, x, state[layer], w, mask)
+        last.append(layer_state)
+        caches.append(layer_caches)
+    logits = x @ parameters["output_kernel"] + parameters["output_bias"]
+    losses, d_losses = cross_entropy(logits, targets)
+    share = np.ones(losses.shape) if weights is None else weights
+    share = share / share.sum()
+
+    d_logits = d_losses * share[..., None]
+    gradients = {"output_kernel": np.einsum("tbh,tbv->hv", x, d_logits), "output_bias": d_logits.sum(axis=(0, 1))}
+    d_x = d_logits @ parameters["output_kernel"].T
+    d_state: list[State] = []
+    for layer in reversed(range(len(layers))):
+        d_last = tuple(np.zeros_like(array) for array in last[layer])
+        d_x, d_first, d_weights = layer_backward(cell, d_x, d_last, caches[layer], layers[layer], mask)
+        d_state.insert(0, d_first)
+        gradients |= {f"cells/{layer}/{name}": gradient for name, gradient in d_weights.items()}
+        if layer and dropout is not None:
+            d_x = d_x * dropout[layer - 1]
+    if "embedding" in parameters:
+        gradients["embedding"] = np.einsum("tbv,tbe->ve", one_hot, d_x)
+    return Result(float((losses * share).sum()), logits, tuple(last), gradients, tuple(d_state))
+
+
+def variables(model: Any) -> dict[str, Any]:
+    """The variables of a `tfcharrnn.CharRNN` by the names used here; their values are `language_model`'s parameters."""
+    named = {"output_kernel": model.output_kernel, "output_bias": model.output_bias}
+    if model.embedding is not None:
+        named["embedding"] = model.embedding
+    for layer, cell in enumerate(model.cells):
+        named |= {f"cells/{layer}/{name}": getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
+    return named
+
+
+def central_differences(function: Callable[[], float], array: Array, step: float = 1e-5) -> Array:
+    """The gradient of a function by an array that it reads, (f(a + step) - f(a - step)) / (2 step) entry by entry.
+
+    Args:
+        function: reads `array`, whose entries are changed and put back.
+        array: `[...]`.
+        step: the error is of the order of step^2 from the formula and of 1e-16 / step from rounding.
+    """
+    gradient = np.zeros_like(array)
+    for index in np.ndindex(array.shape):
+        value = array[index]
+        array[index] = value + step
+        above = function()
+        array[index] = value - step
+        gradient[index] = (above - function()) / (2.0 * step)
+        array[index] = value
+    return gradient
+
+
+def relative_error(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """|a - b| / max(1e-6, |a| + |b|) in the Euclidean norm: 0 for equal arrays, near 1 for unrelated ones."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.linalg.norm(a - b) / max(1e-6, np.linalg.norm(a) + np.linalg.norm(b)))
