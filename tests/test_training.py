@@ -1,0 +1,180 @@
+"""The training loop: what it writes and when, and that stopping and resuming change nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfcharrnn
+from tfcharrnn import checkpoints, starting, training
+from tfcharrnn.config import ModelConfig, TrainingConfig
+from tfcharrnn.interruption import Interruption
+from tfcharrnn.model import CharRNN
+
+TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
+SMALL = {
+    "cell": "gru",
+    "hidden_size": 12,
+    "num_layers": 2,
+    "dropout": 0.2,
+    "seq_length": 21,
+    "batch_size": 8,
+    "learning_rate": 0.01,
+    "sample_length": 10,
+    "log_every": 4,
+    "quiet": True,
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    config = tfcharrnn.DataConfig(input=(str(folder / "text.txt"),), seq_length=21, val_fraction=0.1)
+    return tfcharrnn.prepare_data(config, folder / "data").path
+
+
+@pytest.fixture
+def train(data_dir):
+    settings = {name: value for name, value in SMALL.items() if name != "seq_length"}
+
+    def run(run_dir, **more):
+        return tfcharrnn.train_model(run_dir, data_dir=data_dir, **{**settings, **more})
+
+    return run
+
+
+def rows(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(run_dir):
+    return [{name: value for name, value in row.items() if name != "chars_per_second"} for row in rows(run_dir)]
+
+
+def final_weights(run_dir):
+    return (checkpoints.find(run_dir).path / "ckpt.data-00000-of-00001").read_bytes()
+
+
+def test_events_happen_exactly_where_they_were_asked_for(train, tmp_path):
+    train(tmp_path / "r", steps=23, eval_every=7, sample_every=5, checkpoint_every=6, keep_checkpoints=0)
+    written = rows(tmp_path / "r")
+    assert [row["step"] for row in written] == [4, 7, 8, 12, 14, 16, 20, 21, 23]
+    assert [row["step"] for row in written if "val_loss" in row] == [7, 14, 21, 23]
+    samples = (tmp_path / "r" / "samples.txt").read_text()
+    assert [f"step {step}," in samples for step in (5, 10, 15, 20, 23)] == [True] * 5
+    assert samples.count("--- step") == 5
+    assert [c.step for c in checkpoints.listed(tmp_path / "r")] == [6, 12, 18, 23]
+
+
+def test_zero_means_never_but_for_the_end(train, tmp_path):
+    train(tmp_path / "r", steps=9, eval_every=0, sample_every=0, checkpoint_every=0, log_every=0)
+    assert [row["step"] for row in rows(tmp_path / "r")] == [9]
+    assert "val_loss" in rows(tmp_path / "r")[0]
+    assert [c.step for c in checkpoints.listed(tmp_path / "r")] == [9]
+    assert (tmp_path / "r" / "samples.txt").read_text().count("--- step") == 1
+
+
+def test_epochs_say_how_long(train, tmp_path):
+    result = train(tmp_path / "r", epochs=2, log_every=0)
+    data = tfcharrnn.open_data(tfcharrnn.load_model(tmp_path / "r").run.data_dir)
+    assert result.step == 2 * (data.splits["train"].records // 8)
+    assert rows(tmp_path / "r")[-1]["epoch"] == 2.0
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(train, tmp_path):
+    # the learning rate is so high that the loss rises again
+    train(tmp_path / "r", steps=40, eval_every=5, checkpoint_every=5, keep_checkpoints=2, learning_rate=0.3)
+    losses = {row["step"]: row["val_loss"] for row in rows(tmp_path / "r") if "val_loss" in row}
+    best = min(losses, key=losses.get)
+    assert [c.step for c in checkpoints.listed(tmp_path / "r")] == sorted({best, 35, 40})
+    assert checkpoints.find(tmp_path / "r", "best").step == best
+    assert checkpoints.find(tmp_path / "r", "best").val_loss == losses[best]
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(cell, train, tmp_path):
+    every = {"eval_every": 10, "sample_every": 10, "checkpoint_every": 5}
+    settings = {"cell": cell, "schedule": "cosine", "keep_checkpoints": 0, **every}
+    train(tmp_path / "whole", steps=30, **settings)
+    train(tmp_path / "cut", steps=30, **settings, steps_per_call=1)
+    for step in (20, 25, 30):  # as if it had been killed after a checkpoint and some steps more
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"step-{step:08d}")
+    assert checkpoints.find(tmp_path / "cut").step == 15
+    tfcharrnn.train_model(tmp_path / "cut", resume=True, quiet=True)
+    assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
+    assert final_weights(tmp_path / "cut") == final_weights(tmp_path / "whole")
+    assert (tmp_path / "cut" / "samples.txt").read_bytes() == (tmp_path / "whole" / "samples.txt").read_bytes()
+
+
+def test_the_number_of_steps_in_a_call_changes_nothing(train, tmp_path):
+    for size in (1, 7, 50):
+        train(tmp_path / str(size), steps=20, steps_per_call=size)
+    assert timeless(tmp_path / "1") == timeless(tmp_path / "7") == timeless(tmp_path / "50")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not(train, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tmp_path / name, steps=8, seed=seed)
+    assert final_weights(tmp_path / "a") == final_weights(tmp_path / "b") != final_weights(tmp_path / "c")
+
+
+def test_both_implementations_train_alike_and_share_checkpoints(train, tmp_path):
+    for name in ("custom", "keras"):
+        train(tmp_path / name, steps=8, dropout=0.0, implementation=name)
+    losses = {name: [row["loss"] for row in rows(tmp_path / name)] for name in ("custom", "keras")}
+    assert losses["custom"] == pytest.approx(losses["keras"], abs=1e-4)
+    result = tfcharrnn.train_model(tmp_path / "custom", resume=True, steps=12, implementation="keras", quiet=True)
+    assert result.step == 12
+    text = tfcharrnn.load_model(tmp_path / "custom").generate(length=20)
+    assert len(text) == 20
+
+
+def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir):
+    train(tmp_path / "r", steps=4)
+    for change in ({"hidden_size": 13}, {"cell": "rnn"}, {"batch_size": 4}, {"seed": 5}):
+        with pytest.raises(tfcharrnn.UserError, match="keeps its"):
+            tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True, **change)
+    other = data_dir.parent / "other.txt"
+    other.write_text(TEXT[::-1], encoding="utf-8")
+    tfcharrnn.prepare_data(tfcharrnn.DataConfig(input=(str(other),), seq_length=21), tmp_path / "other")
+    with pytest.raises(tfcharrnn.UserError, match="other data"):
+        tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True, data_dir=tmp_path / "other")
+    with pytest.raises(tfcharrnn.ConfigError, match="nonsense"):
+        tfcharrnn.train_model(tmp_path / "s", quiet=True, nonsense=1)
+
+
+def test_a_request_to_stop_saves_and_says_so(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(Interruption, "requested", True, raising=False)
+    monkeypatch.setattr(Interruption, "__init__", lambda self: setattr(self, "_former", {}))
+    result = train(tmp_path / "r", steps=50, steps_per_call=3)
+    assert result.interrupted and result.step == 3
+    assert checkpoints.find(tmp_path / "r").step == 3
+
+
+def test_a_damaged_checkpoint_is_named(train, tmp_path):
+    train(tmp_path / "r", steps=4)
+    path = checkpoints.find(tmp_path / "r").path / "ckpt.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(tfcharrnn.UserError, match="ckpt.data-00000-of-00001: missing or damaged"):
+        tfcharrnn.load_model(tmp_path / "r")
+
+
+def test_small_models_take_many_steps_a_call_and_large_ones_take_one():
+    small = CharRNN(ModelConfig(hidden_size=50), 27)
+    large = CharRNN(ModelConfig(hidden_size=512), 68)
+    config = TrainingConfig()
+    assert training.steps_per_call(TrainingConfig(batch_size=1), small, 20) == 100
+    assert training.steps_per_call(config, large, 200) == 1
+    assert training.steps_per_call(TrainingConfig(steps_per_call=3), large, 200) == 3
+
+
+def test_the_loss_of_an_untrained_model_is_near_that_of_guessing(data_dir):
+    run, data = starting.start_run("", data_dir, {"hidden_size": 12})
+    model = CharRNN(run.model, len(data.vocabulary))
+    loss = float(model.loss(tf.constant(data.read("val"))))
+    assert loss == pytest.approx(np.log(len(data.vocabulary)), rel=0.15)
