@@ -1,5 +1,7 @@
 """The language model against the NumPy reference, and what only a model has: dropout, losses, a stepper."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -180,7 +182,7 @@ def watch_layers(model, ids, key, state=None):
 def factors(model, ids, key):
     """By what dropout multiplied each value between layers, `[time, batch, hidden]` for each gap."""
     _, seen = watch_layers(model, ids, key)
-    return [after[0].numpy() / before[1].numpy() for before, after in zip(seen, seen[1:], strict=False)]
+    return [after[0].numpy() / before[1].numpy() for before, after in itertools.pairwise(seen)]
 
 
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
