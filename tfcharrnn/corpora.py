@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sysconfig
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,10 +120,8 @@ def load(config: DataConfig) -> Corpus:
     Raises:
         UserError: a file or a corpus that cannot be had, is not in its encoding, or leaves no text.
     """
-    if config.input:
-        corpus = _from_files(config.input, config.encoding)
-    else:
-        corpus = _from_name(config.corpus or DEFAULT_CORPUS)
+    named = config.corpus or DEFAULT_CORPUS
+    corpus = _from_files(config.input, config.encoding) if config.input else _from_name(named)
     text = normalise(corpus.text, config)
     if not text:
         raise UserError(f"{corpus.name}: no text is left; the input is empty, or --drop_... removed all of it")
@@ -160,6 +159,8 @@ def decode(data: bytes, encoding: str, name: str) -> str:
         ) from None
     except UnicodeEncodeError as error:
         raise UserError(f"{name}: a lone surrogate at character {error.start} is not text; mend the file") from None
+    except ValueError as error:  # some codecs say no more than that
+        raise UserError(f"{name}: not {encoding} text ({error}); name the right --encoding, or convert it") from None
     return text.removeprefix("\ufeff")
 
 
@@ -193,19 +194,19 @@ def _from_name(name: str) -> Corpus:
 
 
 def _downloaded(name: str, download: Download) -> bytes:
-    """The corpus's bytes, from the cache or else from the network, checked against the SHA-256 either way."""
+    """The corpus's bytes, from the cache or else from the network; the download's SHA-256 is checked either way."""
     import platformdirs  # here, because only downloads need them, and they are slow to import
     import pooch
 
     cache = platformdirs.user_cache_path("tfcharrnn") / "corpora"
     pooch.get_logger().setLevel("WARNING")
-    processor = pooch.Unzip(members=[download.member]) if download.member else None
+    file_name = f"{name}.zip" if download.member else f"{name}.txt"
     try:
-        fetched = pooch.retrieve(
-            download.url, known_hash=f"sha256:{download.sha256}", fname=Path(download.url).name if download.member else f"{name}.txt",
-            path=cache, processor=processor,
-        )  # fmt: skip
-        return Path(fetched[0] if download.member else fetched).read_bytes()
+        fetched = pooch.retrieve(download.url, known_hash=f"sha256:{download.sha256}", fname=file_name, path=cache)
+        if not download.member:
+            return Path(fetched).read_bytes()
+        with zipfile.ZipFile(fetched) as archive:
+            return archive.read(download.member)
     except ValueError as error:
         raise UserError(
             f"corpus {name}: {download.url} gave a file with another SHA-256 than the known one; "

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfcharrnn import config as config_lib
 from tfcharrnn import corpora, files
 from tfcharrnn.config import DataConfig
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 SPLITS = ("train", "val", "test")
 _INT_LIMIT = 10**12
+# ids that are encoded, cut and serialised together
+_BLOCK = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,24 +99,26 @@ def prepare_data(
     from tfcharrnn import records
 
     output_dir = Path(output_dir)
-    if output_dir.exists() and not overwrite:
-        raise UserError(f"{output_dir}: exists already; choose another --output_dir or pass --overwrite")
+    _check_place(output_dir, overwrite)
     corpus = corpus or corpora.load(config)
     vocabulary = Vocabulary.from_text(corpus.text)
-    ids = vocabulary.encode(corpus.text)
-    ends = _split_ends(len(ids), config)
+    ends = _split_ends(len(corpus.text), config)
     with files.new_folder(output_dir, overwrite=overwrite) as folder:
         splits = {}
         start = 0
         for split, end in zip(SPLITS, ends, strict=True):
-            sequences = records.cut_sequences(ids[start:end], config.seq_length, config.overlap, vocabulary.start_id)
-            if split == "train" and not len(sequences):
+            count = records.num_sequences(end - start, config.seq_length, config.overlap)
+            if split == "train" and not count:
                 raise UserError(
                     f"{corpus.name}: its training part of {end} characters is shorter than one sequence; "
-                    f"give more text, or a --seq_length of at most {end + 1}"
+                    + (f"give more text, or a --seq_length of at most {end + 1}" if end else "give more text")
                 )
-            shards = records.write(folder, split, sequences, config.num_shards) if len(sequences) else []
-            splits[split] = {"characters": end - start, "records": len(sequences), "shards": shards}
+            shards = shard_names(split, config.num_shards) if count else []
+            if count:
+                blocks = _sequences(corpus.text[start:end], vocabulary, config)
+                examples = itertools.chain.from_iterable(map(records.serialise, blocks))
+                records.write([folder / shard for shard in shards], examples, count)
+            splits[split] = {"characters": end - start, "records": count, "shards": shards}
             start = end
         vocabulary.save(folder / "vocab.json")
         files.write_json(folder / "dataset.json", {**_description(config, corpus), "splits": splits})
@@ -126,7 +133,7 @@ def open_data(path: str | Path) -> DataFolder:
     """
     path = Path(path)
     where = path / "dataset.json"
-    if not where.exists():
+    if not os.path.exists(where):  # false, where Path.exists would raise: for too long a name, or no permission
         raise UserError(
             f"{path}: not a data folder (it has no dataset.json); make one with python -m tfcharrnn.prepare"
         )
@@ -134,19 +141,18 @@ def open_data(path: str | Path) -> DataFolder:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{where}: not of format {FORMAT}; was it written by a newer version?")
     try:
-        config = config_lib.from_dict(
-            DataConfig, {"layout": value["layout"], "seq_length": value["seq_length"]}, str(where)
-        )
+        config = config_lib.from_dict(DataConfig, {name: value[name] for name in ("layout", "seq_length")}, "settings")
         splits = {name: _split(value["splits"][name], name) for name in SPLITS}
         name = ", ".join(str(source["name"]) for source in value["inputs"])
-    except (KeyError, TypeError, AttributeError) as error:
+        fingerprint = _fingerprint(value)
+        if not splits["train"].records:
+            raise ValueError("no training records")
+    except (KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{where}: damaged ({type(error).__name__}: {error}); prepare the data again") from None
-    except ValueError as error:
-        raise UserError(f"{where}: {error}; prepare the data again") from None
+    except (ValueError, ConfigError) as error:
+        raise UserError(f"{where}: damaged ({error}); prepare the data again") from None
     vocabulary = Vocabulary.load(path / "vocab.json")
-    if not splits["train"].records:
-        raise UserError(f"{where}: no training records; prepare the data again")
-    return DataFolder(path, name, _fingerprint(value), config.seq_length, vocabulary, splits)
+    return DataFolder(path, name, fingerprint, config.seq_length, vocabulary, splits)
 
 
 def cached(config: DataConfig, cache_dir: Path | None = None) -> DataFolder:
@@ -165,12 +171,55 @@ def cached(config: DataConfig, cache_dir: Path | None = None) -> DataFolder:
         cache_dir = platformdirs.user_cache_path("tfcharrnn") / "data"
     corpus = corpora.load(config)
     path = cache_dir / _fingerprint(_description(config, corpus))[:32]
-    if path.exists():
-        try:
-            return open_data(path)
-        except UserError:
-            pass  # a damaged cache is only made again
-    return prepare_data(config, path, overwrite=True, corpus=corpus)
+    try:
+        folder = open_data(path)
+        for split in SPLITS:
+            folder.read(split)
+        return folder
+    except UserError:  # not there, or damaged
+        return prepare_data(config, path, overwrite=True, corpus=corpus)
+
+
+def shard_names(split: str, num_shards: int) -> list[str]:
+    """The file names of a split: `train-00000-of-00002.tfrecord`, ..."""
+    return [f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord" for shard in range(num_shards)]
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
+    """Refuses a place where something stands, but, to overwrite, a data folder and nothing else."""
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise UserError(f"{path}: exists already; choose another --output_dir or pass --overwrite")
+    try:
+        strangers = [file.name for file in sorted(path.iterdir()) if not _is_ours(file.name)]
+    except OSError as error:
+        raise UserError(
+            f"{path}: --overwrite replaces a data folder ({error.strerror}); choose another --output_dir"
+        ) from None
+    if strangers:
+        raise UserError(
+            f"{path}: --overwrite would remove {strangers[0]}, which is no part of a data folder; "
+            "choose another --output_dir"
+        )
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("dataset.json", "vocab.json") or name.endswith(".tfrecord")
+
+
+def _sequences(text: str, vocabulary: Vocabulary, config: DataConfig) -> Iterator[npt.NDArray[np.int32]]:
+    """All sequences of a text, in blocks `[records, seq_length]`, so that the whole is never in memory."""
+    from tfcharrnn import records
+
+    step = records.stride(config.seq_length, config.overlap)
+    count = records.num_sequences(len(text), config.seq_length, config.overlap)
+    size = max(1, _BLOCK // config.seq_length)
+    for first in range(0, count, size):
+        last = min(first + size, count) - 1
+        part = text[first * step : last * step + config.seq_length - 1]
+        ids = vocabulary.encode(part)
+        yield records.cut_sequences(ids, config.seq_length, config.overlap, vocabulary.start_id)
 
 
 def _split_ends(characters: int, config: DataConfig) -> tuple[int, int, int]:
@@ -208,9 +257,6 @@ def _split(value: dict[str, Any], name: str) -> Split:
             raise ValueError(f"{name}: a count of {count!r} cannot be")
     if records > characters:
         raise ValueError(f"{name}: {records} records cannot come from {characters} characters")
-    if not isinstance(shards, list) or not all(isinstance(shard, str) for shard in shards):
-        raise ValueError(f"{name}: 'shards' is not a list of names")
-    for shard in shards:
-        if Path(shard).name != shard or not shard.endswith(".tfrecord"):
-            raise ValueError(f"{name}: {shard!r} is not the name of a shard")
+    if not isinstance(shards, list) or shards != shard_names(name, len(shards)) or bool(shards) != bool(records):
+        raise ValueError(f"{name}: 'shards' does not name the files of {records} records")
     return Split(characters, records, tuple(shards))

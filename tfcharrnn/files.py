@@ -52,8 +52,10 @@ def write_json(path: Path, value: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there only after an error
+            temporary.unlink()
 
 
 def read_json(path: Path) -> Any:
@@ -83,7 +85,7 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Args:
         path: the final place.
-        overwrite: put it in the place of an existing folder (which stays until then).
+        overwrite: put it in the place of an existing folder, which stays until then, and for good after an error.
 
     Yields:
         The temporary folder to write into.
@@ -92,7 +94,7 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         UserError: `path` exists and `overwrite` is false, or the disk refuses.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or pass --overwrite")
     temporary = None
     try:
@@ -106,11 +108,8 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         for file in sorted(temporary.rglob("*")):
             sync(file)
         sync(temporary)
-        if path.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.rename(path, replaced / path.name)
-            os.rename(temporary, path)
-            shutil.rmtree(replaced)
+        if os.path.lexists(path):
+            _replace(path, temporary)
         else:
             os.rename(temporary, path)
         sync(path.parent)
@@ -121,3 +120,18 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Puts the folder `new` in the place of the folder `path`; after an error the old one is back."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    old = aside / "folder"
+    try:
+        os.rename(path, old)
+        os.rename(new, path)
+    except BaseException:
+        if os.path.lexists(old):
+            os.rename(old, path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

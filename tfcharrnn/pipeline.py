@@ -122,8 +122,9 @@ def evaluation_batches(
     dataset = tf.data.Dataset.from_tensor_slices((sequences, lengths))
     filler = tf.data.Dataset.from_tensors((np.zeros(seq_length, np.int32), np.int64(0)))
     dataset = dataset.concatenate(filler.repeat(-len(sequences) % batch_size))
-    dataset = dataset.map(lambda ids, length: (ids, tf.range(1, seq_length, dtype=tf.int64) < length))
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    positions = tf.range(1, seq_length, dtype=tf.int64)
+    return dataset.map(lambda ids, lengths: (ids, positions < lengths[:, tf.newaxis])).prefetch(tf.data.AUTOTUNE)
 
 
 def split_batch(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

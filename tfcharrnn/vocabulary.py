@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ START = "<S>"
 # how a vocabulary file may name symbols that are no character
 _SPECIAL = (START, "<PAD>", "</S>")
 _CODE_POINTS = 0x110000
+# characters looked at together: few enough that their code points stay in the processor's cache
+_BLOCK = 2**16
 
 
 class Vocabulary:
@@ -60,7 +62,9 @@ class Vocabulary:
     def from_text(cls, text: str, special: Iterable[str] = (START,)) -> Vocabulary:
         """The vocabulary of every character in `text`, after the special symbols."""
         present = np.zeros(_CODE_POINTS, bool)
-        present[_code_points(text)] = True
+        for block in _code_points(text):
+            if not present.take(block, mode="clip").all():  # to look is quicker than to write
+                present[block] = True
         return cls([*special, *map(chr, np.flatnonzero(present))])
 
     @classmethod
@@ -96,7 +100,13 @@ class Vocabulary:
 
     @property
     def start_id(self) -> int:
-        """The id of `<S>`, with which a sequence begins."""
+        """The id of `<S>`, with which a sequence begins.
+
+        Raises:
+            UserError: the vocabulary does not have it.
+        """
+        if START not in self.symbols[: self.num_special]:
+            raise UserError(f"vocabulary: it has no {START} to begin a sequence with; prepare the data again")
         return self.symbols.index(START)
 
     def encode(self, text: str, what: str = "text") -> npt.NDArray[np.int32]:
@@ -105,9 +115,13 @@ class Vocabulary:
         Raises:
             UserError: characters outside the vocabulary; the message names them and `what`.
         """
-        ids = self._ids[_code_points(text)]
-        if np.any(ids < 0):
-            unknown = sorted({text[index] for index in np.flatnonzero(ids < 0)})
+        ids = np.empty(len(text), np.int32)
+        start = 0
+        for block in _code_points(text):
+            self._ids.take(block, out=ids[start : start + len(block)], mode="clip")
+            start += len(block)
+        if len(ids) and ids.min() < 0:
+            unknown = sorted(set(text).difference(self.symbols))
             shown = ", ".join(repr(character) for character in unknown[:10])
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
             raise UserError(f"{what}: the model's vocabulary does not have {shown}{more}; it has {self.describe()}")
@@ -133,6 +147,8 @@ class Vocabulary:
         return f"{len(characters)} characters, {characters[:40]!r} and more"
 
 
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    # a lone surrogate, as a command line can bring, is let through here to be named as unknown
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+def _code_points(text: str) -> Iterator[npt.NDArray[np.uint32]]:
+    """The code points of `text`, in blocks."""
+    for start in range(0, len(text), _BLOCK):
+        # a lone surrogate, as a command line can bring, is let through here to be named as unknown
+        yield np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")

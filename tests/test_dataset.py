@@ -1,0 +1,517 @@
+import json
+import os
+import re
+import string
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tfcharrnn
+from tfcharrnn import corpora, dataset
+from tfcharrnn.config import DataConfig
+from tfcharrnn.corpora import Corpus
+from tfcharrnn.dataset import cached, open_data, prepare_data
+from tfcharrnn.errors import ConfigError, UserError
+
+TEXT = "".join(string.printable[(7 * index + index // 13) % 100] for index in range(1000))
+
+
+def read_by_the_contract(folder, split):
+    """The sequences of a split as text, read with nothing but TensorFlow and what the contract says."""
+    symbols = json.loads((folder / "vocab.json").read_text())["symbols"]
+    shards = sorted(
+        str(path) for path in folder.iterdir() if re.fullmatch(rf"{split}-\d{{5}}-of-\d{{5}}.tfrecord", path.name)
+    )
+    sequences = []
+    for record in tf.data.TFRecordDataset(shards):
+        ids = tf.io.parse_single_example(record, {"seq": tf.io.VarLenFeature(tf.int64)})["seq"].values
+        assert symbols[ids[0]] == "<S>"
+        sequences.append("".join(symbols[id] for id in ids[1:]))
+    return sequences
+
+
+def prepare(folder, text, **settings):
+    settings = {"val_fraction": 0.0, **settings}
+    return prepare_data(DataConfig(**settings), folder, corpus=Corpus("text", text, ()))
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("good") / "data", TEXT, seq_length=50, val_fraction=0.1, num_shards=2).path
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    """A data folder to damage."""
+    copy = tmp_path / "data"
+    copy.mkdir()
+    for name, data in contents(good).items():
+        (copy / name).write_bytes(data)
+    return copy
+
+
+def change(folder, **values):
+    where = folder / "dataset.json"
+    where.write_text(json.dumps({**json.loads(where.read_text()), **values}))
+
+
+def change_split(folder, **values):
+    splits = json.loads((folder / "dataset.json").read_text())["splits"]
+    change(folder, splits={**splits, "train": {**splits["train"], **values}})
+
+
+def error_of(folder, split="train"):
+    with pytest.raises(UserError) as caught:
+        open_data(folder).read(split)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(folder))
+    assert not isinstance(caught.value, ConfigError), "a damaged file is no wrong flag"
+    return message
+
+
+# what is written
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=4, max_size=100), st.integers(2, 5), st.integers(1, 3)
+)
+def test_records_reproduce_the_text(tmp_path_factory, text, seq_length, num_shards):
+    folder = tmp_path_factory.mktemp("data") / "data"
+    prepare(folder, text, seq_length=seq_length, num_shards=num_shards)
+    whole = len(text) // (seq_length - 1) * (seq_length - 1)
+    assert "".join(read_by_the_contract(folder, "train")) == text[:whole]
+
+
+@pytest.mark.parametrize("size", [199, 200, 397, 398, 40_000])
+def test_characters_make_a_record_for_each_199(tmp_path, size):
+    data = prepare(tmp_path / "data", ("abc" * size)[:size])
+    assert data.splits["train"].records == size // 199
+    assert data.read("train").shape == (size // 199, 200)
+
+
+def test_overlapping_sequences_are_cut_by_the_contract(tmp_path):
+    prepare(tmp_path / "data", TEXT, seq_length=11, overlap=0.25)  # ceil(2.5) of 10 characters are repeated
+    assert read_by_the_contract(tmp_path / "data", "train") == [TEXT[at : at + 10] for at in range(0, 1000 - 9, 7)]
+
+
+def test_blocks_do_not_show(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "_BLOCK", 64)
+    prepare(tmp_path / "data", TEXT, seq_length=11, overlap=0.25)
+    assert read_by_the_contract(tmp_path / "data", "train") == [TEXT[at : at + 10] for at in range(0, 1000 - 9, 7)]
+
+
+def test_splits_are_cut_by_position(tmp_path):
+    data = prepare(tmp_path / "data", TEXT, seq_length=11, val_fraction=0.2, test_fraction=0.1)
+    for split, start, end in [("train", 0, 700), ("val", 700, 900), ("test", 900, 1000)]:
+        assert "".join(read_by_the_contract(data.path, split)) == TEXT[start:end]
+        assert data.splits[split].characters == end - start
+        assert data.splits[split].records == (end - start) // 10
+    assert data.characters == 1000
+    assert set("".join(data.vocabulary.symbols[1:])) == set(TEXT), "the vocabulary is of all parts"
+
+
+def test_split_shorter_than_a_sequence_has_no_shards(tmp_path):
+    data = prepare(tmp_path / "data", TEXT, seq_length=60, val_fraction=0.05)
+    assert data.splits["val"] == dataset.Split(50, 0, ())
+    assert data.read("val").shape == (0, 60)
+    assert names(data.path) == ["dataset.json", "train-00000-of-00001.tfrecord", "vocab.json"]
+
+
+def test_shards_are_named_in_order_and_even(tmp_path):
+    data = prepare(tmp_path / "data", TEXT, seq_length=11, num_shards=3)
+    assert data.splits["train"].shards == tuple(f"train-0000{index}-of-00003.tfrecord" for index in range(3))
+    counts = [sum(1 for _ in tf.data.TFRecordDataset(str(data.path / name))) for name in data.splits["train"].shards]
+    assert counts == [34, 33, 33]
+    assert "".join(read_by_the_contract(data.path, "train")) == TEXT
+
+
+def test_read_gives_what_the_contract_reads(good):
+    data = open_data(good)
+    for split in ("train", "val"):
+        assert [data.vocabulary.decode(row) for row in data.read(split)] == read_by_the_contract(good, split)
+
+
+def test_vocabulary_is_special_symbols_and_then_code_points(good):
+    vocabulary = json.loads((good / "vocab.json").read_text())
+    assert vocabulary == {"format": 1, "symbols": ["<S>", *sorted(set(TEXT))]}
+
+
+def test_description_says_how_the_folder_was_made_and_names_no_path(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("Some Text 1\n" * 50)
+    config = DataConfig(
+        input=(str(path),), seq_length=20, overlap=0.5, lowercase=True, drop_digits=True, drop_chars="x"
+    )
+    data = prepare_data(config, tmp_path / "data")
+    description = json.loads((data.path / "dataset.json").read_text())
+    assert str(tmp_path) not in (data.path / "dataset.json").read_text()
+    assert description["layout"] == "sequences"
+    assert (description["seq_length"], description["overlap"]) == (20, 0.5)
+    assert description["normalisation"] == {
+        "lowercase": True, "drop_digits": True, "drop_chars": "x", "encoding": "utf-8",
+    }  # fmt: skip
+    assert description["inputs"] == [{"name": "a.txt", "bytes": 600, "sha256": dataset.files.file_sha256(path)}]
+    assert description["characters"] == 500 == data.characters
+    assert description["splits"]["train"]["records"] == data.splits["train"].records
+    assert data.name == "a.txt"
+
+
+def test_same_text_and_settings_make_the_same_bytes(tmp_path):
+    first, second = (prepare(tmp_path / name, TEXT, seq_length=20, num_shards=2) for name in "ab")
+    assert contents(first.path) == contents(second.path)
+    assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize("settings", [{"seq_length": 21}, {"overlap": 0.1}, {"val_fraction": 0.1}, {"lowercase": True}])
+def test_other_settings_make_another_fingerprint(tmp_path, settings):
+    first = prepare(tmp_path / "a", TEXT, **{"seq_length": 20})
+    second = prepare(tmp_path / "b", TEXT, **{"seq_length": 20, **settings})
+    assert first.fingerprint != second.fingerprint
+
+
+def test_folder_can_be_moved(folder, tmp_path):
+    before = open_data(folder)
+    moved = folder.rename(tmp_path / "moved")
+    assert open_data(moved).fingerprint == before.fingerprint
+    assert open_data(moved).read("val").shape == (2, 50)
+
+
+def test_shakespeare_is_reproduced(tmp_path, shakespeare):
+    data = tfcharrnn.prepare_data(DataConfig(input=(str(shakespeare),)), tmp_path / "data")
+    text = shakespeare.read_text()
+    assert data.characters == len(text) == 1_115_394
+    assert len(data.vocabulary) == 66
+    train = len(text) - len(text) // 20
+    ids = data.read("train")
+    assert ids.shape == (train // 199, 200)
+    assert data.vocabulary.decode(ids) == text[: train // 199 * 199]
+    assert data.vocabulary.decode(data.read("val")) == text[train : train + len(text) // 20 // 199 * 199]
+
+
+def test_opening_a_folder_does_not_load_tensorflow(good):
+    code = "import sys, tfcharrnn; tfcharrnn.open_data(sys.argv[1]); assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(good)], check=True)
+
+
+# what cannot be written
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seq_length": 1002}, "training part of 1000 characters is shorter than one sequence; .*at most 1001$"),
+        ({"seq_length": 500, "val_fraction": 0.9}, "training part of 100 characters .*at most 101$"),
+        ({"seq_length": 2, "overlap": 0.5}, "^--overlap=0.5: "),
+    ],
+)
+def test_text_that_is_too_short_leaves_nothing_behind(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path / "data", TEXT, **settings)
+    assert names(tmp_path) == []
+
+
+def test_the_length_that_the_error_advises_works(tmp_path):
+    assert prepare(tmp_path / "data", TEXT, seq_length=1001).splits["train"].records == 1
+
+
+def test_input_that_is_missing_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match=r"no\.txt: cannot be read"):
+        prepare_data(DataConfig(input=(str(tmp_path / "no.txt"),)), tmp_path / "data")
+    assert names(tmp_path) == []
+
+
+def test_folder_that_exists_is_refused_before_the_text_is_read(folder, monkeypatch):
+    before = contents(folder)
+    monkeypatch.setattr(corpora, "load", lambda config: pytest.fail("it was read"))
+    with pytest.raises(UserError, match=f"^{folder}: exists already; .*--output_dir or pass --overwrite$"):
+        prepare_data(DataConfig(), folder)
+    assert contents(folder) == before
+
+
+def test_overwrite_replaces_a_data_folder(folder, tmp_path):
+    prepare_data(DataConfig(seq_length=10), folder, overwrite=True, corpus=Corpus("other", "abc" * 100, ()))
+    assert open_data(folder).seq_length == 10
+    assert names(folder) == [
+        "dataset.json",
+        "train-00000-of-00001.tfrecord",
+        "val-00000-of-00001.tfrecord",
+        "vocab.json",
+    ]
+    assert names(tmp_path) == ["data"]
+
+
+def test_overwrite_removes_nothing_but_data_folders(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    (tmp_path / "notes.txt").write_text("more work")
+    with pytest.raises(
+        UserError, match=r"home: --overwrite would remove thesis\.tex, which is no part of a data folder"
+    ):
+        prepare_data(DataConfig(), tmp_path / "home", overwrite=True)
+    with pytest.raises(UserError, match=r"notes\.txt: --overwrite replaces a data folder"):
+        prepare_data(DataConfig(), tmp_path / "notes.txt", overwrite=True)
+    assert contents(tmp_path) == {"home/thesis.tex": b"years of work", "notes.txt": b"more work"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), tf.errors.ResourceExhaustedError(None, None, "full")]
+)
+def test_a_write_that_fails_in_the_middle_leaves_what_was_there(folder, tmp_path, monkeypatch, overwrite, error):
+    before = contents(tmp_path)
+    write = tf.io.TFRecordWriter.write
+    written = []
+
+    def failing(writer, record):
+        written.append(record)
+        if len(written) > 5:
+            raise error
+        write(writer, record)
+
+    monkeypatch.setattr(tf.io.TFRecordWriter, "write", failing)
+    path = folder if overwrite else tmp_path / "new"
+    with pytest.raises(UserError, match=r"cannot be written .*; free space or choose another folder"):
+        prepare_data(DataConfig(seq_length=10), path, overwrite=overwrite, corpus=Corpus("text", TEXT, ()))
+    assert contents(tmp_path) == before
+    assert names(tmp_path) == ["data"]
+
+
+def test_an_interrupt_leaves_what_was_there(folder, tmp_path, monkeypatch):
+    before = contents(tmp_path)
+
+    def interrupt(paths, examples, count):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfcharrnn.records.write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_data(DataConfig(seq_length=10), folder, overwrite=True, corpus=Corpus("text", TEXT, ()))
+    assert contents(tmp_path) == before
+    assert names(tmp_path) == ["data"]
+
+
+# what is damaged
+
+
+@pytest.mark.parametrize("path", ["none", "n" * 300])
+def test_missing_folder_says_how_to_make_one(tmp_path, path):
+    message = error_of(tmp_path / path)
+    assert "not a data folder" in message
+    assert "python -m tfcharrnn.prepare" in message
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "vocab.json"])
+@pytest.mark.parametrize("keep", [0, 1, 0.5, 0.9])
+def test_truncated_description_is_one_error(folder, name, keep):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+    assert "damaged" in error_of(folder)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord"])
+def test_missing_file_is_one_error_that_names_it(folder, name):
+    (folder / name).unlink()
+    assert error_of(folder).startswith(str(folder / name))
+
+
+JUNK = [None, False, -1, 1.5, 10**18, 10**400, "x", [], {}, [None], [[]], ["x"], {"train": 1}]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: repr(junk)[:20])
+@pytest.mark.parametrize("name", ["format", "layout", "seq_length", "splits"])
+def test_wrong_value_in_the_description_is_one_error(folder, name, junk):
+    change(folder, **{name: junk})
+    assert "dataset.json: " in error_of(folder)
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: repr(junk)[:20])
+@pytest.mark.parametrize("name", ["characters", "records", "shards"])
+def test_wrong_value_in_a_split_is_one_error(folder, name, junk):
+    change_split(folder, **{name: junk})
+    assert "dataset.json: damaged" in error_of(folder)
+
+
+@pytest.mark.parametrize("junk", [None, True, 1, "x", [1], ["x"], [[]], [{}]])
+def test_wrong_inputs_are_one_error(folder, junk):
+    change(folder, inputs=junk)
+    assert "dataset.json: damaged" in error_of(folder)
+
+
+@pytest.mark.parametrize("name", ["format", "layout", "seq_length", "splits", "inputs"])
+def test_missing_value_is_one_error(folder, name):
+    where = folder / "dataset.json"
+    description = json.loads(where.read_text())
+    del description[name]
+    where.write_text(json.dumps(description))
+    assert "dataset.json: " in error_of(folder)
+
+
+def test_description_nested_too_deep_is_one_error(folder):
+    where = folder / "dataset.json"
+    deep = sys.getrecursionlimit() - 100
+    where.write_text(where.read_text().replace("{", '{"deep": ' + "[" * deep + "]" * deep + ",", 1))
+    try:
+        open_data(folder)
+    except UserError as error:
+        assert "damaged" in str(error)
+
+
+@pytest.mark.parametrize("newer", [2, 10**18])
+def test_newer_format_is_said_to_be_that(folder, newer):
+    change(folder, format=newer)
+    assert "written by a newer version" in error_of(folder)
+
+
+@pytest.mark.parametrize("count", [17, 19, 10**9, 10**11, 10**18])
+def test_wrong_count_takes_no_memory(folder, count):
+    assert open_data(folder).splits["train"].records == 18
+    change_split(folder, records=count, characters=max(count, 900))
+    assert "dataset.json" in error_of(folder)
+
+
+@pytest.mark.parametrize("seq_length", [49, 51, 2, 1_000_000])
+def test_wrong_seq_length_is_one_error(folder, seq_length):
+    change(folder, seq_length=seq_length)
+    assert "prepare the data again" in error_of(folder)
+
+
+def test_other_layout_is_one_error(folder):
+    change(folder, layout="no-such-layout")
+    assert "--layout must be one of" in error_of(folder)
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        ["../train-00000-of-00001.tfrecord"],
+        ["/etc/passwd"],
+        ["train-00000-of-00002.tfrecord", "../data/train-00001-of-00002.tfrecord"],
+        ["train-00000-of-00002.tfrecord", "train-00000-of-00002.tfrecord"],
+        ["train-00001-of-00002.tfrecord", "train-00000-of-00002.tfrecord"],
+        ["val-00000-of-00002.tfrecord", "val-00001-of-00002.tfrecord"],
+        ["train-00000-of-00001.tfrecord\0"],
+        ["train-\ud800.tfrecord"],
+        ["train-00000-of-00002.tfrecord", None],
+        [["train-00000-of-00001.tfrecord"]],
+        [""],
+        ["."],
+        [],
+    ],
+)
+def test_shards_of_other_names_are_refused(folder, shards):
+    change_split(folder, shards=shards)
+    assert "'shards' does not name the files of 18 records" in error_of(folder)
+
+
+def test_data_without_training_records_is_one_error(folder):
+    change_split(folder, records=0, shards=[])
+    assert "no training records" in error_of(folder)
+
+
+def test_shard_of_other_data_is_one_error(folder):
+    (folder / "val-00000-of-00002.tfrecord").write_bytes((folder / "train-00000-of-00002.tfrecord").read_bytes())
+    assert "more records than dataset.json counts" in error_of(folder, "val")
+
+
+def test_ids_outside_the_vocabulary_are_one_error(folder):
+    where = folder / "vocab.json"
+    symbols = json.loads(where.read_text())["symbols"]
+    where.write_text(json.dumps({"format": 1, "symbols": symbols[:-1]}))
+    assert "ids outside the vocabulary" in error_of(folder)
+
+
+def test_flipped_bit_in_a_shard_is_one_error(folder):
+    shard = folder / "train-00001-of-00002.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    assert error_of(folder).startswith(f"{shard}: damaged")
+    assert open_data(folder).read("val").shape == (2, 50), "the other split is whole"
+
+
+# the cache
+
+
+def test_second_call_opens_what_the_first_one_made(tmp_path, monkeypatch):
+    config = DataConfig(seq_length=100)
+    first = cached(config, tmp_path)
+    monkeypatch.setattr(dataset, "prepare_data", lambda *arguments, **settings: pytest.fail("it was made again"))
+    second = cached(config, tmp_path)
+    assert (first.path, first.fingerprint) == (second.path, second.fingerprint)
+    assert np.array_equal(first.read("val"), second.read("val"))
+
+
+def test_other_settings_and_other_texts_have_other_folders(tmp_path):
+    path = tmp_path / "a.txt"
+    seen = set()
+    for text in ("abc" * 100, "abd" * 100):
+        path.write_text(text)
+        for seq_length in (10, 20):
+            seen.add(cached(DataConfig(input=(str(path),), seq_length=seq_length), tmp_path / "cache").path)
+    assert len(seen) == 4
+    assert sorted(seen) == sorted((tmp_path / "cache").iterdir())
+
+
+def test_cache_knows_a_text_by_its_content_not_its_place(tmp_path):
+    paths = [tmp_path / place / "a.txt" for place in ("here", "there")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("abc" * 100)
+    here, there = (cached(DataConfig(input=(str(path),), seq_length=10), tmp_path / "cache") for path in paths)
+    assert here.path == there.path
+
+
+def test_cache_is_in_the_users_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "a.txt"
+    path.write_text("abc" * 100)
+    assert cached(DataConfig(input=(str(path),), seq_length=10)).path.parent == tmp_path / "tfcharrnn" / "data"
+
+
+def _empty_folder(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _flip_a_bit(folder):
+    shard = folder / "train-00000-of-00001.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _empty_folder,
+        _flip_a_bit,
+        lambda folder: (folder / "dataset.json").write_text("{"),
+        lambda folder: (folder / "dataset.json").unlink(),
+        lambda folder: (folder / "vocab.json").unlink(),
+        lambda folder: os.truncate(folder / "val-00000-of-00001.tfrecord", 10),
+    ],
+)
+def test_damaged_cache_is_made_again(tmp_path, damage):
+    path = tmp_path / "a.txt"
+    path.write_text("abc" * 100)
+    config = DataConfig(input=(str(path),), seq_length=10, val_fraction=0.1)
+    made = cached(config, tmp_path / "cache")
+    before = contents(made.path)
+    damage(made.path)
+    assert contents(made.path) != before
+    assert cached(config, tmp_path / "cache").path == made.path
+    assert contents(made.path) == before
+    assert names(tmp_path / "cache") == [made.path.name]
