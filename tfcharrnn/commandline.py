@@ -29,7 +29,8 @@ def define(*classes: type) -> None:
 
 
 def _define_field(field: dataclasses.Field[Any], kind: Any) -> None:
-    name, default, text = field.name, field.default, field.metadata["help"]
+    name, text = field.name, field.metadata["help"]
+    default: Any = field.default
     if field.metadata["choices"] is not None:
         flags.DEFINE_enum(name, default, field.metadata["choices"], text)
     elif kind is bool:

@@ -18,7 +18,7 @@ ConfigT = TypeVar("ConfigT")
 CELLS = ("rnn", "lstm", "gru")
 IMPLEMENTATIONS = ("auto", "custom", "keras")
 LAYOUTS = ("sequences",)
-OPTIMIZERS = ("adam",)
+OPTIMIZERS = ("adam", "adagrad", "sgd")
 SCHEDULES = ("constant", "exponential", "cosine")
 
 

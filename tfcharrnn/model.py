@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfcharrnn import implementations, projection, randomness, recurrence
@@ -42,7 +43,7 @@ class CharRNN(tf.Module):
         self.dtype = dtype
         self.implementation, self._run_layer = implementations.choose(config.implementation)
 
-        def rng(index: int) -> object:
+        def rng(index: int) -> np.random.Generator:
             return randomness.generator(seed, randomness.Purpose.WEIGHTS, 0, index)
 
         input_size = config.embedding_size or vocabulary_size
@@ -133,7 +134,7 @@ class CharRNN(tf.Module):
 
         def step(ids: tf.Tensor, state: Sequence[State]) -> tuple[tf.Tensor, tuple[State, ...]]:
             projected = tf.gather(table, ids)
-            after = []
+            after: list[State] = []
             for layer, cell in enumerate(self.cells):
                 if layer:
                     projected = tf.linalg.matmul(after[-1][0], cell.kernel) + cell.input_bias

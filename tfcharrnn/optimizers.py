@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,28 @@ import tensorflow as tf
 from tfcharrnn.config import TrainingConfig
 
 
-class Adam(tf.Module):
+class Optimizer(tf.Module, abc.ABC):
+    """An update rule with whatever it remembers between steps."""
+
+    @abc.abstractmethod
+    def apply(
+        self,
+        variables: Sequence[tf.Variable],
+        gradients: Sequence[tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+    ) -> None:
+        """Updates the variables.
+
+        Args:
+            variables: those that the optimizer was made for, in that order.
+            gradients: one for each variable.
+            learning_rate: a scalar.
+            step: updates done before this one.
+        """
+
+
+class Adam(Optimizer):
     """Adam (Kingma & Ba 2015, algorithm 1).
 
     Attributes:
@@ -34,14 +56,7 @@ class Adam(tf.Module):
         learning_rate: tf.Tensor,
         step: tf.Tensor,
     ) -> None:
-        """Updates the variables.
-
-        Args:
-            variables: those that the moments were made for, in that order.
-            gradients: one for each variable.
-            learning_rate: a scalar.
-            step: updates done before this one.
-        """
+        """Updates the variables; see `Optimizer.apply`."""
         # in float64, since beta_2^t would lose its difference to 1
         t = tf.cast(step, tf.float64) + 1.0
         correction = tf.sqrt(1.0 - self.beta_2**t) / (1.0 - self.beta_1**t)
@@ -54,7 +69,53 @@ class Adam(tf.Module):
             variable.assign_sub(rate * m / (tf.sqrt(v) + epsilon))
 
 
-OPTIMIZERS: dict[str, Callable[[Sequence[tf.Variable]], Adam]] = {"adam": Adam}
+class AdaGrad(Optimizer):
+    """AdaGrad (Duchi et al. 2011): each value's rate falls with the squares of its gradients so far.
+
+    Attributes:
+        accumulators: the sums of squares, shaped like the variables.
+    """
+
+    def __init__(self, variables: Sequence[tf.Variable], epsilon: float = 1e-8):
+        """Makes the sums, all zero; epsilon stands under the root."""
+        super().__init__()
+        self.epsilon = epsilon
+        self.accumulators = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+
+    def apply(
+        self,
+        variables: Sequence[tf.Variable],
+        gradients: Sequence[tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+    ) -> None:
+        """Updates the variables; see `Optimizer.apply`."""
+        rate = tf.cast(learning_rate, gradients[0].dtype)
+        for variable, squares, gradient in zip(variables, self.accumulators, gradients, strict=True):
+            squares.assign_add(gradient * gradient)
+            variable.assign_sub(rate * gradient * tf.math.rsqrt(squares + self.epsilon))
+
+
+class SGD(Optimizer):
+    """Plain gradient descent."""
+
+    def __init__(self, variables: Sequence[tf.Variable]):
+        """Needs nothing of the variables."""
+        super().__init__()
+
+    def apply(
+        self,
+        variables: Sequence[tf.Variable],
+        gradients: Sequence[tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+    ) -> None:
+        """Updates the variables; see `Optimizer.apply`."""
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.assign_sub(tf.cast(learning_rate, gradient.dtype) * gradient)
+
+
+OPTIMIZERS: dict[str, Callable[[Sequence[tf.Variable]], Optimizer]] = {"adam": Adam, "adagrad": AdaGrad, "sgd": SGD}
 
 
 def clip(gradients: Sequence[tf.Tensor], config: TrainingConfig) -> tuple[list[tf.Tensor], tf.Tensor]:

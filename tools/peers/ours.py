@@ -1,0 +1,31 @@
+"""This library, as its commands run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from peers.work import Training, Work, text
+from tfcharrnn.config import GenerationConfig, ModelConfig, TrainingConfig
+from tfcharrnn.model import CharRNN
+from tfcharrnn.sampling import Sampler
+from tfcharrnn.training import Trainer, steps_per_call
+from tfcharrnn.vocabulary import Vocabulary
+
+
+def make(work: Work, implementation: str = "custom") -> tuple[Callable[[], object], int]:
+    """A function that does the work, and how many steps of it each call does."""
+    config = ModelConfig(cell=work.cell, hidden_size=work.hidden, num_layers=work.layers, implementation=implementation)
+    model = CharRNN(config, work.symbols)
+    if not isinstance(work, Training):
+        vocabulary = Vocabulary(["<S>", *(chr(65 + index) for index in range(work.symbols - 1))])
+        sampler = Sampler(model, vocabulary)
+        settings = GenerationConfig(length=work.length, num_samples=work.streams)
+        return lambda: sampler.generate(settings), 1
+    training = TrainingConfig(batch_size=work.batch, optimizer=work.optimizer, clip_norm=0.0)
+    steps = steps_per_call(training, model, work.time + 1)
+    trainer = Trainer(model, training, 1000, 1000)
+    batches = tf.constant(text(work, steps))
+    return lambda: trainer.run_steps(np.int64(0), np.int32(steps), batches).numpy(), steps

@@ -1,0 +1,56 @@
+"""PyTorch's own recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from peers.work import Training, Work, text
+
+
+class Model(nn.Module):
+    """One-hot symbols, recurrent layers, logits."""
+
+    def __init__(self, work: Work):
+        super().__init__()
+        kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[work.cell]
+        self.symbols = work.symbols
+        self.layers = kind(work.symbols, work.hidden, work.layers)
+        self.output = nn.Linear(work.hidden, work.symbols)
+
+    def forward(self, ids: torch.Tensor, state: object = None) -> tuple[torch.Tensor, object]:
+        """Ids `[time, batch]` to logits `[time, batch, symbols]`."""
+        hidden, state = self.layers(nn.functional.one_hot(ids, self.symbols).float(), state)
+        return self.output(hidden), state
+
+
+def make(work: Work) -> tuple[Callable[[], object], int] | None:
+    """A function that does the work, and how many steps of it each call does."""
+    model = Model(work)
+    if not isinstance(work, Training):
+
+        @torch.inference_mode()
+        def generate() -> object:
+            x, state, out = torch.zeros((1, work.streams), dtype=torch.long), None, []
+            for _ in range(work.length):
+                logits, state = model(x, state)
+                x = torch.multinomial(torch.softmax(logits[0], -1), 1).T
+                out.append(x)
+            return torch.cat(out)
+
+        return generate, 1
+    rules = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}
+    optimizer = rules[work.optimizer](model.parameters(), lr=0.001)
+    ids = torch.from_numpy(text(work, 1)[0]).long().T.contiguous()
+
+    def train() -> object:
+        optimizer.zero_grad(set_to_none=True)
+        logits, _ = model(ids[:-1])
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[1:].flatten())
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return train, 1
