@@ -108,10 +108,11 @@ def test_overlapping_sequences_are_cut_by_the_contract(tmp_path):
     assert read_by_the_contract(tmp_path / "data", "train") == [TEXT[at : at + 10] for at in range(0, 1000 - 9, 7)]
 
 
-def test_blocks_do_not_show(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("overlap", "step"), [(0.0, 10), (0.25, 7), (0.9, 1)])
+def test_blocks_do_not_show(tmp_path, monkeypatch, overlap, step):
     monkeypatch.setattr(dataset, "_BLOCK", 64)
-    prepare(tmp_path / "data", TEXT, seq_length=11, overlap=0.25)
-    assert read_by_the_contract(tmp_path / "data", "train") == [TEXT[at : at + 10] for at in range(0, 1000 - 9, 7)]
+    prepare(tmp_path / "data", TEXT, seq_length=11, overlap=overlap)
+    assert read_by_the_contract(tmp_path / "data", "train") == [TEXT[at : at + 10] for at in range(0, 1000 - 9, step)]
 
 
 def test_splits_are_cut_by_position(tmp_path):
@@ -188,6 +189,12 @@ def test_folder_can_be_moved(folder, tmp_path):
     moved = folder.rename(tmp_path / "moved")
     assert open_data(moved).fingerprint == before.fingerprint
     assert open_data(moved).read("val").shape == (2, 50)
+
+
+@pytest.mark.parametrize("name", ["with space", "dätä", "a*[b]?", os.fsdecode(b"not-utf8-\xff")])
+def test_folder_may_have_any_name(tmp_path, name):
+    data = prepare(tmp_path / name, TEXT, seq_length=11)
+    assert data.vocabulary.decode(data.read("train")) == TEXT
 
 
 def test_shakespeare_is_reproduced(tmp_path, shakespeare):
@@ -361,12 +368,16 @@ def test_missing_value_is_one_error(folder, name):
 
 def test_description_nested_too_deep_is_one_error(folder):
     where = folder / "dataset.json"
-    deep = sys.getrecursionlimit() - 100
-    where.write_text(where.read_text().replace("{", '{"deep": ' + "[" * deep + "]" * deep + ",", 1))
-    try:
-        open_data(folder)
-    except UserError as error:
-        assert "damaged" in str(error)
+    description = where.read_text()
+    refused = 0
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
+        where.write_text(description.replace("{", '{"deep": ' + "[" * depth + "]" * depth + ",", 1))
+        try:
+            open_data(folder)
+        except UserError as error:
+            assert "damaged" in str(error)
+            refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize("newer", [2, 10**18])

@@ -132,6 +132,7 @@ def test_a_full_disk_is_one_error():
         (6, 50, 10, "not of this layout"),
         (5, 50, 10**12, "too short for what"),
         (10**6, 50, 10**11, "too short for what"),
+        (10**6, 50, 50, "too short for what"),
     ],
 )
 def test_records_unlike_what_is_expected_are_one_error(tmp_path, seq_length, vocabulary_size, expected, message):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -100,7 +101,7 @@ def write(paths: Sequence[Path], examples: Iterable[bytes], count: int) -> None:
     for index, path in enumerate(paths):
         size = count // len(paths) + (index < count % len(paths))
         try:
-            with tf.io.TFRecordWriter(str(path)) as writer:
+            with tf.io.TFRecordWriter(os.fsencode(path)) as writer:
                 for example in itertools.islice(examples, size):
                     writer.write(example)
         except tf.errors.OpError as error:
@@ -169,7 +170,7 @@ def read(paths: Sequence[Path], seq_length: int, vocabulary_size: int, expected:
     sequences = np.empty((expected, seq_length), np.int32)
     count = 0
     for path in paths:
-        dataset = tf.data.TFRecordDataset(str(path)).batch(max(1, _PARSED_IDS // seq_length))
+        dataset = tf.data.TFRecordDataset(os.fsencode(path)).batch(max(1, _PARSED_IDS // seq_length))
         dataset = dataset.map(
             lambda records: tf.io.parse_example(records, {FEATURE: tf.io.FixedLenFeature([seq_length], tf.int64)})
         )
