@@ -160,8 +160,17 @@ def test_a_damaged_checkpoint_is_named(train, tmp_path):
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(tfcharrnn.UserError, match="ckpt.data-00000-of-00001: missing or damaged"):
+    with pytest.raises(tfcharrnn.UserError, match=r"ckpt\.data-00000-of-00001: missing or damaged"):
         tfcharrnn.load_model(tmp_path / "r")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(train, tmp_path):
+    settings = {"cell": "rnn", "optimizer": "sgd", "clip_norm": 0.0, "checkpoint_every": 1, "keep_checkpoints": 0}
+    with pytest.raises(tfcharrnn.UserError, match=r"step \d+: loss .* take a smaller --learning_rate"):
+        train(tmp_path / "r", steps=50, learning_rate=1e38, **settings)
+    for checkpoint in checkpoints.listed(tmp_path / "r"):
+        weights = tf.train.load_checkpoint(str(checkpoint.path / "ckpt"))
+        assert np.isfinite(weights.get_tensor("model/output_kernel/.ATTRIBUTES/VARIABLE_VALUE")).all()
 
 
 def test_small_models_take_many_steps_a_call_and_large_ones_take_one():

@@ -170,7 +170,9 @@ class GenerationConfig(_Checked):
 
     length: int = option(1000, "Characters to generate, the prime not counted.", at_least=0, at_most=1_000_000_000)
     prime: str = option("", "Text that the model reads first and goes on from; it is printed too.")
-    temperature: float = option(1.0, "Divides the logits: below 1 safer text, above 1 wilder.", above=0.0, at_most=1e6)
+    temperature: float = option(
+        1.0, "Divides the logits: below 1 safer text, above 1 wilder.", at_least=1e-6, at_most=1e6
+    )
     top_k: int = option(0, "Draw only from the k likeliest characters; 0: from all.", at_least=0)
     top_p: float = option(
         1.0, "Draw only from the fewest characters that hold this much probability.", above=0.0, at_most=1.0

@@ -28,7 +28,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """E to the loss: among how many equally likely characters the model is as unsure."""
+        """Exp of the loss: among how many equally likely characters the model is as unsure."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     def to_dict(self) -> dict[str, float | int]:
@@ -62,12 +62,12 @@ class Evaluator:
         Raises:
             UserError: there are none.
         """
-        if not len(sequences):
-            raise UserError("there is no text to evaluate")
         total, count = 0.0, 0
-        for ids, real in evaluation_batches(sequences, min(batch_size, len(sequences)), lengths):
+        for ids, real in evaluation_batches(sequences, max(1, min(batch_size, len(sequences))), lengths):
             total += float(self._total(ids, real))
             count += int(np.count_nonzero(real))
+        if not count:
+            raise UserError("there is no text to evaluate")
         return Evaluation(total / count, count)
 
     def _total_loss(self, ids: tf.Tensor, real: tf.Tensor) -> tf.Tensor:

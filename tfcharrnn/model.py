@@ -146,5 +146,5 @@ class CharRNN(tf.Module):
 
 def _dropout(x: tf.Tensor, rate: float, key: tf.Tensor) -> tf.Tensor:
     """Zeroes a share of the values and scales the others up to keep the mean (Srivastava et al. 2014)."""
-    kept = tf.random.stateless_uniform(tf.shape(x), key, alg="philox") >= rate
+    kept = randomness.uniform(tf.shape(x), key) >= rate
     return tf.where(kept, x / (1.0 - rate), tf.zeros_like(x))

@@ -128,7 +128,7 @@ def clip(gradients: Sequence[tf.Tensor], config: TrainingConfig) -> tuple[list[t
     if config.clip_value:
         gradients = [tf.clip_by_value(gradient, -config.clip_value, config.clip_value) for gradient in gradients]
     if config.clip_norm:
-        gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm)
+        gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm, None if config.clip_value else norm)
     return list(gradients), norm
 
 
@@ -136,8 +136,8 @@ def learning_rate(config: TrainingConfig, step: tf.Tensor, steps_per_epoch: int,
     """The learning rate of a step, a float64 scalar.
 
     constant: always the same. exponential: after `decay_after` epochs, times `decay_rate` with every epoch begun.
-    cosine: a linear rise over `warmup_steps`, then half a cosine down to zero at the last step (Loshchilov & Hutter
-    2017).
+    cosine: a linear rise over `warmup_steps`, then half a cosine that would reach zero one step after the last
+    (Loshchilov & Hutter 2017).
 
     Args:
         config: the schedule and its numbers.

@@ -31,7 +31,7 @@ class Symbols:
 
 
 def project(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:
-    """X W + b of a whole sequence, `[time, batch, gates * hidden]`.
+    """The product x W + b of a whole sequence, `[time, batch, gates * hidden]`.
 
     A one-hot vector times W is a row of W, so symbols are looked up and never made into vectors. With an embedding E
     the rows are those of E W, which is also the shorter way as long as there are fewer symbols than there are places.
@@ -44,18 +44,18 @@ def project(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:
         return _affine(inputs, cell)
     places = inputs.ids.shape.num_elements()
     if inputs.embedding is not None and places < inputs.size:
-        return _affine(tf.gather(inputs.embedding, inputs.ids), cell)
+        return _affine(lookup(inputs.embedding, inputs.ids), cell)
     return lookup(symbol_table(cell, inputs.embedding), inputs.ids)
 
 
 def symbol_table(cell: Cell, embedding: tf.Tensor | None) -> tf.Tensor:
-    """X W + b for every symbol x of the vocabulary, `[vocabulary, gates * hidden]`."""
+    """The product x W + b for every symbol x of the vocabulary, `[vocabulary, gates * hidden]`."""
     kernel = tf.convert_to_tensor(cell.kernel)
     return (kernel if embedding is None else tf.linalg.matmul(embedding, kernel)) + cell.input_bias
 
 
 def _affine(x: tf.Tensor, cell: Cell) -> tf.Tensor:
-    """X W + b as one large product."""
+    """The product x W + b as one large product."""
     time, batch, size = x.shape
     rows = tf.linalg.matmul(tf.reshape(x, [-1, size]), cell.kernel) + cell.input_bias
     return tf.reshape(rows, [time, batch, rows.shape[1]])

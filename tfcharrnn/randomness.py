@@ -35,6 +35,20 @@ def key(seed: int | tf.Tensor, purpose: Purpose, step: int | tf.Tensor, index: i
     return tf.stack([high, low])
 
 
+def uniform(shape: tf.Tensor, key: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """Uniform numbers in the open interval (0, 1), the same whether XLA compiles the code or not.
+
+    TensorFlow's own floats are not: the two take different bits of the same draw. So bits are drawn here, 32 a number.
+
+    Args:
+        shape: of the result.
+        key: `[2]`, as `key` makes.
+        dtype: float32 or float64.
+    """
+    bits = tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+    return tf.minimum((tf.cast(bits, dtype) + 0.5) * 2.0**-32, 1.0 - 2.0**-24)
+
+
 def generator(seed: int, purpose: Purpose, step: int, index: int = 0) -> np.random.Generator:
     """A NumPy generator keyed in the same way, for what is drawn outside the graph."""
     return np.random.Generator(np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20 + index]))

@@ -32,7 +32,7 @@ class Sampler:
         """Takes the model and its symbols."""
         self.model = model
         self.vocabulary = vocabulary
-        self._compiled = functools.lru_cache(maxsize=16)(self._compile)
+        self._compiled = functools.cache(self._compile)
 
     def stream(self, config: GenerationConfig) -> Iterator[list[str]]:
         """Generates text piece by piece.
@@ -50,15 +50,27 @@ class Sampler:
         prime = self.vocabulary.encode(config.prime, "--prime")
         if START not in self.vocabulary.symbols:
             raise UserError(f"the model's vocabulary has no {START} to begin a text with")
-        given = np.concatenate([prime, np.full(config.length, _SAMPLE, np.int32)])
         symbols = tf.fill([batch], self.vocabulary.start_id)
         state = self.model.initial_state(batch)
-        run = self._compiled(config.temperature, config.top_k, config.top_p, config.greedy)
-        for start in range(0, len(given), CHUNK):
-            piece = given[start : start + CHUNK]
-            count = len(piece)
-            piece = np.pad(piece, (0, CHUNK - count))
-            texts, symbols, state = run(symbols, state, piece, np.int32(count), np.int64(start), np.int64(config.seed))
+        top_k = config.top_k if 0 < config.top_k < len(self.vocabulary) else len(self.vocabulary)
+        run = self._compiled(config.greedy, top_k < len(self.vocabulary) or config.top_p < 1.0)
+        total = len(prime) + config.length
+        for start in range(0, total, CHUNK):
+            count = min(CHUNK, total - start)
+            given = np.full(CHUNK, _SAMPLE, np.int32)
+            piece = prime[start : start + CHUNK]
+            given[: len(piece)] = piece
+            texts, symbols, state = run(
+                symbols,
+                state,
+                given,
+                np.int32(count),
+                np.int64(start),
+                np.int64(config.seed),
+                np.float64(config.temperature),
+                np.int32(top_k),
+                np.float64(config.top_p),
+            )
             yield [self.vocabulary.decode(text) for text in texts.numpy()[:count].T]
 
     def generate(self, config: GenerationConfig) -> list[str]:
@@ -66,10 +78,8 @@ class Sampler:
         pieces = list(self.stream(config))
         return ["".join(parts) for parts in zip(*pieces, strict=True)] if pieces else [""] * config.num_samples
 
-    def _compile(
-        self, temperature: float, top_k: int, top_p: float, greedy: bool
-    ) -> tf.types.experimental.GenericFunction:
-        """The compiled loop for one way of drawing."""
+    def _compile(self, greedy: bool, filtered: bool) -> tf.types.experimental.GenericFunction:
+        """The compiled loop for one way of drawing; see `draw`."""
 
         @tf.function(jit_compile=True)
         def run(
@@ -79,6 +89,9 @@ class Sampler:
             count: tf.Tensor,
             start: tf.Tensor,
             seed: tf.Tensor,
+            temperature: tf.Tensor,
+            top_k: tf.Tensor,
+            top_p: tf.Tensor,
         ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
             """From the last symbols `[batch]` and the state: `count` symbols more, `[CHUNK, batch]`, and both again."""
             step = self.model.stepper()
@@ -91,7 +104,8 @@ class Sampler:
                 # special symbols are no text
                 logits = tf.where(tf.range(logits.shape[1]) < self.vocabulary.num_special, logits.dtype.min, logits)
                 key = randomness.key(seed, randomness.Purpose.SAMPLING, start + tf.cast(index, tf.int64))
-                drawn = draw(logits, key, temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy)
+                filters = {"top_k": top_k, "top_p": top_p} if filtered else {}
+                drawn = draw(logits, key, temperature=temperature, greedy=greedy, **filters)
                 symbols = tf.where(given[index] == _SAMPLE, drawn, given[index])
                 return index + 1, symbols, state, texts.write(index, symbols)
 
@@ -107,9 +121,9 @@ def draw(
     logits: tf.Tensor,
     key: tf.Tensor,
     *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    temperature: float | tf.Tensor = 1.0,
+    top_k: int | tf.Tensor = 0,
+    top_p: float | tf.Tensor = 1.0,
     greedy: bool = False,
 ) -> tf.Tensor:
     """Draws one symbol from each row of logits.
@@ -132,16 +146,20 @@ def draw(
     if greedy:
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
     # the likeliest stands at 0, so that the smallest temperature makes no infinity of it
-    logits = (logits - tf.reduce_max(logits, axis=-1, keepdims=True)) / temperature
-    filtered = bool(top_k) or top_p < 1.0
-    if filtered:
+    logits = (logits - tf.reduce_max(logits, axis=-1, keepdims=True)) / tf.cast(temperature, logits.dtype)
+    symbols = None
+    if tf.is_tensor(top_k) or top_k or tf.is_tensor(top_p) or top_p < 1.0:  # else there is nothing to sort for
+        top_k = top_k if tf.is_tensor(top_k) or top_k else logits.shape[1]
         logits, symbols = tf.math.top_k(logits, logits.shape[1])
-        if top_k:
-            logits = tf.where(tf.range(logits.shape[1]) < top_k, logits, logits.dtype.min)
-        if top_p < 1.0:
-            before = tf.cumsum(tf.nn.softmax(logits), axis=-1, exclusive=True)
-            logits = tf.where(before < top_p, logits, logits.dtype.min)
-    tiny = np.finfo(logits.dtype.as_numpy_dtype).tiny
-    uniform = tf.random.stateless_uniform(tf.shape(logits), key, minval=tiny, dtype=logits.dtype, alg="philox")
-    winner = tf.argmax(logits - tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32)
-    return tf.gather(symbols, winner, batch_dims=1) if filtered else winner
+        before = tf.cumsum(tf.nn.softmax(_first(logits, top_k)), axis=-1, exclusive=True)
+        kept = tf.reduce_sum(tf.cast(before < tf.cast(top_p, logits.dtype), tf.int32), axis=-1, keepdims=True)
+        logits = _first(logits, tf.minimum(kept, top_k))
+    uniform = randomness.uniform(tf.shape(logits), key, logits.dtype)
+    gumbel = -tf.math.log(-tf.math.log1p(-uniform))  # this way round it is finest where it is large
+    winner = tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32)
+    return winner if symbols is None else tf.gather(symbols, winner, batch_dims=1)
+
+
+def _first(logits: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+    """The first `count` of each row; the others can no longer be drawn."""
+    return tf.where(tf.range(logits.shape[1]) < count, logits, logits.dtype.min)

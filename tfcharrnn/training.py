@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn import checkpoints, optimizers, pipeline, randomness
@@ -202,6 +203,8 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
         for first, count, ids in batches:
             results = trainer.run_steps(first, count, ids).numpy()[: int(count)]
             speed = int(count) * config.batch_size * (data.seq_length - 1) / (time.perf_counter() - clock)
+            if not np.isfinite(results).all():
+                raise _diverged(int(first), results)
             evaluated = False
             rows = []
             for loss, norm, rate in results.tolist():
@@ -229,6 +232,16 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
             clock = time.perf_counter()
     progress.finish(step, total, val_loss, interrupted=step < total)
     return Result(str(run.path), step, loss, val_loss, interrupted=step < total)
+
+
+def _diverged(first: int, results: npt.NDArray[np.float64]) -> UserError:
+    """The error of a call in which a loss or a gradient was no finite number; `results` as `_run_steps` returns."""
+    index = int(np.argmin(np.isfinite(results).all(axis=1)))
+    loss, norm, rate = results[index]
+    return UserError(
+        f"step {first + index + 1}: loss {loss:g}, gradient norm {norm:g} at learning rate {rate:g}; stopped before "
+        "anything was saved of it; take a smaller --learning_rate or --clip_norm, and --resume"
+    )
 
 
 def _restore(run: Run, state: dict[str, Any], log: _Log) -> int:
