@@ -58,7 +58,10 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
             raise refuse("a list of strings")
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise refuse("a finite number") from None
     if type(value) is not kind:
         raise refuse({int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind])
     if kind is float and not math.isfinite(value):
