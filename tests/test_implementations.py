@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfcharrnn import implementations, reference
 from tfcharrnn.cells import CELLS
-from tfcharrnn.config import IMPLEMENTATIONS, ModelConfig
+from tfcharrnn.config import ModelConfig
 from tfcharrnn.model import CharRNN
 from tfcharrnn.projection import Symbols
 
@@ -75,11 +75,3 @@ def test_one_checkpoint_serves_all(tmp_path, cell, saved, restored):
     expected = float(models[saved].loss(random_ids()))
     assert float(models[restored].loss(random_ids())) == pytest.approx(expected, abs=1e-5)
     assert abs(before - expected) > 1e-3
-
-
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_choose_makes_a_name_definite(name):
-    chosen, run_layer = implementations.choose(name)
-    assert chosen in IMPLEMENTATIONS and chosen != "auto"
-    assert name in ("auto", chosen)
-    assert run_layer is implementations.choose(chosen)[1]

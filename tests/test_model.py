@@ -1,5 +1,6 @@
 """The language model against the NumPy reference, and what only a model has: dropout, losses, a stepper."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -164,18 +165,18 @@ def dropout_key(step):
 
 def watch_layers(model, ids, key, state=None):
     """Logits, and the inputs and outputs of every layer, as the code that runs a layer sees them."""
-    seen, run_layer = [], model._run_layer
+    seen, implementation = [], model.implementation
 
     def watched(cell, inputs, *rest):
-        result = run_layer(cell, inputs, *rest)
+        result = implementation.run_layer(cell, inputs, *rest)
         seen.append((inputs, result[0]))
         return result
 
-    model._run_layer = watched
+    model.implementation = dataclasses.replace(implementation, run_layer=watched)
     try:
         logits, _ = model(ids, state, key)
     finally:
-        model._run_layer = run_layer
+        model.implementation = implementation
     return logits, seen
 
 

@@ -190,6 +190,8 @@ def test_symbols_are_projected_as_their_vectors(name, size, embedding_size):
         with tf.GradientTape() as tape:
             symbols = Symbols(ids, size, None if embedding is None else tf.convert_to_tensor(embedding))
             projected = projection.project(cell, symbols.dense(tf.float64) if dense else symbols)
+            if isinstance(projected, projection.Rows):
+                projected = projected.dense()
         gradients = tape.gradient(projected, variables, output_gradients=d_projected)
         return [projected, *map(tf.convert_to_tensor, gradients)]
 

@@ -16,7 +16,8 @@ from tfcharrnn.errors import ConfigError
 ConfigT = TypeVar("ConfigT")
 
 CELLS = ("rnn", "lstm", "gru")
-IMPLEMENTATIONS = ("auto", "custom", "keras")
+IMPLEMENTATIONS = ("auto", "custom", "keras", "cudnn")
+PRECISIONS = ("float32", "bfloat16")
 LAYOUTS = ("sequences",)
 OPTIMIZERS = ("adam", "adagrad", "sgd")
 SCHEDULES = ("constant", "exponential", "cosine")
@@ -117,8 +118,11 @@ class ModelConfig(_Checked):
     cell: str = option("rnn", "Recurrent cell: Elman RNN (tanh), LSTM or GRU.", choices=CELLS)
     implementation: str = option(
         "auto",
-        "Code that runs the cell: custom (by hand) or keras; auto chooses. All share one set of weights.",
+        "Code that runs the cells: custom (by hand), keras, or cudnn; auto: cudnn on an NVIDIA GPU, else custom.",
         choices=IMPLEMENTATIONS,
+    )
+    precision: str = option(
+        "float32", "Type that matrix products are computed in; weights are always float32.", choices=PRECISIONS
     )
     hidden_size: int = option(512, "Units in each recurrent layer.", at_least=1, at_most=65_536)
     num_layers: int = option(1, "Recurrent layers, stacked.", at_least=1, at_most=64)

@@ -1,53 +1,96 @@
-"""The code that runs one recurrent layer, chosen by `--implementation`; all use the same variables."""
+"""The code that runs one recurrent layer, chosen by `--implementation`; all use the same variables.
+
+Each takes a cell, its inputs (symbols, or vectors `[time, batch, input]`) and the state before the first step, and
+returns the outputs, `[time, batch, hidden]`, and the state after the last step.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tfcharrnn import projection, recurrence
+from tfcharrnn import cudnn, projection, recurrence
 from tfcharrnn.cells import Cell, State
+from tfcharrnn.errors import UserError
 from tfcharrnn.projection import Symbols
 
 RunLayer = Callable[[Cell, "Symbols | tf.Tensor", State], tuple[tf.Tensor, State]]
 
 
-def choose(name: str) -> tuple[str, RunLayer]:
-    """The implementation of a name, and the name again with `auto` made definite."""
-    if name == "auto":
-        name = "custom"
-    return name, {"custom": run_custom, "keras": run_keras}[name]
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """A way to run layers.
+
+    Attributes:
+        name: as `--implementation` takes it.
+        run_layer: runs one layer.
+        jit_compile: whether XLA compiles a step that uses it. This project's loops are made for XLA; Keras's are
+            quicker as TensorFlow runs them, and cuDNN's calls are compiled already.
+    """
+
+    name: str
+    run_layer: RunLayer
+    jit_compile: bool
 
 
 def run_custom(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-    """Runs a layer by the code of this project.
-
-    Args:
-        cell: the cell.
-        inputs: symbols, or vectors `[time, batch, input]`.
-        state: before the first step.
-
-    Returns:
-        The outputs, `[time, batch, hidden]`, and the state after the last step.
-    """
+    """Runs a layer by the code of this project."""
     return recurrence.run_cell(cell, projection.project(cell, inputs), state)
 
 
 def run_keras(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-    """Runs a layer by Keras's `SimpleRNN`, `LSTM` or `GRU` on the cell's variables; otherwise as `run_custom`.
-
-    Keras takes vectors only, so one-hot vectors are made here.
-    """
-    x = inputs.dense(cell.kernel.dtype) if isinstance(inputs, Symbols) else inputs
+    """Runs a layer by Keras's `SimpleRNN`, `LSTM` or `GRU` on the cell's variables."""
+    x = _vectors(cell, inputs)
     layer = _keras_layer(type(cell).__name__, cell.input_size, cell.hidden_size, cell.kernel.dtype.name)
     weights = [tf.convert_to_tensor(v) for v in (cell.kernel, cell.recurrent_kernel, cell.bias)]
     (outputs, *last), _ = layer.stateless_call(
         weights, layer.non_trainable_variables, tf.transpose(x, [1, 0, 2]), initial_state=list(state)
     )
     return tf.transpose(outputs, [1, 0, 2]), tuple(last)
+
+
+def run_cudnn(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+    """Runs a layer by cuDNN on the cell's variables; needs an NVIDIA GPU."""
+    return cudnn.run_layer(cell, _vectors(cell, inputs), state)
+
+
+_ALL = {
+    "custom": Implementation("custom", run_custom, jit_compile=True),
+    "keras": Implementation("keras", run_keras, jit_compile=False),
+    "cudnn": Implementation("cudnn", run_cudnn, jit_compile=False),
+}
+
+
+def choose(name: str, dtype: tf.DType = tf.float32, compute_dtype: tf.DType = tf.float32) -> Implementation:
+    """The implementation of a name; `auto` is cuDNN where it applies, and this project's own code elsewhere.
+
+    Args:
+        name: what `--implementation` says.
+        dtype: of the variables.
+        compute_dtype: of the matrix products.
+
+    Raises:
+        UserError: cuDNN is asked for by name where it cannot be had.
+    """
+    reason = None
+    if not cudnn.available():
+        reason = "TensorFlow sees no NVIDIA GPU"
+    elif (dtype, compute_dtype) != (tf.float32, tf.float32):
+        reason = "it is used in float32 only"
+    if name == "cudnn" and reason:
+        raise UserError(f"--implementation=cudnn: cannot be had, since {reason}; take auto or custom")
+    if name == "auto":
+        name = "custom" if reason else "cudnn"
+    return _ALL[name]
+
+
+def _vectors(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:
+    """The inputs as vectors, for code that can take nothing else."""
+    return inputs.dense(cell.kernel.dtype) if isinstance(inputs, Symbols) else inputs
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfcharrnn import implementations, projection, randomness, recurrence
 from tfcharrnn.cells import CELLS, State
-from tfcharrnn.cells.base import glorot_uniform
+from tfcharrnn.cells.base import glorot_uniform, product
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.pipeline import split_batch
 from tfcharrnn.projection import Symbols
@@ -21,7 +21,7 @@ class CharRNN(tf.Module):
     Attributes:
         config: the sizes.
         vocabulary_size: symbols.
-        implementation: the code that runs the layers: `custom` or `keras`.
+        implementation: the code that runs the layers: see `tfcharrnn.implementations`.
         cells: one cell a layer.
         embedding: `[vocabulary, embedding]`, or None for one-hot input.
         output_kernel: `[hidden, vocabulary]`.
@@ -41,7 +41,8 @@ class CharRNN(tf.Module):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.dtype = dtype
-        self.implementation, self._run_layer = implementations.choose(config.implementation)
+        self.compute_dtype = tf.bfloat16 if config.precision == "bfloat16" else dtype
+        self.implementation = implementations.choose(config.implementation, dtype, self.compute_dtype)
 
         def rng(index: int) -> np.random.Generator:
             return randomness.generator(seed, randomness.Purpose.WEIGHTS, 0, index)
@@ -53,7 +54,9 @@ class CharRNN(tf.Module):
             self.embedding = tf.Variable(values, dtype=dtype, name="embedding")
         self.cells = []
         for layer in range(config.num_layers):
-            self.cells.append(CELLS[config.cell](input_size, config.hidden_size, rng(2 + layer), dtype))
+            self.cells.append(
+                CELLS[config.cell](input_size, config.hidden_size, rng(2 + layer), dtype, self.compute_dtype)
+            )
             input_size = config.hidden_size
         self.output_kernel = tf.Variable(
             glorot_uniform(rng(0), input_size, vocabulary_size), dtype=dtype, name="output_kernel"
@@ -97,9 +100,9 @@ class CharRNN(tf.Module):
         for layer, cell in enumerate(self.cells):
             if layer and self.config.dropout and dropout_key is not None:
                 hidden = _dropout(hidden, self.config.dropout, dropout_key + tf.constant([0, layer], tf.int64))
-            hidden, layer_state = self._run_layer(cell, hidden, state[layer])
+            hidden, layer_state = self.implementation.run_layer(cell, hidden, state[layer])
             last.append(layer_state)
-        flat = tf.linalg.matmul(tf.reshape(hidden, [-1, self.config.hidden_size]), self.output_kernel)
+        flat = product(tf.reshape(hidden, [-1, self.config.hidden_size]), self.output_kernel, self.compute_dtype)
         logits = tf.reshape(flat + self.output_bias, [time, batch, self.vocabulary_size])
         return logits, tuple(last)
 
@@ -137,9 +140,9 @@ class CharRNN(tf.Module):
             after: list[State] = []
             for layer, cell in enumerate(self.cells):
                 if layer:
-                    projected = tf.linalg.matmul(after[-1][0], cell.kernel) + cell.input_bias
+                    projected = cell.product(after[-1][0], tf.convert_to_tensor(cell.kernel)) + cell.input_bias
                 after.append(recurrence.step_cell(cell, projected, state[layer]))
-            return tf.linalg.matmul(after[-1][0], self.output_kernel) + self.output_bias, tuple(after)
+            return product(after[-1][0], self.output_kernel, self.compute_dtype) + self.output_bias, tuple(after)
 
         return step
 

@@ -53,7 +53,7 @@ class Progress:
         )
         self._say(
             f"model      {config.cell}, {config.num_layers} x {config.hidden_size} units, "
-            f"{model.num_parameters:,} parameters, implementation {model.implementation}"
+            f"{model.num_parameters:,} parameters, implementation {model.implementation.name}"
         )
         self._say(f"training   steps {start:,} to {total:,}, {steps_per_epoch:,} an epoch, into {run.path}")
         if run.model.dropout and run.model.num_layers == 1:

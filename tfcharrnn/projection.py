@@ -1,4 +1,4 @@
-"""The products that enter a layer, x W + b, for all steps of a sequence at once."""
+"""What enters a layer: x W + b for every step of a sequence."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import dataclasses
 import tensorflow as tf
 
 from tfcharrnn.cells import Cell
+
+# Up to this many symbols the gradient of a lookup is a product with a one-hot matrix, beyond it a scattered sum.
+_MAX_ONE_HOT = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +30,28 @@ class Symbols:
         """The vectors themselves, `[time, batch, input]`; for code that can take nothing else."""
         if self.embedding is None:
             return tf.one_hot(self.ids, self.size, dtype=dtype)
-        return tf.gather(self.embedding, self.ids)
+        return lookup(self.embedding, self.ids)
 
 
-def project(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:
-    """The product x W + b of a whole sequence, `[time, batch, gates * hidden]`.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """x W + b of a sequence of symbols, not yet looked up: the loop that needs a row reads it from the table itself.
+
+    Attributes:
+        table: x W + b of every symbol, `[vocabulary, gates * hidden]`.
+        ids: `[time, batch]`.
+    """
+
+    table: tf.Tensor
+    ids: tf.Tensor
+
+    def dense(self) -> tf.Tensor:
+        """All rows, `[time, batch, gates * hidden]`."""
+        return lookup(self.table, self.ids)
+
+
+def project(cell: Cell, inputs: Symbols | tf.Tensor) -> Rows | tf.Tensor:
+    """The product x W + b of a whole sequence.
 
     A one-hot vector times W is a row of W, so symbols are looked up and never made into vectors. With an embedding E
     the rows are those of E W, which is also the shorter way as long as there are fewer symbols than there are places.
@@ -39,38 +59,33 @@ def project(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:
     Args:
         cell: has W and b.
         inputs: symbols, or vectors `[time, batch, input]`.
+
+    Returns:
+        `[time, batch, gates * hidden]`, or for symbols the rows to look up.
     """
     if isinstance(inputs, tf.Tensor):
         return _affine(inputs, cell)
-    places = inputs.ids.shape.num_elements()
-    if inputs.embedding is not None and places < inputs.size:
+    if inputs.embedding is not None and inputs.ids.shape.num_elements() < inputs.size:
         return _affine(lookup(inputs.embedding, inputs.ids), cell)
-    return lookup(symbol_table(cell, inputs.embedding), inputs.ids)
+    return Rows(symbol_table(cell, inputs.embedding), inputs.ids)
 
 
 def symbol_table(cell: Cell, embedding: tf.Tensor | None) -> tf.Tensor:
     """The product x W + b for every symbol x of the vocabulary, `[vocabulary, gates * hidden]`."""
     kernel = tf.convert_to_tensor(cell.kernel)
-    return (kernel if embedding is None else tf.linalg.matmul(embedding, kernel)) + cell.input_bias
+    return (kernel if embedding is None else cell.product(embedding, kernel)) + cell.input_bias
 
 
 def _affine(x: tf.Tensor, cell: Cell) -> tf.Tensor:
-    """The product x W + b as one large product."""
+    """The product x W + b of vectors, as one large product."""
     time, batch, size = x.shape
-    rows = tf.linalg.matmul(tf.reshape(x, [-1, size]), cell.kernel) + cell.input_bias
+    rows = cell.product(tf.reshape(x, [-1, size]), tf.convert_to_tensor(cell.kernel)) + cell.input_bias
     return tf.reshape(rows, [time, batch, rows.shape[1]])
-
-
-# Up to this many symbols the gradient of a lookup is a product with a one-hot matrix, beyond it a scattered sum.
-_MAX_ONE_HOT = 1024
 
 
 @tf.custom_gradient
 def lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, object]:
-    """Rows of a table, `[..., columns]`, with a gradient that is quick on every device.
-
-    The gradient by the table is a sum of rows for each symbol. XLA scatters row after row on one core; a product with
-    the transposed one-hot matrix is the same sum and runs on all of them.
+    """Rows of a table, `[..., columns]`, with `lookup_gradient` for a gradient.
 
     Args:
         table: `[symbols, columns]`.
@@ -78,10 +93,26 @@ def lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, object]:
     """
 
     def gradient(d_rows: tf.Tensor) -> tuple[tf.Tensor, None]:
-        symbols, columns = table.shape
-        flat_ids, flat = tf.reshape(ids, [-1]), tf.reshape(d_rows, [-1, columns])
-        if symbols > _MAX_ONE_HOT:
-            return tf.math.unsorted_segment_sum(flat, flat_ids, symbols), None
-        return tf.linalg.matmul(tf.one_hot(flat_ids, symbols, dtype=flat.dtype), flat, transpose_a=True), None
+        return lookup_gradient(d_rows, ids, table.shape[0]), None
 
     return tf.gather(table, ids), gradient
+
+
+def lookup_gradient(d_rows: tf.Tensor, ids: tf.Tensor, symbols: int) -> tf.Tensor:
+    """The gradient of a lookup by its table: for each symbol the sum of the gradients of the rows it gave.
+
+    XLA would scatter row after row on one core. A product with the transposed one-hot matrix is the same sum and runs
+    on all of them.
+
+    Args:
+        d_rows: `[..., columns]`.
+        ids: `[...]`.
+        symbols: rows of the table.
+
+    Returns:
+        `[symbols, columns]`.
+    """
+    ids, d_rows = tf.reshape(ids, [-1]), tf.reshape(d_rows, [-1, d_rows.shape[-1]])
+    if symbols > _MAX_ONE_HOT:
+        return tf.math.unsorted_segment_sum(d_rows, ids, symbols)
+    return tf.linalg.matmul(tf.one_hot(ids, symbols, dtype=d_rows.dtype), d_rows, transpose_a=True)

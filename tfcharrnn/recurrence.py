@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tfcharrnn.cells import Cell, State
+from tfcharrnn.projection import Rows, lookup_gradient
 
 Step = Callable[[tf.Tensor, State], tuple[State, State]]
 
@@ -49,44 +50,50 @@ def scan(
     return carry, tuple(array.stack() for array in arrays)
 
 
-def run_cell(cell: Cell, projected: tf.Tensor, state: State, mask: tf.Tensor | None = None) -> tuple[tf.Tensor, State]:
+def run_cell(
+    cell: Cell, inputs: Rows | tf.Tensor, state: State, mask: tf.Tensor | None = None
+) -> tuple[tf.Tensor, State]:
     """Runs a cell over a sequence; gradients come by the backward pass written here.
 
     Args:
         cell: the cell.
-        projected: x W + b of every step, `[time, batch, gates * hidden]`.
+        inputs: x W + b of every step, `[time, batch, gates * hidden]`, or rows to look up.
         state: before the first step, each `[batch, hidden]`.
         mask: bool `[time, batch]`; where it is false, the state is carried on unchanged.
 
     Returns:
         The outputs, `[time, batch, hidden]`, and the state after the last step.
     """
+    source, ids = (inputs.table, inputs.ids) if isinstance(inputs, Rows) else (inputs, None)
     kernel = tf.convert_to_tensor(cell.recurrent_kernel)
     bias = cell.recurrent_bias
     biases = () if bias is None else (bias,)  # the tape wants tensors, not None
 
     @tf.custom_gradient
     def run(
-        projected: tf.Tensor, kernel: tf.Tensor, *rest: tf.Tensor
+        source: tf.Tensor, kernel: tf.Tensor, *rest: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
         bias, state = (rest[0] if biases else None), rest[len(biases) :]
-        last, states, saved = _forward_loop(cell, projected, kernel, bias, state, mask)
+        last, states, saved = _forward_loop(cell, source, ids, kernel, bias, state, mask)
 
         def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return _backward_loop(cell, kernel, bool(biases), state, states, saved, mask, d_outputs, d_last)
+            d_projected, *d_rest = _backward_loop(cell, kernel, state, states, saved, mask, d_outputs, d_last)
+            d_source = d_projected if ids is None else lookup_gradient(d_projected, ids, source.shape[0])
+            return (d_source, *d_rest)
 
         return (states[0], *last), gradient
 
-    outputs, *last = run(projected, kernel, *biases, *state)
+    outputs, *last = run(source, kernel, *biases, *state)
     return outputs, tuple(last)
 
 
 def run_cell_by_tape(
-    cell: Cell, projected: tf.Tensor, state: State, mask: tf.Tensor | None = None
+    cell: Cell, inputs: Rows | tf.Tensor, state: State, mask: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, State]:
     """The same as `run_cell`, but differentiated by `tf.GradientTape` step by step: slower, and a check on it."""
+    projected = inputs.dense() if isinstance(inputs, Rows) else inputs
     kernel = tf.convert_to_tensor(cell.recurrent_kernel)
-    last, states, _ = _forward_loop(cell, projected, kernel, cell.recurrent_bias, state, mask)
+    last, states, _ = _forward_loop(cell, projected, None, kernel, cell.recurrent_bias, state, mask)
     return states[0], last
 
 
@@ -99,7 +106,7 @@ def _step(
     cell: Cell, projected: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, state: State
 ) -> tuple[State, State]:
     """Returns the state after a step, and what the step saved."""
-    recurrent = tf.linalg.matmul(state[0], kernel)
+    recurrent = cell.product(state[0], kernel)
     return cell.forward(projected, recurrent if bias is None else recurrent + bias, state)
 
 
@@ -112,25 +119,30 @@ def _keep(mask: tf.Tensor | None, t: tf.Tensor, new: State, old: State) -> State
 
 
 def _forward_loop(
-    cell: Cell, projected: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, state: State, mask: tf.Tensor | None
+    cell: Cell,
+    source: tf.Tensor,
+    ids: tf.Tensor | None,
+    kernel: tf.Tensor,
+    bias: tf.Tensor | None,
+    state: State,
+    mask: tf.Tensor | None,
 ) -> tuple[State, State, State]:
     """Returns the last state, every step's state and what every step saved, each `[time, ...]`."""
 
     def step(t: tf.Tensor, state: State) -> tuple[State, State]:
-        new, saved = _step(cell, projected[t], kernel, bias, state)
+        projected = source[t] if ids is None else tf.gather(source, ids[t])
+        new, saved = _step(cell, projected, kernel, bias, state)
         state = _keep(mask, t, new, state)
         return state, (*state, *saved)
 
-    batch = state[0].shape
-    shapes = [batch] * (cell.state_count + cell.saved_count)
-    last, outputs = scan(step, state, projected.shape[0], shapes)
+    length = source.shape[0] if ids is None else ids.shape[0]
+    last, outputs = scan(step, state, length, [state[0].shape] * (cell.state_count + cell.saved_count))
     return last, outputs[: cell.state_count], outputs[cell.state_count :]
 
 
 def _backward_loop(
     cell: Cell,
     kernel: tf.Tensor,
-    has_bias: bool,
     state: State,
     states: State,
     saved: State,
@@ -138,8 +150,8 @@ def _backward_loop(
     d_outputs: tf.Tensor,
     d_last: State,
 ) -> tuple[tf.Tensor, ...]:
-    """Returns the gradients by projected, kernel, the recurrent bias if there is one, and the first state."""
-    length, batch = states[0].shape[0], states[0].shape[1]
+    """Returns the gradients by x W + b, the kernel, the recurrent bias if the cell has one, and the first state."""
+    length, batch, hidden = states[0].shape
     before = tuple(tf.concat([first[tf.newaxis], rest[:-1]], 0) for first, rest in zip(state, states, strict=True))
     transposed = tf.transpose(kernel)
 
@@ -152,15 +164,15 @@ def _backward_loop(
             tuple(array[t] for array in states),
             _keep(mask, t, d_state, zeros),
         )
-        d_before = (d_before[0] + tf.linalg.matmul(d_recurrent, transposed), *d_before[1:])
+        d_before = (d_before[0] + cell.product(d_recurrent, transposed), *d_before[1:])
         if mask is not None:  # a step that was skipped hands its gradient on as it is
             skipped = _keep(mask, t, zeros, d_state)
             d_before = tuple(d + s for d, s in zip(d_before, skipped, strict=True))
-        return d_before, (d_projected, d_recurrent)
+        return d_before, (d_projected, d_recurrent) if cell.two_sums else (d_projected,)
 
     shape = tf.TensorShape([batch, kernel.shape[1]])
-    d_state, (d_projected, d_recurrent) = scan(step, d_last, length, [shape, shape], reverse=True)
-    d_rows = tf.reshape(d_recurrent, [-1, kernel.shape[1]])
-    d_kernel = tf.linalg.matmul(tf.reshape(before[0], [-1, kernel.shape[0]]), d_rows, transpose_a=True)
-    d_bias = (tf.reduce_sum(d_rows, 0),) if has_bias else ()
-    return (d_projected, d_kernel, *d_bias, *d_state)
+    d_state, d_sums = scan(step, d_last, length, [shape] * (1 + cell.two_sums), reverse=True)
+    d_rows = tf.reshape(d_sums[-1], [-1, kernel.shape[1]])
+    d_kernel = cell.product(tf.reshape(before[0], [-1, hidden]), d_rows, transpose_a=True)
+    d_bias = (tf.reduce_sum(d_rows, 0),) if cell.recurrent_bias is not None else ()
+    return (d_sums[0], d_kernel, *d_bias, *d_state)

@@ -74,7 +74,8 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
     """
     saved = run_lib.load(run_dir or run_lib.newest())
     data_config, model, training = _split(settings, saved.data, saved.model, saved.training)
-    if dataclasses.replace(model, implementation=saved.model.implementation) != saved.model:
+    how = {name: getattr(saved.model, name) for name in ("implementation", "precision")}  # these may change
+    if dataclasses.replace(model, **how) != saved.model:
         raise UserError(
             f"{saved.path}: a resumed run keeps its model; leave out the settings of another, or start anew"
         )

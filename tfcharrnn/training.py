@@ -38,8 +38,7 @@ class Trainer:
         self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = total_steps
-        # Keras's loops are quicker as TensorFlow runs them; ours are made for XLA
-        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation == "custom")
+        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile)
 
     def train_step(self, ids: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """One update of the weights: forward, backward through the whole sequence, clip, Adam.

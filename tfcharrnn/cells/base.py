@@ -26,14 +26,23 @@ class Cell(tf.Module, abc.ABC):
         bias: `[gates * hidden]`; a cell may have more.
         gates: how many blocks of `hidden` columns the kernels have.
         state_count: tensors `[batch, hidden]` in a state; the first is the output h.
+        two_sums: `forward` uses x W and h U otherwise than in their sum, so that their gradients differ.
         saved_count: tensors `[batch, hidden]` that `forward` saves for `backward`.
     """
 
     gates: ClassVar[int]
     state_count: ClassVar[int] = 1
     saved_count: ClassVar[int] = 0
+    two_sums: ClassVar[bool] = False
 
-    def __init__(self, input_size: int, hidden_size: int, rng: np.random.Generator, dtype: tf.DType = tf.float32):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        rng: np.random.Generator,
+        dtype: tf.DType = tf.float32,
+        compute_dtype: tf.DType | None = None,
+    ):
         """Draws the weights as Keras does: Glorot-uniform kernel, orthogonal recurrent kernel, zero bias.
 
         Args:
@@ -41,10 +50,12 @@ class Cell(tf.Module, abc.ABC):
             hidden_size: units.
             rng: draws the weights.
             dtype: of the variables.
+            compute_dtype: of the matrix products; None: the same.
         """
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
+        self.compute_dtype = compute_dtype or dtype
         columns = self.gates * hidden_size
         self.kernel = tf.Variable(glorot_uniform(rng, input_size, columns), dtype=dtype, name="kernel")
         self.recurrent_kernel = tf.Variable(orthogonal(rng, hidden_size, columns), dtype=dtype, name="recurrent_kernel")
@@ -62,6 +73,10 @@ class Cell(tf.Module, abc.ABC):
     def recurrent_bias(self) -> tf.Tensor | None:
         """The bias beside h U, `[gates * hidden]`, or None if the cell needs none."""
         return None
+
+    def product(self, a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False) -> tf.Tensor:
+        """The matrix product a b at the cell's precision, `[rows of a, columns of b]`."""
+        return product(a, b, self.compute_dtype, transpose_a=transpose_a)
 
     def zero_state(self, batch_size: int | tf.Tensor) -> State:
         """The state before the first symbol: `state_count` zero tensors `[batch, hidden]`."""
@@ -96,6 +111,12 @@ class Cell(tf.Module, abc.ABC):
             The loss's gradients by `projected`, by `recurrent`, and by the state before the step; the last without
             its way through `recurrent`, which is not this function's.
         """
+
+
+def product(a: tf.Tensor, b: tf.Tensor, compute_dtype: tf.DType, *, transpose_a: bool = False) -> tf.Tensor:
+    """The matrix product a b, multiplied in `compute_dtype` and given in a's type."""
+    rounded = [tf.cast(matrix, compute_dtype) for matrix in (a, b)]
+    return tf.cast(tf.linalg.matmul(*rounded, transpose_a=transpose_a), a.dtype)
 
 
 def glorot_uniform(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float64]:

@@ -21,6 +21,7 @@ class GRUCell(Cell):
 
     gates = 3
     saved_count = 4
+    two_sums = True
 
     def _initial_bias(self) -> npt.NDArray[np.float64]:
         return np.zeros((2, self.gates * self.hidden_size))
