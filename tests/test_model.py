@@ -242,3 +242,50 @@ def test_without_a_key_there_is_no_dropout():
     model, ids = random_model(rng, num_layers=2, dropout=0.5), random_ids(rng)
     assert all(np.all(mask == 1.0) for mask in factors(model, ids, None))
     assert np.any(model(ids, None, dropout_key(0))[0] != model(ids)[0])
+
+
+# Halves of a batch
+
+
+@pytest.mark.parametrize("batch", [6, 7])
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_halves_of_a_batch_are_the_whole(cell, batch, monkeypatch):
+    """Losses, gradients and what dropout drops do not depend on whether a batch is divided."""
+    config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, dropout=0.3, implementation="custom")
+    model = CharRNN(config, VOCABULARY, dtype=tf.float64)
+    assert model.implementation.halves_batch
+    ids = random_ids(np.random.default_rng(0), 9, batch)
+
+    def losses_and_gradients(smallest):
+        monkeypatch.setattr("tfcharrnn.model._MIN_BATCH_TO_HALVE", smallest)
+        with tf.GradientTape() as tape:
+            losses = model.losses(ids, dropout_key(1))
+        return [losses, *map(tf.convert_to_tensor, tape.gradient(losses, model.trainable_variables))]
+
+    for half, whole in zip(losses_and_gradients(2), losses_and_gradients(100), strict=True):
+        np.testing.assert_allclose(half, whole, rtol=1e-10, atol=1e-13)
+
+
+# A learned initial state
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_learned_initial_state_starts_at_zero_and_is_learned(cell):
+    config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, learned_initial_state=True)
+    model, plain = (
+        CharRNN(config, VOCABULARY),
+        CharRNN(dataclasses.replace(config, learned_initial_state=False), VOCABULARY),
+    )
+    ids = random_ids(np.random.default_rng(0), 9, 4)
+    np.testing.assert_array_equal(model.losses(ids), plain.losses(ids))
+    firsts = [first for state in model.first_states for first in state]
+    assert len(firsts) == 2 * model.cells[0].state_count
+    assert model.num_parameters == plain.num_parameters + 5 * len(firsts)
+    rng = np.random.default_rng(1)
+    for first in firsts:
+        first.assign(rng.normal(size=first.shape))
+    given = tuple(tuple(tf.tile(first[tf.newaxis], [4, 1]) for first in state) for state in model.first_states)
+    np.testing.assert_allclose(model(ids)[0], plain(ids, given)[0], rtol=1e-6)
+    with tf.GradientTape() as tape:
+        loss = model.loss(ids)
+    assert all(np.any(gradient) for gradient in tape.gradient(loss, firsts))

@@ -220,7 +220,7 @@ def make_trainer(implementation="custom", **training):
     )
     model = CharRNN(config, VOCABULARY, seed=1)
     settings = {"schedule": "exponential", "decay_after": 1, "decay_rate": 0.5, "clip_norm": 0.1, "seed": 6}
-    return Trainer(model, TrainingConfig(**{**settings, "learning_rate": 0.02, **training}), 2, 10)
+    return Trainer(model, TrainingConfig(**{**settings, "learning_rate": 0.02, **training}), 21, 2, 10)
 
 
 def random_batches():

@@ -174,12 +174,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(train, 
 
 
 def test_small_models_take_many_steps_a_call_and_large_ones_take_one():
-    small = CharRNN(ModelConfig(hidden_size=50), 27)
-    large = CharRNN(ModelConfig(hidden_size=512), 68)
-    config = TrainingConfig()
-    assert training.steps_per_call(TrainingConfig(batch_size=1), small, 20) == 100
-    assert training.steps_per_call(config, large, 200) == 1
-    assert training.steps_per_call(TrainingConfig(steps_per_call=3), large, 200) == 3
+    def size(units, seq_length, **config):
+        model = CharRNN(ModelConfig(hidden_size=units), 68)
+        return training.Trainer(model, TrainingConfig(**config), seq_length, 1, 1).steps_per_call
+
+    assert size(50, 20, batch_size=1) == 1000
+    assert 1 < size(100, 100, batch_size=1) < 1000
+    assert size(512, 200) == 1
+    assert size(512, 200, steps_per_call=3) == 3
 
 
 def test_the_loss_of_an_untrained_model_is_near_that_of_guessing(data_dir):

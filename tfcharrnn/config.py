@@ -129,6 +129,7 @@ class ModelConfig(_Checked):
     embedding_size: int = option(
         0, "Size of a learned character embedding; 0: one-hot input.", at_least=0, at_most=65_536
     )
+    learned_initial_state: bool = option(False, "Learn the state before a text begins, instead of zeros.")
     dropout: float = option(
         0.0, "Share of activations dropped between recurrent layers in training.", at_least=0.0, below=1.0
     )

@@ -47,7 +47,7 @@ class Evaluator:
     def __init__(self, model: CharRNN):
         """Takes the model, whose weights may change between evaluations."""
         self._model = model
-        self._total = tf.function(self._total_loss, jit_compile=model.implementation.jit_compile)
+        self._total = tf.function(self._total_loss)
 
     def __call__(
         self, sequences: npt.NDArray[np.int32], batch_size: int, lengths: npt.NDArray[np.int64] | None = None

@@ -28,13 +28,15 @@ class Implementation:
     Attributes:
         name: as `--implementation` takes it.
         run_layer: runs one layer.
-        jit_compile: whether XLA compiles a step that uses it. This project's loops are made for XLA; Keras's are
-            quicker as TensorFlow runs them, and cuDNN's calls are compiled already.
+        jit_compile: XLA may compile a whole step that uses it. Keras's loops are quicker as TensorFlow runs them, and
+            cuDNN's calls are compiled already.
+        halves_batch: two halves of a batch, side by side, take less time than the whole; on a CPU.
     """
 
     name: str
     run_layer: RunLayer
     jit_compile: bool
+    halves_batch: bool = False
 
 
 def run_custom(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
@@ -85,7 +87,8 @@ def choose(name: str, dtype: tf.DType = tf.float32, compute_dtype: tf.DType = tf
         raise UserError(f"--implementation=cudnn: cannot be had, since {reason}; take auto or custom")
     if name == "auto":
         name = "custom" if reason else "cudnn"
-    return _ALL[name]
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    return dataclasses.replace(_ALL[name], halves_batch=name == "custom" and not on_gpu)
 
 
 def _vectors(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,9 @@ from tfcharrnn.config import ModelConfig
 from tfcharrnn.pipeline import split_batch
 from tfcharrnn.projection import Symbols
 
+# From this batch size on, two halves are worth more than one whole.
+_MIN_BATCH_TO_HALVE = 16
+
 
 class CharRNN(tf.Module):
     """A stack of recurrent layers between a lookup of symbols and a softmax over them.
@@ -24,6 +28,7 @@ class CharRNN(tf.Module):
         implementation: the code that runs the layers: see `tfcharrnn.implementations`.
         cells: one cell a layer.
         embedding: `[vocabulary, embedding]`, or None for one-hot input.
+        first_states: for each layer the learned state before a text begins, each `[hidden]`; None: zero, not learned.
         output_kernel: `[hidden, vocabulary]`.
         output_bias: `[vocabulary]`.
     """
@@ -58,6 +63,15 @@ class CharRNN(tf.Module):
                 CELLS[config.cell](input_size, config.hidden_size, rng(2 + layer), dtype, self.compute_dtype)
             )
             input_size = config.hidden_size
+        self.first_states = None
+        if config.learned_initial_state:
+            self.first_states = [
+                [
+                    tf.Variable(tf.zeros([config.hidden_size], dtype), name="first_state")
+                    for _ in range(cell.state_count)
+                ]
+                for cell in self.cells
+            ]
         self.output_kernel = tf.Variable(
             glorot_uniform(rng(0), input_size, vocabulary_size), dtype=dtype, name="output_kernel"
         )
@@ -68,9 +82,13 @@ class CharRNN(tf.Module):
         """How many numbers are trained."""
         return sum(variable.shape.num_elements() for variable in self.trainable_variables)
 
-    def initial_state(self, batch_size: int | tf.Tensor) -> tuple[State, ...]:
-        """The state before a text begins: for each layer a tuple of zero tensors `[batch, hidden]`."""
-        return tuple(cell.zero_state(batch_size) for cell in self.cells)
+    def initial_state(self, batch_size: int) -> tuple[State, ...]:
+        """The state before a text begins, for each layer a tuple of tensors `[batch, hidden]`: zero, or as learned."""
+        if self.first_states is None:
+            return tuple(cell.zero_state(batch_size) for cell in self.cells)
+        return tuple(
+            tuple(tf.tile(first[tf.newaxis], [batch_size, 1]) for first in state) for state in self.first_states
+        )
 
     def __call__(
         self, ids: tf.Tensor, state: Sequence[State] | None = None, dropout_key: tf.Tensor | None = None
@@ -85,29 +103,15 @@ class CharRNN(tf.Module):
         Returns:
             The logits of the symbol that follows each, `[batch, time, vocabulary]`, and the state after the last.
         """
-        logits, state = self.time_major_logits(tf.transpose(ids), state, dropout_key)
+        rows = range(ids.shape[0])
+        logits, state = self._time_major_logits(tf.transpose(ids), state, self._dropout(dropout_key, rows, len(rows)))
         return tf.transpose(logits, [1, 0, 2]), state
-
-    def time_major_logits(
-        self, ids: tf.Tensor, state: Sequence[State] | None = None, dropout_key: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tuple[State, ...]]:
-        """As `__call__`, with time first: ids `[time, batch]`, logits `[time, batch, vocabulary]`."""
-        time, batch = ids.shape
-        state = self.initial_state(batch) if state is None else state
-        embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
-        hidden: Symbols | tf.Tensor = Symbols(ids, self.vocabulary_size, embedding)
-        last = []
-        for layer, cell in enumerate(self.cells):
-            if layer and self.config.dropout and dropout_key is not None:
-                hidden = _dropout(hidden, self.config.dropout, dropout_key + tf.constant([0, layer], tf.int64))
-            hidden, layer_state = self.implementation.run_layer(cell, hidden, state[layer])
-            last.append(layer_state)
-        flat = product(tf.reshape(hidden, [-1, self.config.hidden_size]), self.output_kernel, self.compute_dtype)
-        logits = tf.reshape(flat + self.output_bias, [time, batch, self.vocabulary_size])
-        return logits, tuple(last)
 
     def losses(self, ids: tf.Tensor, dropout_key: tf.Tensor | None = None) -> tf.Tensor:
         """Cross-entropy of each next symbol, -log softmax(logits)[target], in nats.
+
+        On a CPU a batch goes through the model in two halves, which TensorFlow runs side by side: while one half's
+        loop does its step's arithmetic on one core, the other half's product keeps the other core busy.
 
         Args:
             ids: whole sequences, `[batch, seq_length]`; each symbol but the first is the target of the one before.
@@ -116,14 +120,55 @@ class CharRNN(tf.Module):
         Returns:
             `[batch, seq_length - 1]`.
         """
-        inputs, targets = split_batch(ids)
-        logits, _ = self.time_major_logits(tf.transpose(inputs), dropout_key=dropout_key)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(targets), logits)
-        return tf.transpose(losses)
+        batch = ids.shape[0]
+        halve = self.implementation.halves_batch and batch >= _MIN_BATCH_TO_HALVE
+        bounds = [0, batch // 2, batch] if halve else [0, batch]
+        losses = []
+        for first, end in itertools.pairwise(bounds):
+            inputs, targets = split_batch(ids[first:end])
+            dropout = self._dropout(dropout_key, range(first, end), batch)
+            logits, _ = self._time_major_logits(tf.transpose(inputs), None, dropout)
+            part = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(targets), logits)
+            losses.append(tf.transpose(part))
+        return tf.concat(losses, axis=0)
 
     def loss(self, ids: tf.Tensor, dropout_key: tf.Tensor | None = None) -> tf.Tensor:
         """The mean of `losses`, a scalar in nats a character."""
         return tf.reduce_mean(self.losses(ids, dropout_key))
+
+    def _time_major_logits(
+        self, ids: tf.Tensor, state: Sequence[State] | None, dropout: Callable[[tf.Tensor, int], tf.Tensor]
+    ) -> tuple[tf.Tensor, tuple[State, ...]]:
+        """From ids `[time, batch]` to logits `[time, batch, vocabulary]`; `dropout(x, layer)` stands before a layer."""
+        time, batch = ids.shape
+        state = self.initial_state(batch) if state is None else state
+        embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
+        hidden: Symbols | tf.Tensor = Symbols(ids, self.vocabulary_size, embedding)
+        last = []
+        for layer, cell in enumerate(self.cells):
+            if layer:
+                hidden = dropout(hidden, layer)
+            hidden, layer_state = self.implementation.run_layer(cell, hidden, state[layer])
+            last.append(layer_state)
+        flat = product(tf.reshape(hidden, [-1, self.config.hidden_size]), self.output_kernel, self.compute_dtype)
+        logits = tf.reshape(tf.nn.bias_add(flat, self.output_bias), [time, batch, self.vocabulary_size])
+        return logits, tuple(last)
+
+    def _dropout(self, key: tf.Tensor | None, rows: range, batch: int) -> Callable[[tf.Tensor, int], tf.Tensor]:
+        """Dropout for some rows of a batch; which values it drops does not depend on how the batch is divided.
+
+        It zeroes a share of the values and scales the others up to keep the mean (Srivastava et al. 2014).
+        """
+        rate = self.config.dropout
+
+        def dropout(x: tf.Tensor, layer: int) -> tf.Tensor:
+            if not rate or key is None:
+                return x
+            time, _, size = x.shape
+            uniform = randomness.uniform([time, batch, size], key + tf.constant([0, layer], tf.int64))
+            return tf.where(uniform[:, rows.start : rows.stop] >= rate, x / (1.0 - rate), tf.zeros_like(x))
+
+        return dropout
 
     def stepper(self) -> Callable[[tf.Tensor, Sequence[State]], tuple[tf.Tensor, tuple[State, ...]]]:
         """A function that reads one symbol more, for loops that choose the next symbol as they go.
@@ -145,9 +190,3 @@ class CharRNN(tf.Module):
             return product(after[-1][0], self.output_kernel, self.compute_dtype) + self.output_bias, tuple(after)
 
         return step
-
-
-def _dropout(x: tf.Tensor, rate: float, key: tf.Tensor) -> tf.Tensor:
-    """Zeroes a share of the values and scales the others up to keep the mean (Srivastava et al. 2014)."""
-    kept = randomness.uniform(tf.shape(x), key) >= rate
-    return tf.where(kept, x / (1.0 - rate), tf.zeros_like(x))

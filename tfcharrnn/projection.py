@@ -79,7 +79,7 @@ def symbol_table(cell: Cell, embedding: tf.Tensor | None) -> tf.Tensor:
 def _affine(x: tf.Tensor, cell: Cell) -> tf.Tensor:
     """The product x W + b of vectors, as one large product."""
     time, batch, size = x.shape
-    rows = cell.product(tf.reshape(x, [-1, size]), tf.convert_to_tensor(cell.kernel)) + cell.input_bias
+    rows = tf.nn.bias_add(cell.product(tf.reshape(x, [-1, size]), tf.convert_to_tensor(cell.kernel)), cell.input_bias)
     return tf.reshape(rows, [time, batch, rows.shape[1]])
 
 

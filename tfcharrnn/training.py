@@ -24,13 +24,19 @@ from tfcharrnn.sampling import Sampler
 
 # A compiled call should be long enough that starting it costs nothing, and short enough to be interrupted.
 _CALL_FLOPS = 5e9
-_MAX_STEPS_PER_CALL = 100
+_MAX_STEPS_PER_CALL = 1000
+# Below so many operations a step's own overhead counts.
+_SMALL_STEP = 2e9
 
 
 class Trainer:
-    """A model with its optimizer and its compiled training step."""
+    """A model with its optimizer and its compiled training step.
 
-    def __init__(self, model: CharRNN, config: TrainingConfig, steps_per_epoch: int, total_steps: int):
+    Attributes:
+        steps_per_call: how many steps go into one compiled call: as set, or so many that it is worth its start.
+    """
+
+    def __init__(self, model: CharRNN, config: TrainingConfig, seq_length: int, steps_per_epoch: int, total_steps: int):
         """Takes the model and the settings; the last two decide the learning-rate schedule."""
         self.model = model
         self.config = config
@@ -38,7 +44,12 @@ class Trainer:
         self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = total_steps
-        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile)
+        # two operations a weight and character forward, four backward
+        flops = 6 * model.num_parameters * config.batch_size * seq_length
+        small = flops < _SMALL_STEP
+        self.steps_per_call = config.steps_per_call or max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
+        # a large step is faster if XLA compiles its loops alone; see `recurrence`
+        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile and small)
 
     def train_step(self, ids: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """One update of the weights: forward, backward through the whole sequence, clip, Adam.
@@ -147,15 +158,6 @@ class _Log:
         return row | {name: value for name, value in more.items() if value is not None}
 
 
-def steps_per_call(config: TrainingConfig, model: CharRNN, seq_length: int) -> int:
-    """How many steps go into one compiled call: as set, or so many that the call is worth its start."""
-    if config.steps_per_call:
-        return config.steps_per_call
-    # two operations a weight and character forward, four backward
-    flops = 6 * model.num_parameters * config.batch_size * seq_length
-    return max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
-
-
 def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = False) -> Result:
     """Trains the model of a run on a data folder.
 
@@ -176,13 +178,13 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
     order = pipeline.TrainingOrder(len(training), config.batch_size, config.seed)
     total = config.steps or config.epochs * order.steps_per_epoch
     model = CharRNN(run.model, len(data.vocabulary), config.seed)
-    trainer = Trainer(model, config, order.steps_per_epoch, total)
+    trainer = Trainer(model, config, data.seq_length, order.steps_per_epoch, total)
     evaluator, sampler, log = Evaluator(model), Sampler(model, data.vocabulary), _Log(config)
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     state = {"model": model, "optimizer": trainer.optimizer, "step": step_variable}
     start = step = _restore(run, state, log) if resume else 0
     logs = run_lib.Logs(run.path, log.sizes)
-    size = steps_per_call(config, model, data.seq_length)
+    size = trainer.steps_per_call
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
     batches = pipeline.training_batches(training, order, lambda: pipeline.calls(start, total, events, size), size)
     progress = Progress(run, data, model, order.steps_per_epoch, start, total, quiet=quiet)

@@ -11,7 +11,7 @@ from peers.work import Training, Work, text
 from tfcharrnn.config import GenerationConfig, ModelConfig, TrainingConfig
 from tfcharrnn.model import CharRNN
 from tfcharrnn.sampling import Sampler
-from tfcharrnn.training import Trainer, steps_per_call
+from tfcharrnn.training import Trainer
 from tfcharrnn.vocabulary import Vocabulary
 
 
@@ -25,7 +25,7 @@ def make(work: Work, implementation: str = "custom") -> tuple[Callable[[], objec
         settings = GenerationConfig(length=work.length, num_samples=work.streams)
         return lambda: sampler.generate(settings), 1
     training = TrainingConfig(batch_size=work.batch, optimizer=work.optimizer, clip_norm=0.0)
-    steps = steps_per_call(training, model, work.time + 1)
-    trainer = Trainer(model, training, 1000, 1000)
+    trainer = Trainer(model, training, work.time + 1, 1000, 1000)
+    steps = trainer.steps_per_call
     batches = tf.constant(text(work, steps))
     return lambda: trainer.run_steps(np.int64(0), np.int32(steps), batches).numpy(), steps
