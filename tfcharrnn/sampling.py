@@ -15,8 +15,9 @@ from tfcharrnn.errors import UserError
 from tfcharrnn.model import CharRNN
 from tfcharrnn.vocabulary import START, Vocabulary
 
-# Steps in one compiled call; text appears in pieces of this size.
-CHUNK = 128
+# Symbols in one compiled call at most. Text appears in pieces, the first ones short so that it appears at once.
+CHUNK = 1024
+_FIRST_CHUNK = 64
 
 _SAMPLE = -1  # in place of a symbol that is given: draw one
 
@@ -55,10 +56,11 @@ class Sampler:
         top_k = config.top_k if 0 < config.top_k < len(self.vocabulary) else len(self.vocabulary)
         run = self._compiled(config.greedy, top_k < len(self.vocabulary) or config.top_p < 1.0)
         total = len(prime) + config.length
-        for start in range(0, total, CHUNK):
-            count = min(CHUNK, total - start)
+        start, size = 0, min(_FIRST_CHUNK, CHUNK)
+        while start < total:
+            count = min(size, total - start)
             given = np.full(CHUNK, _SAMPLE, np.int32)
-            piece = prime[start : start + CHUNK]
+            piece = prime[start : start + count]
             given[: len(piece)] = piece
             texts, symbols, state = run(
                 symbols,
@@ -72,6 +74,7 @@ class Sampler:
                 np.float64(config.top_p),
             )
             yield [self.vocabulary.decode(text) for text in texts.numpy()[:count].T]
+            start, size = start + count, min(2 * size, CHUNK)
 
     def generate(self, config: GenerationConfig) -> list[str]:
         """Generates whole texts; see `stream`."""

@@ -15,9 +15,9 @@ from tfcharrnn.training import Trainer
 from tfcharrnn.vocabulary import Vocabulary
 
 
-def make(work: Work, implementation: str = "custom") -> tuple[Callable[[], object], int]:
+def make(work: Work) -> tuple[Callable[[], object], int]:
     """A function that does the work, and how many steps of it each call does."""
-    config = ModelConfig(cell=work.cell, hidden_size=work.hidden, num_layers=work.layers, implementation=implementation)
+    config = ModelConfig(cell=work.cell, hidden_size=work.hidden, num_layers=work.layers)
     model = CharRNN(config, work.symbols)
     if not isinstance(work, Training):
         vocabulary = Vocabulary(["<S>", *(chr(65 + index) for index in range(work.symbols - 1))])
