@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfcharrnn.cells import Cell, State
+from tfcharrnn.cells.base import product
 from tfcharrnn.projection import Rows, lookup_gradient
 
 Step = Callable[[tf.Tensor, State], tuple[State, State]]
@@ -52,17 +53,6 @@ def scan(
     return carry, tuple(array.stack() for array in arrays)
 
 
-def _compiled(loop: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a loop; within a graph as a program of its own, compiled by XLA, even where the graph around it is not.
-
-    XLA makes one kernel of a step's arithmetic, so a loop is several times faster with it. The large products outside
-    the loops are faster without it on a CPU, where TensorFlow gives them to oneDNN.
-    """
-    if not tf.inside_function():
-        return loop(*arguments)
-    return tf.function(loop, jit_compile=True, autograph=False)(*arguments)
-
-
 def run_cell(
     cell: Cell, inputs: Rows | tf.Tensor, state: State, mask: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, State]:
@@ -87,13 +77,16 @@ def run_cell(
         source: tf.Tensor, kernel: tf.Tensor, *rest: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
         bias, state = (rest[0] if biases else None), rest[len(biases) :]
-        loop = functools.partial(_forward_loop, cell, ids=ids, mask=mask)
-        last, states, saved = _compiled(loop, source, kernel, bias, state)
+        last, states, saved = _loop(_forward_loop, cell)(source, ids, kernel, bias, state, mask)
 
         def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            d_projected, *d_rest = _backward_loop(cell, kernel, state, states, saved, mask, d_outputs, d_last)
-            d_source = d_projected if ids is None else lookup_gradient(d_projected, ids, source.shape[0])
-            return (d_source, *d_rest)
+            before = tuple(tf.concat([s[tf.newaxis], rest[:-1]], 0) for s, rest in zip(state, states, strict=True))
+            d_state, d_sums = _loop(_backward_loop, cell)(kernel, before, states, saved, mask, d_outputs, d_last)
+            d_rows = tf.reshape(d_sums[-1], [-1, kernel.shape[1]])
+            d_kernel = cell.product(tf.reshape(before[0], [-1, kernel.shape[0]]), d_rows, transpose_a=True)
+            d_bias = (tf.reduce_sum(d_rows, 0),) if biases else ()
+            d_source = d_sums[0] if ids is None else lookup_gradient(d_sums[0], ids, source.shape[0])
+            return (d_source, d_kernel, *d_bias, *d_state)
 
         return (states[0], *last), gradient
 
@@ -107,21 +100,47 @@ def run_cell_by_tape(
     """The same as `run_cell`, but differentiated by `tf.GradientTape` step by step: slower, and a check on it."""
     projected = inputs.dense() if isinstance(inputs, Rows) else inputs
     kernel = tf.convert_to_tensor(cell.recurrent_kernel)
-    last, states, _ = _forward_loop(cell, projected, kernel, cell.recurrent_bias, state, ids=None, mask=mask)
+    last, states, _ = _forward_loop(
+        type(cell), cell.compute_dtype, projected, None, kernel, cell.recurrent_bias, state, mask
+    )
     return states[0], last
 
 
 def step_cell(cell: Cell, projected: tf.Tensor, state: State) -> State:
     """One step of a cell: its state after `projected`, x W + b, `[batch, gates * hidden]`."""
-    return _step(cell, projected, tf.convert_to_tensor(cell.recurrent_kernel), cell.recurrent_bias, state)[0]
+    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
+    return _step(type(cell), cell.compute_dtype, projected, kernel, cell.recurrent_bias, state)[0]
+
+
+def _loop(loop: Callable[..., Any], cell: Cell) -> Callable[..., Any]:
+    """A loop for a cell's kind and precision; within a graph it is a program of its own, compiled by XLA.
+
+    XLA makes one kernel of a step's arithmetic, so a loop is several times faster with it, even where it does not
+    compile the graph around it. On a CPU it had better not: there TensorFlow gives the large products outside the
+    loops to oneDNN, which is faster at them.
+    """
+    if tf.inside_function():
+        return _compiled_loop(loop, type(cell), cell.compute_dtype)
+    return functools.partial(loop, type(cell), cell.compute_dtype)
+
+
+@functools.cache
+def _compiled_loop(loop: Callable[..., Any], kind: type[Cell], compute_dtype: tf.DType) -> Callable[..., Any]:
+    """One function for all layers and models, so that equal shapes are compiled once."""
+    return tf.function(functools.partial(loop, kind, compute_dtype), jit_compile=True, autograph=False)
 
 
 def _step(
-    cell: Cell, projected: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, state: State
+    kind: type[Cell],
+    compute_dtype: tf.DType,
+    projected: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor | None,
+    state: State,
 ) -> tuple[State, State]:
     """Returns the state after a step, and what the step saved."""
-    recurrent = cell.product(state[0], kernel)
-    return cell.forward(projected, recurrent if bias is None else recurrent + bias, state)
+    recurrent = product(state[0], kernel, compute_dtype)
+    return kind.forward(projected, recurrent if bias is None else recurrent + bias, state)
 
 
 def _keep(mask: tf.Tensor | None, t: tf.Tensor, new: State, old: State) -> State:
@@ -133,62 +152,59 @@ def _keep(mask: tf.Tensor | None, t: tf.Tensor, new: State, old: State) -> State
 
 
 def _forward_loop(
-    cell: Cell,
+    kind: type[Cell],
+    compute_dtype: tf.DType,
     source: tf.Tensor,
+    ids: tf.Tensor | None,
     kernel: tf.Tensor,
     bias: tf.Tensor | None,
     state: State,
-    *,
-    ids: tf.Tensor | None,
     mask: tf.Tensor | None,
 ) -> tuple[State, State, State]:
-    """Returns the last state, every step's state and what every step saved, each `[time, ...]`."""
+    """Returns the last state, every step's state and what every step saved, each `[time, ...]`.
+
+    x W + b of a step is `source[t]`, or with ids the rows `source[ids[t]]`.
+    """
 
     def step(t: tf.Tensor, state: State) -> tuple[State, State]:
         projected = source[t] if ids is None else tf.gather(source, ids[t])
-        new, saved = _step(cell, projected, kernel, bias, state)
+        new, saved = _step(kind, compute_dtype, projected, kernel, bias, state)
         state = _keep(mask, t, new, state)
         return state, (*state, *saved)
 
     length = source.shape[0] if ids is None else ids.shape[0]
-    last, outputs = scan(step, state, length, [state[0].shape] * (cell.state_count + cell.saved_count))
-    return last, outputs[: cell.state_count], outputs[cell.state_count :]
+    last, outputs = scan(step, state, length, [state[0].shape] * (kind.state_count + kind.saved_count))
+    return last, outputs[: kind.state_count], outputs[kind.state_count :]
 
 
 def _backward_loop(
-    cell: Cell,
+    kind: type[Cell],
+    compute_dtype: tf.DType,
     kernel: tf.Tensor,
-    state: State,
+    before: State,
     states: State,
     saved: State,
     mask: tf.Tensor | None,
     d_outputs: tf.Tensor,
     d_last: State,
-) -> tuple[tf.Tensor, ...]:
-    """Returns the gradients by x W + b, the kernel, the recurrent bias if the cell has one, and the first state."""
-    length, batch, hidden = states[0].shape
-    before = tuple(tf.concat([first[tf.newaxis], rest[:-1]], 0) for first, rest in zip(state, states, strict=True))
+) -> tuple[State, State]:
+    """Returns the gradients by the first state, and by the sums of every step: x W + b, and h U + b' if it differs."""
     transposed = tf.transpose(kernel)
 
     def step(t: tf.Tensor, d_state: State) -> tuple[State, State]:
         d_state = (d_state[0] + d_outputs[t], *d_state[1:])
         zeros = tuple(tf.zeros_like(d) for d in d_state)
-        d_projected, d_recurrent, d_before = cell.backward(
+        d_projected, d_recurrent, d_before = kind.backward(
             tuple(array[t] for array in saved),
             tuple(array[t] for array in before),
             tuple(array[t] for array in states),
             _keep(mask, t, d_state, zeros),
         )
-        d_before = (d_before[0] + cell.product(d_recurrent, transposed), *d_before[1:])
+        d_before = (d_before[0] + product(d_recurrent, transposed, compute_dtype), *d_before[1:])
         if mask is not None:  # a step that was skipped hands its gradient on as it is
             skipped = _keep(mask, t, zeros, d_state)
             d_before = tuple(d + s for d, s in zip(d_before, skipped, strict=True))
-        return d_before, (d_projected, d_recurrent) if cell.two_sums else (d_projected,)
+        return d_before, (d_projected, d_recurrent) if kind.two_sums else (d_projected,)
 
-    shape = tf.TensorShape([batch, kernel.shape[1]])
-    loop = functools.partial(scan, step, length=length, shapes=[shape] * (1 + cell.two_sums), reverse=True)
-    d_state, d_sums = _compiled(loop, d_last)
-    d_rows = tf.reshape(d_sums[-1], [-1, kernel.shape[1]])
-    d_kernel = cell.product(tf.reshape(before[0], [-1, hidden]), d_rows, transpose_a=True)
-    d_bias = (tf.reduce_sum(d_rows, 0),) if cell.recurrent_bias is not None else ()
-    return (d_sums[0], d_kernel, *d_bias, *d_state)
+    shape = tf.TensorShape([d_outputs.shape[1], kernel.shape[1]])
+    return scan(step, tuple(d_last), d_outputs.shape[0], [shape] * (1 + kind.two_sums), reverse=True)

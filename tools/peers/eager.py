@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from peers.work import Training, Work, text
+from peers.work import Preparation, Training, Work, text
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
     """A function that does the work; an Elman network of one layer only."""
-    if work.cell != "rnn" or (isinstance(work, Training) and work.batch == 1):
+    if isinstance(work, Preparation) or work.cell != "rnn" or (isinstance(work, Training) and work.batch == 1):
         return None
     hidden, symbols = work.hidden, work.symbols
     shapes = ((symbols, hidden), (hidden, hidden), (hidden,), (hidden, symbols), (symbols,))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peers.work import Training, Work, text
+from peers.work import Preparation, Training, Work, text
 
 
 def _cell(kind: str, x: Any, h: Any, state: Any, weights: Any) -> Any:
@@ -29,6 +29,8 @@ def _cell(kind: str, x: Any, h: Any, state: Any, weights: Any) -> Any:
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
     """A function that does the work, and how many steps of it each call does."""
+    if isinstance(work, Preparation):
+        return None
     gates = {"rnn": 1, "lstm": 4, "gru": 3}[work.cell]
     rng = np.random.default_rng(0)
 

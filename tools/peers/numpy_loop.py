@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from peers.work import Training, Work, text
+from peers.work import Preparation, Training, Work, text
+
+
+def _preparation(work: Preparation) -> Callable[[], object]:
+    """Character by character, a `tf.train.Example` for each sequence."""
+    import tensorflow as tf
+
+    folder = Path(tempfile.mkdtemp())
+    (folder / "text.txt").write_text(work.text, encoding="utf-8")
+
+    def prepare() -> object:
+        text = (folder / "text.txt").read_text(encoding="utf-8")
+        index = {character: number for number, character in enumerate(["<S>", *sorted(set(text))])}
+        ids = []
+        for character in text:
+            ids.append(index[character])
+        with tf.io.TFRecordWriter(str(folder / "train.tfrecord")) as writer:
+            for start in range(0, len(ids) - 198, 199):
+                feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[0, *ids[start : start + 199]]))
+                example = tf.train.Example(features=tf.train.Features(feature={"seq": feature}))
+                writer.write(example.SerializeToString())
+        return len(ids)
+
+    return prepare
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
     """A function that does the work; an Elman network of one layer and one stream only."""
+    if isinstance(work, Preparation):
+        return _preparation(work), 1
     single = work.batch == 1 if isinstance(work, Training) else work.streams == 1
     if work.cell != "rnn" or not single:
         return None

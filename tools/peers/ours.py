@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,11 @@ from tfcharrnn.vocabulary import Vocabulary
 
 def make(work: Work) -> tuple[Callable[[], object], int]:
     """A function that does the work, and how many steps of it each call does."""
+    if isinstance(work, Preparation):
+        folder = Path(tempfile.mkdtemp())
+        (folder / "text.txt").write_text(work.text, encoding="utf-8")
+        data = DataConfig(input=(str(folder / "text.txt"),), val_fraction=0.0)
+        return lambda: prepare_data(data, folder / "data", overwrite=True), 1
     config = ModelConfig(cell=work.cell, hidden_size=work.hidden, num_layers=work.layers)
     model = CharRNN(config, work.symbols)
     if not isinstance(work, Training):

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from peers.work import Training, Work, text
+from peers.work import Generation, Preparation, Training, Work, text
 
 
 class Model(nn.Module):
     """One-hot symbols, recurrent layers, logits."""
 
-    def __init__(self, work: Work):
+    def __init__(self, work: Training | Generation):
         super().__init__()
         kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[work.cell]
         self.symbols = work.symbols
@@ -28,6 +28,8 @@ class Model(nn.Module):
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
     """A function that does the work, and how many steps of it each call does."""
+    if isinstance(work, Preparation):
+        return None
     model = Model(work)
     if not isinstance(work, Training):
 

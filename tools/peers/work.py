@@ -70,7 +70,25 @@ class Generation:
         return f"{self.name}: {self.cell.upper()} {self.hidden} x {self.layers}, streams: {self.streams}"
 
 
-Work = Training | Generation
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """From a text on disk to TFRecords of sequences of 200."""
+
+    name: str
+    characters: int
+
+    @property
+    def text(self) -> str:
+        """Lines of random ASCII characters."""
+        codes = np.random.default_rng(0).integers(32, 127, self.characters).astype(np.uint8)
+        codes[::60] = 10
+        return codes.tobytes().decode("ascii")
+
+    def __str__(self) -> str:
+        return f"{self.name}: prepare {self.characters / 1e6:.0f} MB of text"
+
+
+Work = Training | Generation | Preparation
 
 ALL: dict[str, Work] = {
     work.name: work
@@ -87,6 +105,7 @@ ALL: dict[str, Work] = {
         Generation("J", "lstm", 256, 2, 1),
         Generation("K", "rnn", 512, 1, 64),
         Generation("L", "lstm", 256, 2, 64),
+        Preparation("M", 20_000_000),
     )
 }
 
