@@ -22,7 +22,7 @@ from absl import flags
 from peers.work import ALL, Training, Work
 
 from tfcharrnn import commandline
-from tfcharrnn.errors import ConfigError
+from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
 PEERS = ("keras_layers", "pytorch", "jax_scan", "eager", "numpy_loop")
@@ -111,8 +111,10 @@ def measure(work: Work, peers: list[str], rounds: int) -> dict[str, Worker]:
         worker = Worker(peer, work.name)
         if worker.ready:
             workers[peer] = worker
-        else:
-            worker.close()
+            continue
+        worker.close()
+        if peer == "ours":
+            raise UserError(f"row {work.name}: this library failed; run it alone with --serve=ours --rows={work.name}")
     for _ in range(rounds):
         for worker in workers.values():
             time.sleep(0.1)  # lets the threads of the one before come to rest

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from peers.work import Training, Work, text
-from tfcharrnn.config import GenerationConfig, ModelConfig, TrainingConfig
+from peers.work import Preparation, Training, Work, text
+from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
+from tfcharrnn.dataset import prepare_data
 from tfcharrnn.model import CharRNN
 from tfcharrnn.sampling import Sampler
 from tfcharrnn.training import Trainer
