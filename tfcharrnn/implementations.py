@@ -31,12 +31,14 @@ class Implementation:
         jit_compile: XLA may compile a whole step that uses it. Keras's loops are quicker as TensorFlow runs them, and
             cuDNN's calls are compiled already.
         halves_batch: two halves of a batch, side by side, take less time than the whole; on a CPU.
+        note: why `auto` did not take cuDNN though there is a GPU, or "".
     """
 
     name: str
     run_layer: RunLayer
     jit_compile: bool
     halves_batch: bool = False
+    note: str = ""
 
 
 def run_custom(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
@@ -78,17 +80,18 @@ def choose(name: str, dtype: tf.DType = tf.float32, compute_dtype: tf.DType = tf
     Raises:
         UserError: cuDNN is asked for by name where it cannot be had.
     """
-    reason = None
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    reason = ""
     if not cudnn.available():
         reason = "TensorFlow sees no NVIDIA GPU"
     elif (dtype, compute_dtype) != (tf.float32, tf.float32):
         reason = "it is used in float32 only"
     if name == "cudnn" and reason:
         raise UserError(f"--implementation=cudnn: cannot be had, since {reason}; take auto or custom")
+    note = f"cuDNN does not apply, since {reason}" if name == "auto" and reason and on_gpu else ""
     if name == "auto":
         name = "custom" if reason else "cudnn"
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return dataclasses.replace(_ALL[name], halves_batch=name == "custom" and not on_gpu)
+    return dataclasses.replace(_ALL[name], halves_batch=name == "custom" and not on_gpu, note=note)
 
 
 def _vectors(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:

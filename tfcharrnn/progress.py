@@ -22,7 +22,8 @@ def device_name() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
-        return f"GPU, {details.get('device_name', gpus[0].name)}"
+        tf32 = "on" if tf.config.experimental.tensor_float_32_execution_enabled() else "off"
+        return f"GPU, {details.get('device_name', gpus[0].name)}, TF32 for float32 products {tf32}"
     return f"CPU, {os.cpu_count()} cores"
 
 
@@ -53,9 +54,12 @@ class Progress:
         )
         self._say(
             f"model      {config.cell}, {config.num_layers} x {config.hidden_size} units, "
-            f"{model.num_parameters:,} parameters, implementation {model.implementation.name}"
+            f"{model.num_parameters:,} parameters, implementation {model.implementation.name}, "
+            f"products in {model.compute_dtype.name}"
         )
         self._say(f"training   steps {start:,} to {total:,}, {steps_per_epoch:,} an epoch, into {run.path}")
+        if model.implementation.note:
+            self._say(f"note       {model.implementation.note}")
         if run.model.dropout and run.model.num_layers == 1:
             self._say("note       --dropout acts between layers, and there is only one: it changes nothing")
 

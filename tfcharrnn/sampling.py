@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -99,54 +99,81 @@ class Sampler:
             """From the last symbols `[batch]` and the state: `count` symbols more, `[CHUNK, batch]`, and both again."""
             step = self.model.stepper()
             texts = tf.TensorArray(tf.int32, CHUNK, element_shape=symbols.shape)
+            shape = [symbols.shape[0], len(self.vocabulary)]
+
+            def noise_of(index: tf.Tensor) -> tf.Tensor:
+                position = start + tf.cast(index, tf.int64)
+                return gumbel(shape, randomness.key(seed, randomness.Purpose.SAMPLING, position), self.model.dtype)
 
             def body(
-                index: tf.Tensor, symbols: tf.Tensor, state: tuple[State, ...], texts: tf.TensorArray
-            ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...], tf.TensorArray]:
+                index: tf.Tensor, symbols: tf.Tensor, state: tuple[State, ...], noise: tf.Tensor, texts: tf.TensorArray
+            ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...], tf.Tensor, tf.TensorArray]:
                 logits, state = step(symbols, state)
                 # special symbols are no text
                 logits = tf.where(tf.range(logits.shape[1]) < self.vocabulary.num_special, logits.dtype.min, logits)
-                key = randomness.key(seed, randomness.Purpose.SAMPLING, start + tf.cast(index, tf.int64))
                 filters = {"top_k": top_k, "top_p": top_p} if filtered else {}
-                drawn = draw(logits, key, temperature=temperature, greedy=greedy, **filters)
+                drawn = pick(logits, None if greedy else noise, temperature=temperature, **filters)
                 symbols = tf.where(given[index] == _SAMPLE, drawn, given[index])
-                return index + 1, symbols, state, texts.write(index, symbols)
+                # the next step's noise depends on nothing in this one, so it is made beside it
+                noise = noise if greedy else noise_of(index + 1)
+                return index + 1, symbols, state, noise, texts.write(index, symbols)
 
-            _, symbols, state, texts = tf.while_loop(
-                lambda index, *_: index < count, body, (tf.constant(0), symbols, state, texts), maximum_iterations=CHUNK
+            _, symbols, state, _, texts = tf.while_loop(
+                lambda index, *_: index < count,
+                body,
+                (tf.constant(0), symbols, state, noise_of(tf.constant(0)), texts),
+                maximum_iterations=CHUNK,
             )
             return texts.stack(), symbols, state
 
         return run
 
 
-def draw(
+def draw(logits: tf.Tensor, key: tf.Tensor, *, greedy: bool = False, **settings: float | tf.Tensor) -> tf.Tensor:
+    """Draws one symbol from each row of logits, as `pick` does, with noise of its own.
+
+    Args:
+        logits: `[batch, vocabulary]`.
+        key: `[2]`, as `tfcharrnn.randomness.key` makes.
+        greedy: take the likeliest; of several alike, the lowest id.
+        **settings: `temperature`, `top_k` and `top_p`; see `pick`.
+
+    Returns:
+        int32 `[batch]`.
+    """
+    return pick(logits, None if greedy else gumbel(tf.shape(logits), key, logits.dtype), **settings)
+
+
+def gumbel(shape: Sequence[int] | tf.Tensor, key: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Standard Gumbel noise, -log(-log(uniform)), this way round finest where it is large."""
+    return -tf.math.log(-tf.math.log1p(-randomness.uniform(shape, key, dtype)))
+
+
+def pick(
     logits: tf.Tensor,
-    key: tf.Tensor,
+    noise: tf.Tensor | None,
     *,
     temperature: float | tf.Tensor = 1.0,
     top_k: int | tf.Tensor = 0,
     top_p: float | tf.Tensor = 1.0,
-    greedy: bool = False,
 ) -> tf.Tensor:
-    """Draws one symbol from each row of logits.
+    """Picks one symbol from each row of logits, at random as the noise is.
 
-    The filters come after the temperature, first `top_k`, then `top_p` over what it leaves. The draw is the Gumbel-max
+    The filters come after the temperature, first `top_k`, then `top_p` over what it leaves. It is the Gumbel-max
     trick: argmax(logits + Gumbel noise) is distributed as softmax(logits) (Gumbel 1954), and a symbol that is filtered
     out can never win.
 
     Args:
         logits: `[batch, vocabulary]`.
-        key: `[2]`, as `tfcharrnn.randomness.key` makes.
+        noise: `[batch, vocabulary]`, as `gumbel` makes; None: take the likeliest.
         temperature: divides the logits.
         top_k: draw from the k likeliest symbols; 0: from all.
         top_p: draw from the fewest likeliest symbols that together have at least this probability.
-        greedy: take the likeliest; of several alike, the lowest id.
 
     Returns:
         int32 `[batch]`.
     """
-    if greedy:
+    if noise is None:
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
     # the likeliest stands at 0, so that the smallest temperature makes no infinity of it
     logits = (logits - tf.reduce_max(logits, axis=-1, keepdims=True)) / tf.cast(temperature, logits.dtype)
@@ -157,9 +184,7 @@ def draw(
         before = tf.cumsum(tf.nn.softmax(_first(logits, top_k)), axis=-1, exclusive=True)
         kept = tf.reduce_sum(tf.cast(before < tf.cast(top_p, logits.dtype), tf.int32), axis=-1, keepdims=True)
         logits = _first(logits, tf.minimum(kept, top_k))
-    uniform = randomness.uniform(tf.shape(logits), key, logits.dtype)
-    gumbel = -tf.math.log(-tf.math.log1p(-uniform))  # this way round it is finest where it is large
-    winner = tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32)
+    winner = tf.argmax(logits + noise, axis=-1, output_type=tf.int32)
     return winner if symbols is None else tf.gather(symbols, winner, batch_dims=1)
 
 

@@ -1,0 +1,60 @@
+"""The tools run, on small work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import plot  # noqa: E402
+import readme  # noqa: E402
+from peers import work  # noqa: E402
+
+from tfcharrnn.errors import UserError  # noqa: E402
+
+
+def tool(name, *arguments, cwd):
+    return subprocess.run([sys.executable, TOOLS / name, *arguments], cwd=cwd, capture_output=True, timeout=300)
+
+
+def test_plot_draws_a_picture_of_every_run(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        rows = [{"step": step, "loss": 3 / step} for step in range(1, 9)]
+        rows[-1]["val_loss"] = 0.5
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = tool("plot.py", "--run_dir=one,two", "--output=loss.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_names_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        plot.read_metrics(tmp_path)
+    assert tool("plot.py", cwd=tmp_path).returncode == 2
+
+
+def test_the_arithmetic_of_a_step_is_counted_right():
+    row = work.ALL["B"]  # LSTM, batch 100, time 100, 2 layers of 256, 65 symbols
+    recurrent, between, output = 2 * 256 * 1024, 256 * 1024, 256 * 65
+    assert row.flops == 3 * 2 * 100 * 100 * (recurrent + between + output)
+
+
+def test_the_benchmark_prints_a_table(tmp_path):
+    done = tool("bench.py", "--rows=H", "--peers=numpy_loop", "--rounds=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    head, _, row = done.stdout.decode().splitlines()[-3:]
+    assert head.startswith("| row | ours | numpy_loop |")
+    assert row.startswith("| H: RNN 1 x 8")
+    assert tool("bench.py", "--rows=Z", cwd=tmp_path).returncode == 2
+
+
+def test_a_block_of_the_readme_is_found_by_its_name():
+    assert "tfcharrnn.train" in readme.block("train")
+    with pytest.raises(LookupError, match="nonsense"):
+        readme.block("nonsense")
