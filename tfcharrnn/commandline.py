@@ -141,7 +141,7 @@ def load_tensorflow() -> None:
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
     """Holds back what is written to file descriptor 2, and lets it out if the body fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
