@@ -182,7 +182,7 @@ def test_unusable_text_exits_with_1_and_leaves_nothing(content, named, tmp_path)
 
 
 def test_a_run_folder_that_cannot_be_used_is_named(home, tmp_path):
-    assert "runs/ holds no run" in fail("generate", cwd=tmp_path)
+    assert "runs/ holds no trained run" in fail("generate", cwd=tmp_path)
     assert "nowhere" in fail("generate", "--run_dir=nowhere", cwd=tmp_path)
     run_dir = tmp_path / "run"
     shutil.copytree(home / "runs" / "small", run_dir)

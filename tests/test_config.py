@@ -7,7 +7,7 @@ import pytest
 
 from tfcharrnn import config as config_lib
 from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
-from tfcharrnn.errors import ConfigError
+from tfcharrnn.errors import ConfigError, UserError
 
 CLASSES = [DataConfig, ModelConfig, TrainingConfig, GenerationConfig]
 
@@ -148,6 +148,6 @@ def test_missing_names_take_their_default():
     ],
 )
 def test_wrong_values_on_disk_name_the_file(values, message):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         config_lib.from_dict(ModelConfig, values, "config.json")
     assert str(caught.value) == message

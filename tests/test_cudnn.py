@@ -72,14 +72,14 @@ def test_auto_takes_cudnn_where_it_applies_and_custom_elsewhere(monkeypatch):
     assert implementations.choose("auto").name == "cudnn"
     assert not implementations.choose("auto").jit_compile
     assert implementations.choose("custom").name == "custom"
-    assert implementations.choose("auto", tf.float64, tf.float64).name == "custom"
+    assert implementations.choose("auto", dtype=tf.float64).name == "custom"
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     chosen = CharRNN(ModelConfig(precision="bfloat16"), 7).implementation
     assert (chosen.name, chosen.halves_batch) == ("custom", False)
     assert "float32 only" in chosen.note
     assert not implementations.choose("auto").note
     with pytest.raises(UserError, match="float32 only"):
-        implementations.choose("cudnn", tf.float32, tf.bfloat16)
+        implementations.choose("cudnn", "bfloat16")
 
 
 def test_bfloat16_rounds_the_products_and_keeps_the_weights():

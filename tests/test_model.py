@@ -278,13 +278,13 @@ def test_a_learned_initial_state_starts_at_zero_and_is_learned(cell):
     )
     ids = random_ids(np.random.default_rng(0), 9, 4)
     np.testing.assert_array_equal(model.losses(ids), plain.losses(ids))
-    firsts = [first for state in model.first_states for first in state]
+    firsts = [first for state in model.initial_states for first in state]
     assert len(firsts) == 2 * model.cells[0].state_count
     assert model.num_parameters == plain.num_parameters + 5 * len(firsts)
     rng = np.random.default_rng(1)
     for first in firsts:
         first.assign(rng.normal(size=first.shape))
-    given = tuple(tuple(tf.tile(first[tf.newaxis], [4, 1]) for first in state) for state in model.first_states)
+    given = tuple(tuple(tf.tile(first[tf.newaxis], [4, 1]) for first in state) for state in model.initial_states)
     np.testing.assert_allclose(model(ids)[0], plain(ids, given)[0], rtol=1e-6)
     with tf.GradientTape() as tape:
         loss = model.loss(ids)

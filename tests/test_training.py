@@ -146,6 +146,77 @@ def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir):
         tfcharrnn.train_model(tmp_path / "s", quiet=True, nonsense=1)
 
 
+def test_the_data_folder_says_how_its_text_is_cut(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT.upper(), encoding="utf-8")
+    config = tfcharrnn.DataConfig(input=(str(tmp_path / "text.txt"),), seq_length=11, lowercase=True)
+    tfcharrnn.prepare_data(config, tmp_path / "data")
+    settings = {"data_dir": tmp_path / "data", "batch_size": 8, "hidden_size": 8, "steps": 1, "quiet": True}
+    tfcharrnn.train_model(tmp_path / "r", **settings)
+    model = tfcharrnn.load_model(tmp_path / "r")
+    assert (model.run.data.seq_length, model.run.data.lowercase, model.run.data.input) == (11, True, ())
+    for wrong in ({"seq_length": 21}, {"lowercase": False}):
+        with pytest.raises(tfcharrnn.ConfigError, match="was prepared with"):
+            tfcharrnn.train_model(tmp_path / "s", **settings, **wrong)
+    with pytest.raises(tfcharrnn.ConfigError, match="excludes"):
+        tfcharrnn.train_model(tmp_path / "s", **settings, corpus="python")
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_cannot_work_is_told_before_an_old_run_is_removed(train, tmp_path):
+    train(tmp_path / "r", steps=4)
+    before = final_weights(tmp_path / "r")
+    with pytest.raises(tfcharrnn.UserError, match="cudnn"):
+        train(tmp_path / "r", steps=4, overwrite=True, implementation="cudnn")
+    with pytest.raises(tfcharrnn.UserError, match="--precision=bfloat16"):
+        train(tmp_path / "r", steps=4, overwrite=True, implementation="keras", precision="bfloat16")
+    assert final_weights(tmp_path / "r") == before
+
+
+def test_a_run_is_used_by_whatever_code_there_is(train, tmp_path):
+    """As after training by cuDNN on another machine."""
+    train(tmp_path / "r", steps=4, dropout=0.0)
+    text = tfcharrnn.load_model(tmp_path / "r").generate(length=20)
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    config["model"]["implementation"] = "cudnn"
+    (tmp_path / "r" / "config.json").write_text(json.dumps(config))
+    assert tfcharrnn.load_model(tmp_path / "r").generate(length=20) == text
+
+
+def test_a_run_without_a_checkpoint_resumes_from_the_start(train, tmp_path):
+    train(tmp_path / "whole", steps=6)
+    train(tmp_path / "cut", steps=6)
+    shutil.rmtree(tmp_path / "cut" / "checkpoints")
+    tfcharrnn.train_model(tmp_path / "cut", resume=True, quiet=True)
+    assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
+    assert final_weights(tmp_path / "cut") == final_weights(tmp_path / "whole")
+
+
+def test_resuming_a_run_that_is_at_its_end_says_how_to_go_on(train, tmp_path, data_dir):
+    train(tmp_path / "r", steps=4)
+    with pytest.raises(tfcharrnn.UserError, match="is at step 4 of 4 already; give more --steps"):
+        tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True)
+    records = tfcharrnn.open_data(data_dir).splits["train"].records
+    assert tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True, epochs=1).step == records // 8
+
+
+def test_the_data_of_a_run_is_found_again_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    settings = {"batch_size": 8, "hidden_size": 8, "steps": 2, "seq_length": 21, "quiet": True}
+    tfcharrnn.train_model(tmp_path / "r", input=(str(text),), **settings)
+    loss = tfcharrnn.load_model(tmp_path / "r").evaluate_split("val").loss
+    text.rename(tmp_path / "renamed.txt")
+    assert tfcharrnn.load_model(tmp_path / "r").evaluate_split("val").loss == loss
+    assert tfcharrnn.train_model(tmp_path / "r", resume=True, steps=3, quiet=True).step == 3
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(tfcharrnn.UserError, match=r"not where it was .* name its --data_dir"):
+        tfcharrnn.load_model(tmp_path / "r").evaluate_split("val")
+    with pytest.raises(tfcharrnn.ConfigError, match="--split must be one of train, val, test"):
+        tfcharrnn.train_model(tmp_path / "r", resume=True, steps=4, quiet=True, input=(str(tmp_path / "renamed.txt"),))
+        tfcharrnn.load_model(tmp_path / "r").evaluate_split("nope")
+
+
 def test_a_request_to_stop_saves_and_says_so(train, tmp_path, monkeypatch):
     monkeypatch.setattr(Interruption, "requested", True, raising=False)
     monkeypatch.setattr(Interruption, "__init__", lambda self: setattr(self, "_former", {}))
@@ -166,7 +237,7 @@ def test_a_damaged_checkpoint_is_named(train, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(train, tmp_path):
     settings = {"cell": "rnn", "optimizer": "sgd", "clip_norm": 0.0, "checkpoint_every": 1, "keep_checkpoints": 0}
-    with pytest.raises(tfcharrnn.UserError, match=r"step \d+: loss .* take a smaller --learning_rate"):
+    with pytest.raises(tfcharrnn.UserError, match=r"step \d+: loss .* with a smaller --learning_rate"):
         train(tmp_path / "r", steps=50, learning_rate=1e38, **settings)
     for checkpoint in checkpoints.listed(tmp_path / "r"):
         weights = tf.train.load_checkpoint(str(checkpoint.path / "ckpt"))

@@ -59,7 +59,9 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, val_loss: float | No
         try:
             tf.train.Checkpoint(**objects).write(str(folder / _PREFIX))
         except tf.errors.OpError as error:
-            raise UserError(f"{path}: cannot be written ({error.message}); earlier checkpoints are whole") from None
+            raise UserError(
+                f"{path}: cannot be written ({_first_line(error)}); earlier checkpoints are whole"
+            ) from None
         sums = {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
         description = {"format": FORMAT, "step": step, "val_loss": val_loss, "log": log, "files": sums}
         files.write_json(folder / _DESCRIPTION, description)
@@ -80,8 +82,8 @@ def listed(run_dir: Path) -> list[Checkpoint]:
 
 def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
     """The checkpoint of the least validation loss; the newer one of two alike."""
-    evaluated = [(-1 if c.val_loss is None else c.val_loss, -c.step, c) for c in checkpoints if c.val_loss is not None]
-    return min(evaluated, key=lambda entry: entry[:2])[2] if evaluated else None
+    measured = [(c.val_loss, -c.step, c) for c in checkpoints if c.val_loss is not None]
+    return min(measured, key=lambda entry: entry[:2])[2] if measured else None
 
 
 def describe(path: Path) -> Checkpoint:
@@ -145,7 +147,7 @@ def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
                 )
         root.read(prefix).assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, ValueError, AssertionError) as error:
-        raise UserError(f"{checkpoint.path}: cannot be read ({type(error).__name__}: {error})") from None
+        raise UserError(f"{checkpoint.path}: cannot be read ({_first_line(error)}); take another checkpoint") from None
 
 
 def _named_variables(root: tf.train.Checkpoint) -> Iterator[tuple[str, tf.Variable]]:
@@ -175,11 +177,18 @@ def verify(checkpoint: Checkpoint) -> None:
     for name, expected in sums.items():
         path = checkpoint.path / name
         if path.parent != checkpoint.path or not path.is_file() or files.file_sha256(path) != expected:
-            raise UserError(f"{path}: missing or damaged; take another --checkpoint")
+            raise UserError(f"{path}: missing or damaged; remove {checkpoint.path.name} to use the one before it")
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of TensorFlow's says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def prune(run_dir: Path, keep: int) -> None:
-    """Removes all but the `keep` newest checkpoints and the best; 0 keeps all."""
+    """Removes all but the `keep` newest checkpoints and the best (0 keeps all), and what a crash left half-made."""
+    for leftover in (run_dir / "checkpoints").glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     checkpoints = listed(run_dir)
     if not keep:
         return

@@ -111,11 +111,18 @@ def _guarded(main: Callable[[], None]) -> None:
         if flags.FLAGS.debug:
             traceback.print_exc()
         _fail(f"not enough memory ({error}); take a smaller --batch_size, --seq_length or --hidden_size", 1)
+    except Exception as error:  # a mistake of ours, or something that no check foresaw
+        if flags.FLAGS.debug:
+            traceback.print_exc()
+        reason = (str(error).strip().splitlines() or [""])[0]
+        _fail(f"{type(error).__name__}: {reason} (--debug shows where)", 1)
 
 
 def _fail(message: str, code: int) -> typing.NoReturn:
-    command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    hint = f" (see python -m tfcharrnn.{command} --help)" if code == 2 else ""
+    script = sys.argv[0]
+    command = os.path.splitext(os.path.basename(script))[0]
+    ours = os.path.dirname(os.path.abspath(script)) == os.path.dirname(__file__)
+    hint = f" (see python {f'-m tfcharrnn.{command}' if ours else script} --help)" if code == 2 else ""
     print(f"{command}: {message}{hint}", file=sys.stderr)
     sys.exit(code)
 

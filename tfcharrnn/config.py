@@ -11,7 +11,7 @@ import math
 import typing
 from typing import Any, TypeVar
 
-from tfcharrnn.errors import ConfigError
+from tfcharrnn.errors import ConfigError, UserError
 
 ConfigT = TypeVar("ConfigT")
 
@@ -33,7 +33,7 @@ def option(
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A dataclass field with the help and the bounds that its flag shows and its value must keep."""
+    """A dataclass field with the help that its flag shows and the bounds that its value must keep."""
     bounds = {"choices": choices, "at_least": at_least, "at_most": at_most, "above": above, "below": below}
     return dataclasses.field(default=default, metadata={"help": help, **bounds})
 
@@ -168,7 +168,7 @@ class TrainingConfig(_Checked):
     sample_length: int = option(300, "Characters of a sample in training.", at_least=1, at_most=1_000_000)
     checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
     keep_checkpoints: int = option(
-        3, "Newest checkpoints kept, beside the best by validation loss; 0: all.", at_least=0
+        3, "Newest checkpoints kept, beside the one of the least validation loss; 0: all.", at_least=0
     )
 
 
@@ -206,15 +206,15 @@ def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
         where: the file, for the error.
 
     Raises:
-        ConfigError: an unknown name, a wrong type or a value out of bounds; the message names `where`.
+        UserError: an unknown name, a wrong type or a value out of bounds; the message names `where`.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: {cls.__name__} must be an object. Received: {type(values).__name__}")
+        raise UserError(f"{where}: {cls.__name__} must be an object. Received: {type(values).__name__}")
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise ConfigError(f"{where}: unknown setting {name!r}; was it written by a newer version?")
+            raise UserError(f"{where}: unknown setting {name!r}; was it written by a newer version?")
     try:
         return cls(**values)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}") from None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfcharrnn.config import DataConfig
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.files import sha256
 
 DEFAULT_CORPUS = "python"
@@ -145,13 +145,14 @@ def decode(data: bytes, encoding: str, name: str) -> str:
     """Decodes strictly; a byte-order mark at the start is no part of the text.
 
     Raises:
-        UserError: an unknown encoding, or the offset of the first byte that is not in it.
+        ConfigError: an unknown encoding.
+        UserError: the offset of the first byte that is not in it.
     """
     try:
         text = data.decode(encoding)
         text.encode("utf-8")  # refuses lone surrogates, which some codecs let through
     except LookupError:
-        raise UserError(f"--encoding={encoding}: Python knows no text encoding of that name; try utf-8") from None
+        raise ConfigError(f"--encoding={encoding}: Python knows no text encoding of that name; try utf-8") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{name}: not {encoding} text: {error.reason} at byte {error.start}; "
@@ -189,7 +190,7 @@ def _from_name(name: str) -> Corpus:
         data = _downloaded(name, DOWNLOADS[name])
         text = decode(data, "utf-8", name)
     else:
-        raise UserError(f"--corpus={name}: not one of {', '.join(names())}; for a text of your own pass --input=FILE")
+        raise ConfigError(f"--corpus={name}: not one of {', '.join(names())}; for a text of your own pass --input=FILE")
     return Corpus(name, text, (Source(name, len(data), sha256(data)),))
 
 

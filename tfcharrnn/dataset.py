@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tfcharrnn import config as config_lib
 from tfcharrnn import corpora, files
 from tfcharrnn.config import DataConfig
-from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.errors import UserError
 from tfcharrnn.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
+# the settings that say how a text is cut, and how it is read
+_CUT = ("layout", "seq_length", "overlap", "val_fraction", "test_fraction")
+_NORMALISATION = ("lowercase", "drop_digits", "drop_chars", "encoding")
 _INT_LIMIT = 10**12
 # ids that are encoded, cut and serialised together
 _BLOCK = 2**18
@@ -49,7 +53,7 @@ class DataFolder:
         path: where it is.
         name: the corpus, or the names of the files it was made from.
         fingerprint: a SHA-256 of all that decides the content; equal folders have equal fingerprints.
-        seq_length: ids in a record.
+        config: how its text was read and cut; the texts themselves are not named.
         vocabulary: its symbols.
         splits: `train`, `val` and `test`; a split without records has no shards.
     """
@@ -57,9 +61,14 @@ class DataFolder:
     path: Path
     name: str
     fingerprint: str
-    seq_length: int
+    config: DataConfig
     vocabulary: Vocabulary
     splits: dict[str, Split]
+
+    @property
+    def seq_length(self) -> int:
+        """Ids in a record."""
+        return self.config.seq_length
 
     @property
     def characters(self) -> int:
@@ -141,7 +150,10 @@ def open_data(path: str | Path) -> DataFolder:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{where}: not of format {FORMAT}; was it written by a newer version?")
     try:
-        config = config_lib.from_dict(DataConfig, {name: value[name] for name in ("layout", "seq_length")}, "settings")
+        settings = {name: value[name] for name in _CUT} | {
+            name: value["normalisation"][name] for name in _NORMALISATION
+        }
+        config = config_lib.from_dict(DataConfig, settings, "settings")
         splits = {name: _split(value["splits"][name], name) for name in SPLITS}
         name = ", ".join(str(source["name"]) for source in value["inputs"])
         fingerprint = _fingerprint(value)
@@ -149,10 +161,33 @@ def open_data(path: str | Path) -> DataFolder:
             raise ValueError("no training records")
     except (KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{where}: damaged ({type(error).__name__}: {error}); prepare the data again") from None
-    except (ValueError, ConfigError) as error:
+    except (ValueError, UserError) as error:
         raise UserError(f"{where}: damaged ({error}); prepare the data again") from None
     vocabulary = Vocabulary.load(path / "vocab.json")
-    return DataFolder(path, name, fingerprint, config.seq_length, vocabulary, splits)
+    return DataFolder(path, name, fingerprint, config, vocabulary, splits)
+
+
+def find(config: DataConfig, data_dir: str | Path, fingerprint: str) -> DataFolder:
+    """The data that a run was trained on, wherever it is: its data folder, the cache, or prepared again.
+
+    Args:
+        config: how the text was read and cut.
+        data_dir: the data folder, or "" if the text was prepared on the fly.
+        fingerprint: of the data; what is found may still have another one.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    if data_dir:
+        return open_data(data_dir)
+    kept = _cache_dir() / fingerprint[:32]
+    return open_data(kept) if os.path.exists(kept / "dataset.json") else cached(config)
+
+
+def _cache_dir() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("tfcharrnn") / "data"
 
 
 def cached(config: DataConfig, cache_dir: Path | None = None) -> DataFolder:
@@ -165,10 +200,7 @@ def cached(config: DataConfig, cache_dir: Path | None = None) -> DataFolder:
     Raises:
         UserError: as `prepare_data`.
     """
-    if cache_dir is None:
-        import platformdirs
-
-        cache_dir = platformdirs.user_cache_path("tfcharrnn") / "data"
+    cache_dir = cache_dir or _cache_dir()
     corpus = corpora.load(config)
     path = cache_dir / _fingerprint(_description(config, corpus))[:32]
     try:
@@ -205,7 +237,7 @@ def _check_place(path: Path, overwrite: bool) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in ("dataset.json", "vocab.json") or name.endswith(".tfrecord")
+    return re.fullmatch(r"dataset\.json|vocab\.json|(train|val|test)-\d{5}-of-\d{5}\.tfrecord", name) is not None
 
 
 def _sequences(text: str, vocabulary: Vocabulary, config: DataConfig) -> Iterator[npt.NDArray[np.int32]]:
@@ -230,23 +262,21 @@ def _split_ends(characters: int, config: DataConfig) -> tuple[int, int, int]:
 
 
 def _description(config: DataConfig, corpus: corpora.Corpus) -> dict[str, Any]:
-    """All of `dataset.json` that is known before the text is cut; it decides the content of the folder."""
+    """All of `dataset.json` that is known before the text is cut; of the sources it has names and sums, no paths."""
     settings = config_lib.to_dict(config)
-    normalisation = {name: settings.pop(name) for name in ("lowercase", "drop_digits", "drop_chars", "encoding")}
-    for name in ("input", "corpus"):  # the sources' names and sums say it, without paths
-        del settings[name]
     return {
         "format": FORMAT,
-        **settings,
-        "normalisation": normalisation,
+        **{name: settings[name] for name in (*_CUT, "num_shards")},
+        "normalisation": {name: settings[name] for name in _NORMALISATION},
         "inputs": [dataclasses.asdict(source) for source in corpus.sources],
         "characters": len(corpus.text),
     }
 
 
 def _fingerprint(description: dict[str, Any]) -> str:
-    """A SHA-256 over everything in a description but the splits, which follow from it."""
-    settings = {name: value for name, value in description.items() if name != "splits"}
+    """A SHA-256 over all in a description that decides the sequences: settings and texts, not names and shards."""
+    settings = {name: description[name] for name in ("format", *_CUT, "normalisation", "characters")}
+    settings["inputs"] = [source["sha256"] for source in description["inputs"]]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

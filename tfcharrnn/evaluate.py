@@ -11,19 +11,23 @@ import json
 from absl import flags
 
 from tfcharrnn import commandline
+from tfcharrnn.errors import ConfigError
 
 _FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Reads the flags, restores the model and prints its loss."""
+    if _FLAGS.input and _FLAGS["split"].present:
+        raise ConfigError("--input and --split exclude each other")
     commandline.load_tensorflow()
     from tfcharrnn import corpora, restoring
 
     trained = restoring.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     if _FLAGS.input:
         config = dataclasses.replace(trained.run.data, input=tuple(_FLAGS.input), corpus="", encoding=_FLAGS.encoding)
-        result = trained.evaluate_text(corpora.load(config).text)
+        corpus = corpora.load(config)
+        result = trained.evaluate_text(corpus.text, corpus.name)
     else:
         result = trained.evaluate_split(_FLAGS.split, _FLAGS.data_dir)
     print(json.dumps({**result.to_dict(), "step": trained.checkpoint.step}))

@@ -31,12 +31,12 @@ class Evaluation:
         """Exp of the loss: among how many equally likely characters the model is as unsure."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
-    def to_dict(self) -> dict[str, float | int]:
-        """As `evaluate` prints it."""
+    def to_dict(self) -> dict[str, float | int | None]:
+        """As `evaluate` prints it; null in place of a perplexity too large for a number, which JSON cannot write."""
         return {
             "loss": self.loss,
             "bits_per_char": self.bits_per_char,
-            "perplexity": self.perplexity,
+            "perplexity": self.perplexity if math.isfinite(self.perplexity) else None,
             "characters": self.characters,
         }
 

@@ -69,25 +69,27 @@ _ALL = {
 }
 
 
-def choose(name: str, dtype: tf.DType = tf.float32, compute_dtype: tf.DType = tf.float32) -> Implementation:
+def choose(name: str, precision: str = "float32", dtype: tf.DType = tf.float32) -> Implementation:
     """The implementation of a name; `auto` is cuDNN where it applies, and this project's own code elsewhere.
 
     Args:
         name: what `--implementation` says.
+        precision: what `--precision` says.
         dtype: of the variables.
-        compute_dtype: of the matrix products.
 
     Raises:
-        UserError: cuDNN is asked for by name where it cannot be had.
+        UserError: an implementation is asked for by name that cannot be had, or not at this precision.
     """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     reason = ""
     if not cudnn.available():
         reason = "TensorFlow sees no NVIDIA GPU"
-    elif (dtype, compute_dtype) != (tf.float32, tf.float32):
+    elif precision != "float32" or dtype != tf.float32:
         reason = "it is used in float32 only"
     if name == "cudnn" and reason:
         raise UserError(f"--implementation=cudnn: cannot be had, since {reason}; take auto or custom")
+    if name == "keras" and precision != "float32":
+        raise UserError(f"--implementation=keras: has no --precision={precision}; take auto or custom")
     note = f"cuDNN does not apply, since {reason}" if name == "auto" and reason and on_gpu else ""
     if name == "auto":
         name = "custom" if reason else "cudnn"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -36,3 +37,4 @@ class Interruption:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+        os.write(2, b"stopping after this call, with a checkpoint; Ctrl-C again stops at once\n")  # safe in a handler

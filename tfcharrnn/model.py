@@ -28,7 +28,7 @@ class CharRNN(tf.Module):
         implementation: the code that runs the layers: see `tfcharrnn.implementations`.
         cells: one cell a layer.
         embedding: `[vocabulary, embedding]`, or None for one-hot input.
-        first_states: for each layer the learned state before a text begins, each `[hidden]`; None: zero, not learned.
+        initial_states: for each layer the learned state before a text begins, each `[hidden]`; None: zero, not learned.
         output_kernel: `[hidden, vocabulary]`.
         output_bias: `[vocabulary]`.
     """
@@ -47,7 +47,7 @@ class CharRNN(tf.Module):
         self.vocabulary_size = vocabulary_size
         self.dtype = dtype
         self.compute_dtype = tf.bfloat16 if config.precision == "bfloat16" else dtype
-        self.implementation = implementations.choose(config.implementation, dtype, self.compute_dtype)
+        self.implementation = implementations.choose(config.implementation, config.precision, dtype)
 
         def rng(index: int) -> np.random.Generator:
             return randomness.generator(seed, randomness.Purpose.WEIGHTS, 0, index)
@@ -63,11 +63,11 @@ class CharRNN(tf.Module):
                 CELLS[config.cell](input_size, config.hidden_size, rng(2 + layer), dtype, self.compute_dtype)
             )
             input_size = config.hidden_size
-        self.first_states = None
+        self.initial_states = None
         if config.learned_initial_state:
-            self.first_states = [
+            self.initial_states = [
                 [
-                    tf.Variable(tf.zeros([config.hidden_size], dtype), name="first_state")
+                    tf.Variable(tf.zeros([config.hidden_size], dtype), name="initial_state")
                     for _ in range(cell.state_count)
                 ]
                 for cell in self.cells
@@ -84,10 +84,10 @@ class CharRNN(tf.Module):
 
     def initial_state(self, batch_size: int) -> tuple[State, ...]:
         """The state before a text begins, for each layer a tuple of tensors `[batch, hidden]`: zero, or as learned."""
-        if self.first_states is None:
+        if self.initial_states is None:
             return tuple(cell.zero_state(batch_size) for cell in self.cells)
         return tuple(
-            tuple(tf.tile(first[tf.newaxis], [batch_size, 1]) for first in state) for state in self.first_states
+            tuple(tf.tile(first[tf.newaxis], [batch_size, 1]) for first in state) for state in self.initial_states
         )
 
     def __call__(

@@ -79,7 +79,7 @@ class Progress:
         now = time.perf_counter()
         if self._first_call:
             self._first_call = False
-            self._say(f"compiled   first step after {now - self._began:.1f} s")
+            self._say(f"compiled   first call done after {now - self._began:.1f} s")
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} characters/s", refresh=False)
             self._bar.update(step - self._bar.n)

@@ -9,7 +9,7 @@ from tfcharrnn import checkpoints, dataset, records
 from tfcharrnn import run as run_lib
 from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.config import GenerationConfig
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.evaluation import Evaluation, Evaluator
 from tfcharrnn.model import CharRNN
 from tfcharrnn.run import Run
@@ -46,7 +46,10 @@ class TrainedModel:
         Raises:
             UserError: a setting out of bounds, or a prime with characters outside the vocabulary.
         """
-        return self.sampler.generate(GenerationConfig(**settings))[0]  # type: ignore[arg-type]
+        config = GenerationConfig(**settings)  # type: ignore[arg-type]
+        if config.num_samples != 1:
+            raise ConfigError("--num_samples: generate() gives one text; use sampler.generate for several")
+        return self.sampler.generate(config)[0]
 
     def evaluate_split(self, split: str = "val", data_dir: str | Path = "") -> Evaluation:
         """Measures the loss on a part of the run's own data.
@@ -58,21 +61,29 @@ class TrainedModel:
         Raises:
             UserError: the data cannot be had, is another, or the part is empty.
         """
-        data_dir = data_dir or self.run.data_dir
-        data = dataset.open_data(data_dir) if data_dir else dataset.cached(self.run.data)
+        try:
+            data = dataset.find(self.run.data, data_dir or self.run.data_dir, self.run.fingerprint)
+        except UserError as error:
+            raise UserError(f"{self.run.path}: its data is not where it was ({error}); name its --data_dir") from None
         if data.fingerprint != self.run.fingerprint:
             raise UserError(f"{data.path}: is not the data that {self.run.path} was trained on; name its --data_dir")
+        if split not in data.splits:
+            raise ConfigError(f"--split must be one of {', '.join(data.splits)}. Received: {split!r}")
         if not data.splits[split].records:
             raise UserError(f"{data.path}: its part {split!r} is empty; choose another --split")
         return self.evaluator(data.read(split), self.run.training.batch_size)
 
-    def evaluate_text(self, text: str) -> Evaluation:
+    def evaluate_text(self, text: str, name: str = "text") -> Evaluation:
         """Measures the loss on a text, cut into sequences as in training; each character is predicted once.
+
+        Args:
+            text: what to predict.
+            name: of the text, for errors.
 
         Raises:
             UserError: the text is empty or has characters outside the vocabulary.
         """
-        ids = self.run.vocabulary.encode(text)
+        ids = self.run.vocabulary.encode(text, name)
         sequences, lengths = records.cut_whole(ids, self.run.data.seq_length, self.run.vocabulary.start_id)
         return self.evaluator(sequences, self.run.training.batch_size, lengths)
 
@@ -87,8 +98,9 @@ def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedM
     Raises:
         UserError: there is no such run or checkpoint, or it is damaged.
     """
-    run = run_lib.load(run_dir or run_lib.newest())
+    run = run_lib.load(run_dir or run_lib.newest(with_checkpoint=True))
     found = checkpoints.find(run.path, checkpoint)
-    model = CharRNN(run.model, len(run.vocabulary))
+    # whatever code trained it, on whatever machine, it is used on this one
+    model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary))
     checkpoints.restore(found, {"model": model})
     return TrainedModel(run, found, model, Sampler(model, run.vocabulary), Evaluator(model))

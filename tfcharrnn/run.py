@@ -23,7 +23,8 @@ from tfcharrnn.vocabulary import Vocabulary
 FORMAT = 1
 RUNS = Path("runs")
 _CONFIG = "config.json"
-_OWN_FILES = (_CONFIG, "vocab.json", "metrics.jsonl", "samples.txt", "loss.png")
+# settings last: as long as they stand, the folder is known for a run
+_OWN_FILES = ("vocab.json", "metrics.jsonl", "samples.txt", _CONFIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,6 @@ class Run:
 
     def save(self) -> None:
         """Writes `config.json` and `vocab.json`."""
-        self.vocabulary.save(self.path / "vocab.json")
         value = {
             "format": FORMAT,
             "data": config_lib.to_dict(self.data),
@@ -60,6 +60,7 @@ class Run:
             "training": config_lib.to_dict(self.training),
         }
         files.write_json(self.path / _CONFIG, value)
+        self.vocabulary.save(self.path / "vocab.json")
 
 
 def create(run: Run, *, overwrite: bool = False) -> None:
@@ -76,9 +77,11 @@ def create(run: Run, *, overwrite: bool = False) -> None:
             )
         if not (path / _CONFIG).is_file():
             raise UserError(f"{path}: is not a run folder, so --overwrite will not remove it; choose another --run_dir")
-        shutil.rmtree(path / "checkpoints", ignore_errors=True)
-        for name in _OWN_FILES:
-            (path / name).unlink(missing_ok=True)
+        with _writing(path):
+            if (path / "checkpoints").exists():
+                shutil.rmtree(path / "checkpoints")
+            for name in _OWN_FILES:
+                (path / name).unlink(missing_ok=True)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,18 +119,26 @@ def load(path: str | Path) -> Run:
     )
 
 
-def newest(runs: Path = RUNS) -> Path:
+def newest(runs: Path = RUNS, *, with_checkpoint: bool = False) -> Path:
     """The run under `runs` whose checkpoint or settings were written last.
+
+    Args:
+        runs: the folder of runs.
+        with_checkpoint: leave out runs that have none yet.
 
     Raises:
         UserError: there is none.
     """
     candidates = []
     for config in runs.glob(f"*/{_CONFIG}"):
-        written = [config, *config.parent.glob("checkpoints/*/checkpoint.json")]
+        saved = list(config.parent.glob("checkpoints/*/checkpoint.json"))
+        if with_checkpoint and not saved:
+            continue
+        written = [config, *saved]
         candidates.append((max(path.stat().st_mtime_ns for path in written), config.parent))
     if not candidates:
-        raise UserError(f"{runs}/ holds no run; pass --run_dir, or train one with python -m tfcharrnn.train")
+        kind = "trained run" if with_checkpoint else "run"
+        raise UserError(f"{runs}/ holds no {kind}; pass --run_dir, or train one with python -m tfcharrnn.train")
     return max(candidates)[1]
 
 
@@ -172,4 +183,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); earlier checkpoints are whole") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); whatever was saved before is whole") from None

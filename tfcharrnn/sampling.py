@@ -11,9 +11,8 @@ import tensorflow as tf
 from tfcharrnn import randomness
 from tfcharrnn.cells import State
 from tfcharrnn.config import GenerationConfig
-from tfcharrnn.errors import UserError
 from tfcharrnn.model import CharRNN
-from tfcharrnn.vocabulary import START, Vocabulary
+from tfcharrnn.vocabulary import Vocabulary
 
 # Symbols in one compiled call at most. Text appears in pieces, the first ones short so that it appears at once.
 CHUNK = 1024
@@ -49,8 +48,6 @@ class Sampler:
         """
         batch = config.num_samples
         prime = self.vocabulary.encode(config.prime, "--prime")
-        if START not in self.vocabulary.symbols:
-            raise UserError(f"the model's vocabulary has no {START} to begin a text with")
         symbols = tf.fill([batch], self.vocabulary.start_id)
         state = self.model.initial_state(batch)
         top_k = config.top_k if 0 < config.top_k < len(self.vocabulary) else len(self.vocabulary)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn import dataset, pipeline
+from tfcharrnn import dataset, implementations, pipeline
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
@@ -47,22 +47,34 @@ def train_model(
     Raises:
         UserError: whatever a person can mend, in one line.
     """
-    prepare = resume_run if resume else start_run
-    run, data = prepare(run_dir, data_dir, settings)
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    if data_dir and ("input" in settings or "corpus" in settings):
+        raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
     if resume:
-        run.save()  # with the settings given now
+        run, data = resume_run(run_dir, data_dir, settings)
     else:
+        run, data = start_run(run_dir, data_dir, settings)
         run_lib.create(run, overwrite=overwrite)
     return train(run, data, resume=resume, quiet=quiet)
 
 
 def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> tuple[Run, DataFolder]:
-    """The settings and the data of a new run; nothing is written yet but prepared data."""
+    """The settings and the data of a new run; whatever cannot work is told here, before anything is written of it."""
     data_config, model, training = _split(settings, DataConfig(), ModelConfig(), TrainingConfig())
-    data = _open(data_config, data_dir)
-    # a batch size that the data cannot fill is told before the folder is made
+    implementations.choose(model.implementation, model.precision)
+    if data_dir:
+        data = dataset.open_data(data_dir)
+        data_config = data.config
+        for name in settings.keys() & {field.name for field in dataclasses.fields(DataConfig)}:
+            if settings[name] != getattr(data_config, name):
+                kept = getattr(data_config, name)
+                raise ConfigError(f"--{name}: {data_dir} was prepared with {kept!r}; leave the flag out")
+    else:
+        data = dataset.cached(data_config)
+    # made only for its check: a batch that the data cannot fill
     pipeline.TrainingOrder(data.splits["train"].records, training.batch_size, training.seed)
-    path = Path(run_dir) if run_dir else run_lib.RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{model.cell}"
+    path = Path(run_dir) if run_dir else _free_name(model.cell)
     return Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary), data
 
 
@@ -73,6 +85,8 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
         UserError: a setting that a run cannot change on the way, or data that is not the same.
     """
     saved = run_lib.load(run_dir or run_lib.newest())
+    if "epochs" in settings and "steps" not in settings:
+        settings = {**settings, "steps": 0}
     data_config, model, training = _split(settings, saved.data, saved.model, saved.training)
     how = {name: getattr(saved.model, name) for name in ("implementation", "precision")}  # these may change
     if dataclasses.replace(model, **how) != saved.model:
@@ -82,12 +96,27 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
     for name in _KEPT:
         if getattr(training, name) != getattr(saved.training, name):
             raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
-    data = _open(data_config, data_dir or saved.data_dir)
+    implementations.choose(model.implementation, model.precision)
+    if data_config == saved.data:
+        data_dir = data_dir or saved.data_dir
+        data = dataset.find(data_config, data_dir, saved.fingerprint)
+    else:
+        data = dataset.open_data(data_dir) if data_dir else dataset.cached(data_config)
     if data.fingerprint != saved.fingerprint:
         raise UserError(
             f"{saved.path}: was trained on other data than {data.name}; give it the same text and data flags"
         )
-    return dataclasses.replace(saved, model=model, training=training), data
+    return dataclasses.replace(saved, data=data_config, data_dir=str(data_dir), model=model, training=training), data
+
+
+def _free_name(cell: str) -> Path:
+    """A new folder in `runs/`, named after the time."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{cell}"
+    path, number = run_lib.RUNS / name, 1
+    while path.exists():
+        number += 1
+        path = run_lib.RUNS / f"{name}-{number}"
+    return path
 
 
 def _split(settings: Settings, *configs: Any) -> list[Any]:
@@ -101,9 +130,3 @@ def _split(settings: Settings, *configs: Any) -> list[Any]:
         if name not in used:
             raise ConfigError(f"there is no setting {name!r}")
     return changed
-
-
-def _open(config: DataConfig, data_dir: str | Path) -> DataFolder:
-    if not data_dir:
-        return dataset.cached(config)
-    return dataset.open_data(data_dir)

@@ -9,7 +9,6 @@ from absl import flags
 
 from tfcharrnn import commandline
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
-from tfcharrnn.errors import ConfigError
 
 _FLAGS = flags.FLAGS
 _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
@@ -18,10 +17,6 @@ _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
 def main() -> None:
     """Reads the flags, prepares the text if need be, and trains; prints the run folder."""
     settings = commandline.settings(*_CONFIGS)
-    if _FLAGS.resume and _FLAGS.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
-    if _FLAGS.data_dir and ("input" in settings or "corpus" in settings):
-        raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
     commandline.load_tensorflow()
     from tfcharrnn import starting
 

@@ -52,7 +52,7 @@ class Trainer:
         self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile and small)
 
     def train_step(self, ids: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One update of the weights: forward, backward through the whole sequence, clip, Adam.
+        """One update of the weights: forward, backward through the whole sequence, clip, update.
 
         Args:
             ids: sequences, `[batch, seq_length]`.
@@ -112,19 +112,19 @@ class Result:
     interrupted: bool
 
 
-class _Log:
+class _RunningMetrics:
     """What has been measured and goes on after a resume.
 
     Attributes:
         smooth_loss: the smoothed training loss.
-        window: loss, gradient norm and learning rate of each step since the last row of `metrics.jsonl`.
+        window: since the last row of `metrics.jsonl`: steps, sums of loss and gradient norm, the last learning rate.
         sizes: of the log files at the last checkpoint.
     """
 
     def __init__(self, config: TrainingConfig):
         self._config = config
         self.smooth_loss: float | None = None
-        self.window: list[list[float]] = []
+        self.window = [0.0, 0.0, 0.0, 0.0]
         self.sizes: dict[str, int] = {}
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,28 +133,30 @@ class _Log:
     def restore(self, value: dict[str, Any]) -> None:
         """Takes what `to_dict` gave; raises KeyError, TypeError or ValueError where it is not that."""
         self.smooth_loss = None if value["smooth_loss"] is None else float(value["smooth_loss"])
-        self.window = [[float(number) for number in (loss, norm, rate)] for loss, norm, rate in value["window"]]
+        count, loss, norm, rate = value["window"]
+        self.window = [float(count), float(loss), float(norm), float(rate)]
         self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
 
     def add(self, loss: float, norm: float, rate: float) -> None:
         """Takes the results of one step."""
         keep = self._config.smoothing
         self.smooth_loss = loss if self.smooth_loss is None else keep * self.smooth_loss + (1.0 - keep) * loss
-        self.window.append([loss, norm, rate])
+        count, losses, norms, _ = self.window
+        self.window = [count + 1, losses + loss, norms + norm, rate]
 
     def row(self, step: int, epoch: float, speed: float, **more: float | None) -> dict[str, Any]:
         """A row over the steps since the last one: means of loss and gradient norm, the last learning rate."""
-        loss, norm, _ = np.mean(self.window, axis=0)
+        count, losses, norms, rate = self.window
         row = {
             "step": step,
             "epoch": round(epoch, 6),
-            "loss": float(loss),
+            "loss": losses / count,
             "smooth_loss": self.smooth_loss,
-            "learning_rate": self.window[-1][2],
-            "grad_norm": float(norm),
+            "learning_rate": rate,
+            "grad_norm": norms / count,
             "chars_per_second": round(speed, 1),
         }
-        self.window = []
+        self.window = [0.0, 0.0, 0.0, 0.0]
         return row | {name: value for name, value in more.items() if value is not None}
 
 
@@ -164,14 +166,15 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
     Args:
         run: the settings and the run folder, which exists.
         data: what to train on.
-        resume: go on from the newest checkpoint.
+        resume: go on from the newest checkpoint, or from the start if there is none yet.
         quiet: show nothing.
 
     Returns:
         How it ended. SIGINT (Ctrl-C) and SIGTERM end it after the current call, with a checkpoint.
 
     Raises:
-        UserError: too little data for a batch, no checkpoint to resume from, or a disk that refuses.
+        UserError: too little data for a batch, a run that is at its end already, a damaged checkpoint, or a disk that
+            refuses.
     """
     config = run.training
     training, validation = data.read("train"), data.read("val")
@@ -179,11 +182,15 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
     total = config.steps or config.epochs * order.steps_per_epoch
     model = CharRNN(run.model, len(data.vocabulary), config.seed)
     trainer = Trainer(model, config, data.seq_length, order.steps_per_epoch, total)
-    evaluator, sampler, log = Evaluator(model), Sampler(model, data.vocabulary), _Log(config)
+    evaluator, sampler, running = Evaluator(model), Sampler(model, data.vocabulary), _RunningMetrics(config)
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     state = {"model": model, "optimizer": trainer.optimizer, "step": step_variable}
-    start = step = _restore(run, state, log) if resume else 0
-    logs = run_lib.Logs(run.path, log.sizes)
+    start = step = _restore(run, state, running) if resume else 0
+    if resume:
+        run.save()  # with the settings given now
+    logs = run_lib.Logs(run.path, running.sizes)
+    if start >= total:
+        raise UserError(f"{run.path}: is at step {start:,} of {total:,} already; give more --steps or --epochs")
     size = trainer.steps_per_call
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
     batches = pipeline.training_batches(training, order, lambda: pipeline.calls(start, total, events, size), size)
@@ -195,8 +202,8 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
 
     def save() -> None:
         step_variable.assign(step)
-        log.sizes = logs.sizes()
-        checkpoints.save(run.path, state, step, val_loss if evaluated else None, log.to_dict())
+        running.sizes = logs.sizes()
+        checkpoints.save(run.path, state, step, val_loss if evaluated else None, running.to_dict())
         checkpoints.prune(run.path, config.keep_checkpoints)
 
     with Interruption() as interruption, progress:
@@ -210,21 +217,21 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
             rows = []
             for loss, norm, rate in results.tolist():
                 step += 1
-                log.add(loss, norm, rate)
+                running.add(loss, norm, rate)
                 if due(config.log_every) and step < int(first) + int(count):
-                    rows.append(log.row(step, step / order.steps_per_epoch, speed))
+                    rows.append(running.row(step, step / order.steps_per_epoch, speed))
             if len(validation) and due(config.eval_every):
                 val_loss, evaluated = evaluator(validation, config.batch_size).loss, True
             if evaluated or due(config.log_every):
                 rows.append(
-                    log.row(step, step / order.steps_per_epoch, speed, val_loss=val_loss if evaluated else None)
+                    running.row(step, step / order.steps_per_epoch, speed, val_loss=val_loss if evaluated else None)
                 )
             logs.write_rows(rows)
             progress.show(step, float(results[:, 0].mean()), speed, val_loss if evaluated else None)
             if due(config.sample_every):
                 sample = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
                 text = sampler.generate(sample)[0]
-                logs.write_sample(f"step {step}, smoothed loss {log.smooth_loss:.4f}", text)
+                logs.write_sample(f"step {step}, smoothed loss {running.smooth_loss:.4f}", text)
                 progress.sample(step, text)
             if due(config.checkpoint_every) or interruption.requested:
                 save()
@@ -241,18 +248,20 @@ def _diverged(first: int, results: npt.NDArray[np.float64]) -> UserError:
     loss, norm, rate = results[index]
     return UserError(
         f"step {first + index + 1}: loss {loss:g}, gradient norm {norm:g} at learning rate {rate:g}; stopped before "
-        "anything was saved of it; take a smaller --learning_rate or --clip_norm, and --resume"
+        "anything was saved of it; --resume with a smaller --learning_rate, or set --clip_norm"
     )
 
 
-def _restore(run: Run, state: dict[str, Any], log: _Log) -> int:
-    """Reads the newest checkpoint into the objects of a training run and returns its step."""
+def _restore(run: Run, state: dict[str, Any], running: _RunningMetrics) -> int:
+    """Reads the newest checkpoint into the objects of a training run and returns its step; 0 if there is none yet."""
+    if not checkpoints.listed(run.path):
+        return 0
     checkpoint = checkpoints.find(run.path)
     checkpoints.restore(checkpoint, state)
     if int(state["step"]) != checkpoint.step:
         raise UserError(f"{checkpoint.path}: its step is {int(state['step'])} in the weights' file; it is damaged")
     try:
-        log.restore(checkpoint.log)
+        running.restore(checkpoint.log)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{checkpoint.path}: checkpoint.json is damaged ({type(error).__name__}: {error})") from None
     return checkpoint.step
