@@ -164,6 +164,14 @@ def test_wrong_flags_exit_with_2(arguments, named, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "flagfile", sorted((Path(__file__).parent.parent / "configs").glob("*.flags")), ids=lambda path: path.name
+)
+def test_every_flagfile_is_understood(flagfile, tmp_path):
+    """Only the text is missing."""
+    assert "missing.txt" in fail("train", f"--flagfile={flagfile}", "--input=missing.txt", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
     ("content", "named"),
     [
         (None, "text.txt"),
