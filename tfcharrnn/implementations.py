@@ -30,7 +30,8 @@ class Implementation:
         run_layer: runs one layer.
         jit_compile: XLA may compile a whole step that uses it. Keras's loops are quicker as TensorFlow runs them, and
             cuDNN's calls are compiled already.
-        halves_batch: two halves of a batch, side by side, take less time than the whole; on a CPU (measured with two cores).
+        halves_batch: two halves of a batch, side by side, take less time than the whole; so it is on a CPU of two
+            cores, where it was measured.
         note: why `auto` did not take cuDNN though there is a GPU, or "".
     """
 
