@@ -19,7 +19,7 @@ def run(command, *arguments, cwd, env=None):
     return subprocess.run(
         [sys.executable, "-m", f"tfcharrnn.{command}", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "XDG_CACHE_HOME": str(cwd), **(env or {})},
+        env={**os.environ, "XDG_CACHE_HOME": f"{cwd}-cache", **(env or {})},
         capture_output=True,
         timeout=300,
     )
