@@ -186,11 +186,11 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     state = {"model": model, "optimizer": trainer.optimizer, "step": step_variable}
     start = step = _restore(run, state, running) if resume else 0
+    if start >= total:
+        raise UserError(f"{run.path}: is at step {start:,} of {total:,} already; give more --steps or --epochs")
     if resume:
         run.save()  # with the settings given now
     logs = run_lib.Logs(run.path, running.sizes)
-    if start >= total:
-        raise UserError(f"{run.path}: is at step {start:,} of {total:,} already; give more --steps or --epochs")
     size = trainer.steps_per_call
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
     batches = pipeline.training_batches(training, order, lambda: pipeline.calls(start, total, events, size), size)
