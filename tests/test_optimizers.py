@@ -243,7 +243,7 @@ def test_steps_are_those_of_a_plain_loop():
     named = reference.variables(model)
     paper = PaperAdam(named.values())
 
-    @tf.function(jit_compile=True)  # as the trainer's step is: XLA makes other numbers of the same random bits
+    @tf.function(jit_compile=True)  # as the trainer compiles a small step
     def loss_and_gradients(ids, step):
         with tf.GradientTape() as tape:
             loss = model.loss(ids, randomness.key(6, randomness.Purpose.DROPOUT, step))

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfcharrnn import files
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, first_line
 
 FORMAT = 1
 _FOLDER = re.compile(r"step-(\d{8,12})")
@@ -59,9 +59,7 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, val_loss: float | No
         try:
             tf.train.Checkpoint(**objects).write(str(folder / _PREFIX))
         except tf.errors.OpError as error:
-            raise UserError(
-                f"{path}: cannot be written ({_first_line(error)}); earlier checkpoints are whole"
-            ) from None
+            raise UserError(f"{path}: cannot be written ({first_line(error)}); earlier checkpoints are whole") from None
         sums = {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
         description = {"format": FORMAT, "step": step, "val_loss": val_loss, "log": log, "files": sums}
         files.write_json(folder / _DESCRIPTION, description)
@@ -147,7 +145,7 @@ def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
                 )
         root.read(prefix).assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, ValueError, AssertionError) as error:
-        raise UserError(f"{checkpoint.path}: cannot be read ({_first_line(error)}); take another checkpoint") from None
+        raise UserError(f"{checkpoint.path}: cannot be read ({first_line(error)}); take another checkpoint") from None
 
 
 def _named_variables(root: tf.train.Checkpoint) -> Iterator[tuple[str, tf.Variable]]:
@@ -178,11 +176,6 @@ def verify(checkpoint: Checkpoint) -> None:
         path = checkpoint.path / name
         if path.parent != checkpoint.path or not path.is_file() or files.file_sha256(path) != expected:
             raise UserError(f"{path}: missing or damaged; remove {checkpoint.path.name} to use the one before it")
-
-
-def _first_line(error: Exception) -> str:
-    """What an error of TensorFlow's says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def prune(run_dir: Path, keep: int) -> None:

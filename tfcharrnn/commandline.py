@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.errors import ConfigError, UserError, first_line
 
 # the commands' own flags are to be listed under the command, not under this module
 flags.disclaim_key_flags()
@@ -114,8 +114,7 @@ def _guarded(main: Callable[[], None]) -> None:
     except Exception as error:  # a mistake of ours, or something that no check foresaw
         if flags.FLAGS.debug:
             traceback.print_exc()
-        reason = (str(error).strip().splitlines() or [""])[0]
-        _fail(f"{type(error).__name__}: {reason} (--debug shows where)", 1)
+        _fail(f"{type(error).__name__}: {first_line(error)} (--debug shows where)", 1)
 
 
 def _fail(message: str, code: int) -> typing.NoReturn:

@@ -8,6 +8,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error from elsewhere says, in one line: its first, or its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class ConfigError(UserError):
     """A setting whose value is not allowed; the message begins with the flag's name.
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.errors import ConfigError, UserError, first_line
 
 FEATURE = "seq"
 # ids that are parsed together; 64-bit numbers for a moment
@@ -106,7 +106,7 @@ def write(paths: Sequence[Path], examples: Iterable[bytes], count: int) -> None:
                     writer.write(example)
         except tf.errors.OpError as error:
             raise UserError(
-                f"{path}: cannot be written ({_first_line(error)}); free space or choose another folder"
+                f"{path}: cannot be written ({first_line(error)}); free space or choose another folder"
             ) from error
 
 
@@ -187,12 +187,8 @@ def read(paths: Sequence[Path], seq_length: int, vocabulary_size: int, expected:
             raise UserError(f"{path}: no such file; prepare the data again") from None
         except tf.errors.OpError as error:
             raise UserError(
-                f"{path}: damaged or not of this layout ({_first_line(error)}); prepare the data again"
+                f"{path}: damaged or not of this layout ({first_line(error)}); prepare the data again"
             ) from None
     if count != expected:
         raise UserError(f"{folder}: {count} records where dataset.json counts {expected}; prepare the data again")
     return sequences
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    return str(error.message).partition("\n")[0]

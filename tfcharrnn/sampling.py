@@ -79,7 +79,7 @@ class Sampler:
         return ["".join(parts) for parts in zip(*pieces, strict=True)] if pieces else [""] * config.num_samples
 
     def _compile(self, greedy: bool, filtered: bool) -> tf.types.experimental.GenericFunction:
-        """The compiled loop for one way of drawing; see `draw`."""
+        """The compiled loop for one way of drawing; see `pick`."""
 
         @tf.function(jit_compile=True)
         def run(
