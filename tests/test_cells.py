@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfcharrnn import recurrence, reference
 from tfcharrnn.cells import CELLS
-from tfcharrnn.cells.base import glorot_uniform, orthogonal
+from tfcharrnn.cells.initializers import glorot_uniform, orthogonal
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.model import CharRNN
 

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -24,6 +24,18 @@ _DESCRIPTION = "checkpoint.json"
 _PREFIX = "ckpt"
 
 
+class Losses(NamedTuple):
+    """What was measured at a checkpoint's step, or None.
+
+    Attributes:
+        smooth: smoothed training loss.
+        val: validation loss in nats a character.
+    """
+
+    smooth: float | None
+    val: float | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint on disk.
@@ -31,24 +43,24 @@ class Checkpoint:
     Attributes:
         path: its folder.
         step: training steps done.
-        val_loss: validation loss in nats a character, or None where none was computed.
+        losses: what was measured.
         log: what the training loop wants to find again, as JSON gave it.
     """
 
     path: Path
     step: int
-    val_loss: float | None
+    losses: Losses
     log: dict[str, Any]
 
 
-def save(run_dir: Path, objects: dict[str, Any], step: int, val_loss: float | None, log: dict[str, Any]) -> None:
+def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log: dict[str, Any]) -> None:
     """Writes a checkpoint of trackable objects; one of the same step is replaced.
 
     Args:
         run_dir: the run folder.
         objects: what `tf.train.Checkpoint` takes, by name.
         step: training steps done.
-        val_loss: measured at this step, or None.
+        losses: measured at this step.
         log: further JSON-ready values to keep.
 
     Raises:
@@ -61,8 +73,8 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, val_loss: float | No
         except tf.errors.OpError as error:
             raise UserError(f"{path}: cannot be written ({first_line(error)}); earlier checkpoints are whole") from None
         sums = {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
-        description = {"format": FORMAT, "step": step, "val_loss": val_loss, "log": log, "files": sums}
-        files.write_json(folder / _DESCRIPTION, description)
+        measured = {"smooth_loss": losses.smooth, "val_loss": losses.val}
+        files.write_json(folder / _DESCRIPTION, {"format": FORMAT, "step": step, **measured, "log": log, "files": sums})
 
 
 def listed(run_dir: Path) -> list[Checkpoint]:
@@ -79,8 +91,12 @@ def listed(run_dir: Path) -> list[Checkpoint]:
 
 
 def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The checkpoint of the least validation loss; the newer one of two alike."""
-    measured = [(c.val_loss, -c.step, c) for c in checkpoints if c.val_loss is not None]
+    """The checkpoint of the least validation loss, or where there is no validation of the least smoothed training loss.
+
+    Of two alike it is the newer one.
+    """
+    kind = 1 if any(c.losses.val is not None for c in checkpoints) else 0
+    measured = [(c.losses[kind], -c.step, c) for c in checkpoints if c.losses[kind] is not None]
     return min(measured, key=lambda entry: entry[:2])[2] if measured else None
 
 
@@ -93,9 +109,10 @@ def describe(path: Path) -> Checkpoint:
     value = files.read_json(path / _DESCRIPTION)
     if not isinstance(value, dict) or value.get("format") != FORMAT or type(value.get("step")) is not int:
         raise UserError(f"{path / _DESCRIPTION}: not a checkpoint of format {FORMAT}")
-    if type(value.get("val_loss")) not in (float, int, type(None)) or not isinstance(value.get("log"), dict):
+    losses = Losses(value.get("smooth_loss"), value.get("val_loss"))
+    if any(type(loss) not in (float, int, type(None)) for loss in losses) or not isinstance(value.get("log"), dict):
         raise UserError(f"{path / _DESCRIPTION}: its losses are not what they should be; the file is damaged")
-    return Checkpoint(path, value["step"], value["val_loss"], value["log"])
+    return Checkpoint(path, value["step"], losses, value["log"])
 
 
 def find(run_dir: Path, which: str = "latest") -> Checkpoint:
@@ -121,7 +138,7 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
         return checkpoints[-1]
     found = best(checkpoints)
     if found is None:
-        raise UserError(f"{run_dir}: no checkpoint has a validation loss; use --checkpoint=latest")
+        raise UserError(f"{run_dir}: no checkpoint has a loss; use --checkpoint=latest")
     return found
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from typing import Any, TypeVar
 
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.layouts import LAYOUTS
 
 ConfigT = TypeVar("ConfigT")
 
 CELLS = ("rnn", "lstm", "gru")
 IMPLEMENTATIONS = ("auto", "custom", "keras", "cudnn")
 PRECISIONS = ("float32", "bfloat16")
-LAYOUTS = ("sequences",)
+INITIALIZERS = ("glorot", "normal", "uniform")
 OPTIMIZERS = ("adam", "adagrad", "sgd")
 SCHEDULES = ("constant", "exponential", "cosine")
 
@@ -91,9 +93,35 @@ class DataConfig(_Checked):
     lowercase: bool = option(False, "Turn the text to lower case.")
     drop_digits: bool = option(False, "Remove every decimal digit from the text.")
     drop_chars: str = option("", "Remove each of these characters from the text.")
-    layout: str = option("sequences", "How the text is cut into training examples.", choices=LAYOUTS)
-    seq_length: int = option(200, "Symbols in a sequence, its leading <S> included.", at_least=2, at_most=1_000_000)
-    overlap: float = option(0.0, "Share of a sequence's characters that the next one repeats.", at_least=0.0, below=1.0)
+    layout: str = option(
+        "sequences",
+        "How the text is cut into training examples: sequences that stand alone, one stream read on and on, lines, "
+        "or windows whose next character is predicted.",
+        choices=tuple(LAYOUTS),
+    )
+    seq_length: int = option(
+        200,
+        "Symbols in a sequence, its leading <S> included; layout=stream: characters read in a step; layout=windows: "
+        "characters that a prediction sees.",
+        at_least=2,
+        at_most=1_000_000,
+    )
+    overlap: float = option(
+        0.0,
+        "layout=sequences: share of a sequence's characters that the next one repeats.",
+        at_least=0.0,
+        below=1.0,
+    )
+    stride: int = option(
+        1, "layout=windows: characters from the start of a window to the next one's.", at_least=1, at_most=1_000_000
+    )
+    delimiter: str = option(r"\n", "layout=lines: regular expression of what stands between two lines.")
+    max_length: int = option(
+        1000,
+        "layout=lines: longer lines are dropped; counted in symbols, <S> and </S> included.",
+        at_least=3,
+        at_most=1_000_000,
+    )
     val_fraction: float = option(
         0.05, "Share of the text, after the training part, for validation.", at_least=0.0, below=1.0
     )
@@ -109,6 +137,18 @@ class DataConfig(_Checked):
             )
         if self.input and self.corpus:
             raise ConfigError(f"--input and --corpus exclude each other. Received: {self.input} and {self.corpus!r}")
+        try:
+            re.compile(self.delimiter)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ConfigError(f"--delimiter={self.delimiter!r} is no regular expression: {error}") from None
+        self._check_layout()
+
+    def _check_layout(self) -> None:
+        """Refuses a setting that another layout has: it would do nothing here."""
+        for field in dataclasses.fields(self):
+            users = [layout.name for layout in LAYOUTS.values() if field.name in layout.settings]
+            if users and self.layout not in users and getattr(self, field.name) != field.default:
+                raise ConfigError(f"--{field.name} is a setting of --layout={'|'.join(users)}, not of {self.layout}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +170,19 @@ class ModelConfig(_Checked):
         0, "Size of a learned character embedding; 0: one-hot input.", at_least=0, at_most=65_536
     )
     learned_initial_state: bool = option(False, "Learn the state before a text begins, instead of zeros.")
+    zero_start: bool = option(False, "Begin a text with a vector of zeros in place of <S>.")
     dropout: float = option(
         0.0, "Share of activations dropped between recurrent layers in training.", at_least=0.0, below=1.0
     )
+    output_dropout: float = option(
+        0.0, "Share of activations dropped after the last recurrent layer in training.", at_least=0.0, below=1.0
+    )
+    initializer: str = option(
+        "glorot",
+        "First weights: glorot (and orthogonal recurrent ones), normal(0, scale^2), or uniform in [0, scale).",
+        choices=INITIALIZERS,
+    )
+    initializer_scale: float = option(0.01, "Scale of the normal and uniform first weights.", above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +192,14 @@ class TrainingConfig(_Checked):
     batch_size: int = option(128, "Sequences in a batch.", at_least=1, at_most=1_000_000)
     epochs: int = option(30, "Passes over the training text, unless --steps is given.", at_least=1, at_most=10_000_000)
     steps: int = option(0, "Training steps in all; 0: as many as --epochs make.", at_least=0, at_most=10**12)
+    shuffle: str = option(
+        "epoch", "Order of the examples: a new random one each epoch, or one for all.", choices=("epoch", "once")
+    )
+    reduction: str = option(
+        "mean",
+        "What is minimised: the mean loss of a character, or the sum over an example, averaged over the batch.",
+        choices=("mean", "sum"),
+    )
     optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
     learning_rate: float = option(0.001, "Learning rate at its highest.", above=0.0)
     schedule: str = option("constant", "How the learning rate changes over the steps.", choices=SCHEDULES)
@@ -162,14 +220,28 @@ class TrainingConfig(_Checked):
     smoothing: float = option(
         0.99, "smooth_loss is this times its last value plus the rest of the new loss.", at_least=0.0, below=1.0
     )
+    smoothing_start: str = option(
+        "first",
+        "What smooth_loss begins at: the first loss, that of a uniform guess over the symbols, or a number.",
+    )
     log_every: int = option(10, "Steps between rows of metrics.jsonl; 0: only the last.", at_least=0)
     eval_every: int = option(200, "Steps between validations; 0: only at the end.", at_least=0)
     sample_every: int = option(200, "Steps between samples of text; 0: only at the end.", at_least=0)
     sample_length: int = option(300, "Characters of a sample in training.", at_least=1, at_most=1_000_000)
     checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
-    keep_checkpoints: int = option(
-        3, "Newest checkpoints kept, beside the one of the least validation loss; 0: all.", at_least=0
-    )
+    keep_checkpoints: int = option(3, "Newest checkpoints kept, beside the one of the least loss; 0: all.", at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.smoothing_start not in ("first", "uniform"):
+            try:
+                finite = math.isfinite(float(self.smoothing_start))
+            except ValueError:
+                finite = False
+            if not finite:
+                raise ConfigError(
+                    f"--smoothing_start must be first, uniform or a number. Received: {self.smoothing_start!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +259,7 @@ class GenerationConfig(_Checked):
     )
     greedy: bool = option(False, "Always take the likeliest character.")
     num_samples: int = option(1, "Texts to generate side by side.", at_least=1, at_most=100_000)
+    stop: str = option("", "End a text before the first place where this stands in what was generated.")
     seed: int = option(0, "Seed: the same one gives the same text.", at_least=0, at_most=2**31 - 1)
 
 

@@ -9,31 +9,27 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfcharrnn import config as config_lib
-from tfcharrnn import corpora, files
+from tfcharrnn import corpora, cutting, files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import UserError
+from tfcharrnn.layouts import LAYOUTS, Layout
 from tfcharrnn.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from tfcharrnn.examples import Examples
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
-# the settings that say how a text is cut, and how it is read
-_CUT = ("layout", "seq_length", "overlap", "val_fraction", "test_fraction")
+# the settings that say how a text is read, and those that say how it is divided, whatever the layout
+_DIVIDED = ("layout", "val_fraction", "test_fraction")
 _NORMALISATION = ("lowercase", "drop_digits", "drop_chars", "encoding")
 _INT_LIMIT = 10**12
-# ids that are encoded, cut and serialised together
-_BLOCK = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +52,7 @@ class DataFolder:
         config: how its text was read and cut; the texts themselves are not named.
         vocabulary: its symbols.
         splits: `train`, `val` and `test`; a split without records has no shards.
+        dropped: of lines, how many were `empty` or `too_long`.
     """
 
     path: Path
@@ -64,19 +61,37 @@ class DataFolder:
     config: DataConfig
     vocabulary: Vocabulary
     splits: dict[str, Split]
+    dropped: dict[str, int]
 
     @property
-    def seq_length(self) -> int:
-        """Ids in a record."""
-        return self.config.seq_length
+    def layout(self) -> Layout:
+        """What its examples are like."""
+        return LAYOUTS[self.config.layout]
 
     @property
     def characters(self) -> int:
         """Characters in all splits together."""
         return sum(split.characters for split in self.splits.values())
 
-    def read(self, split: str) -> npt.NDArray[np.int32]:
-        """All sequences of a split, `[records, seq_length]`.
+    def describe(self) -> str:
+        """What the splits hold, in words."""
+        counts = []
+        for name, split in self.splits.items():
+            if self.layout.carries_state:
+                counts.append(f"{split.characters:,} characters {name}")
+            else:
+                counts.append(f"{cutting.num_examples(split.characters, split.records, self.config):,} {name}")
+        dropped = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.dropped.items() if count)
+        what = {
+            "sequences": f"sequences of {self.config.seq_length}: ",
+            "stream": "one stream: ",
+            "lines": "lines: ",
+            "windows": f"windows of {self.config.seq_length}, {self.config.stride} apart: ",
+        }[self.layout.name]
+        return what + ", ".join(counts) + (f" (dropped: {dropped})" if dropped else "")
+
+    def read(self, split: str) -> Examples:
+        """All records of a split.
 
         Raises:
             UserError: missing or damaged shards.
@@ -85,7 +100,9 @@ class DataFolder:
 
         part = self.splits[split]
         paths = [self.path / name for name in part.shards]
-        return records.read(paths, self.seq_length, len(self.vocabulary), part.records)
+        symbols = cutting.num_symbols(part.characters, part.records, self.config)
+        lengths = cutting.record_lengths(self.config)
+        return records.read(paths, len(self.vocabulary), part.records, symbols, lengths)
 
 
 def prepare_data(
@@ -110,27 +127,24 @@ def prepare_data(
     output_dir = Path(output_dir)
     _check_place(output_dir, overwrite)
     corpus = corpus or corpora.load(config)
-    vocabulary = Vocabulary.from_text(corpus.text)
-    ends = _split_ends(len(corpus.text), config)
+    parts, dropped = cutting.divide(corpus.text, config)
+    for split, part in zip(SPLITS, parts, strict=True):
+        if split == "train" and not cutting.num_records(part, config):
+            raise UserError(_too_short(corpus.name, part, config))
+    text = corpus.text if config.layout != "lines" else "".join(map(cutting.characters_of, parts))
+    vocabulary = Vocabulary.from_text(text, LAYOUTS[config.layout].special)
     with files.new_folder(output_dir, overwrite=overwrite) as folder:
         splits = {}
-        start = 0
-        for split, end in zip(SPLITS, ends, strict=True):
-            count = records.num_sequences(end - start, config.seq_length, config.overlap)
-            if split == "train" and not count:
-                raise UserError(
-                    f"{corpus.name}: its training part of {end} characters is shorter than one sequence; "
-                    + (f"give more text, or a --seq_length of at most {end + 1}" if end else "give more text")
-                )
+        for split, part in zip(SPLITS, parts, strict=True):
+            count = cutting.num_records(part, config)
             shards = shard_names(split, config.num_shards) if count else []
             if count:
-                blocks = _sequences(corpus.text[start:end], vocabulary, config)
-                examples = itertools.chain.from_iterable(map(records.serialise, blocks))
+                examples = itertools.chain.from_iterable(map(records.serialise, cutting.cut(part, vocabulary, config)))
                 records.write([folder / shard for shard in shards], examples, count)
-            splits[split] = {"characters": end - start, "records": count, "shards": shards}
-            start = end
+            splits[split] = {"characters": len(cutting.characters_of(part)), "records": count, "shards": shards}
         vocabulary.save(folder / "vocab.json")
-        files.write_json(folder / "dataset.json", {**_description(config, corpus), "splits": splits})
+        description = {**_description(config, corpus), "splits": splits} | ({"dropped": dropped} if dropped else {})
+        files.write_json(folder / "dataset.json", description)
     return open_data(output_dir)
 
 
@@ -150,21 +164,22 @@ def open_data(path: str | Path) -> DataFolder:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{where}: not of format {FORMAT}; was it written by a newer version?")
     try:
-        settings = {name: value[name] for name in _CUT} | {
+        settings = {name: value[name] for name in _cut_settings(value["layout"])} | {
             name: value["normalisation"][name] for name in _NORMALISATION
         }
         config = config_lib.from_dict(DataConfig, settings, "settings")
         splits = {name: _split(value["splits"][name], name) for name in SPLITS}
+        dropped = {str(kind): int(count) for kind, count in value.get("dropped", {}).items()}
         name = ", ".join(str(source["name"]) for source in value["inputs"])
         fingerprint = _fingerprint(value)
         if not splits["train"].records:
             raise ValueError("no training records")
-    except (KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: damaged ({type(error).__name__}: {error}); prepare the data again") from None
     except (ValueError, UserError) as error:
         raise UserError(f"{where}: damaged ({error}); prepare the data again") from None
     vocabulary = Vocabulary.load(path / "vocab.json")
-    return DataFolder(path, name, fingerprint, config, vocabulary, splits)
+    return DataFolder(path, name, fingerprint, config, vocabulary, splits, dropped)
 
 
 def find(config: DataConfig, data_dir: str | Path, fingerprint: str) -> DataFolder:
@@ -240,25 +255,21 @@ def _is_ours(name: str) -> bool:
     return re.fullmatch(r"dataset\.json|vocab\.json|(train|val|test)-\d{5}-of-\d{5}\.tfrecord", name) is not None
 
 
-def _sequences(text: str, vocabulary: Vocabulary, config: DataConfig) -> Iterator[npt.NDArray[np.int32]]:
-    """All sequences of a text, in blocks `[records, seq_length]`, so that the whole is never in memory."""
-    from tfcharrnn import records
-
-    step = records.stride(config.seq_length, config.overlap)
-    count = records.num_sequences(len(text), config.seq_length, config.overlap)
-    size = max(1, _BLOCK // config.seq_length)
-    for first in range(0, count, size):
-        last = min(first + size, count) - 1
-        part = text[first * step : last * step + config.seq_length - 1]
-        ids = vocabulary.encode(part)
-        yield records.cut_sequences(ids, config.seq_length, config.overlap, vocabulary.start_id)
+def _too_short(name: str, part: cutting.Part, config: DataConfig) -> str:
+    if config.layout == "lines":
+        return (
+            f"{name}: has no line of 1 to {config.max_length - 2} characters to train on; "
+            "give another text, --delimiter or --max_length"
+        )
+    longest = len(part) + 1 if config.layout == "sequences" else len(part) - 1
+    return f"{name}: its training part of {len(part)} characters is shorter than one example; " + (
+        f"give more text, or a --seq_length of at most {longest}" if longest >= 2 else "give more text"
+    )
 
 
-def _split_ends(characters: int, config: DataConfig) -> tuple[int, int, int]:
-    """Where training, validation and test text end, by position in the text."""
-    val = math.floor(characters * config.val_fraction)
-    test = math.floor(characters * config.test_fraction)
-    return characters - val - test, characters - test, characters
+def _cut_settings(layout: str) -> tuple[str, ...]:
+    """The settings that say how a text is cut by a layout."""
+    return *_DIVIDED, *LAYOUTS[layout].settings
 
 
 def _description(config: DataConfig, corpus: corpora.Corpus) -> dict[str, Any]:
@@ -266,7 +277,7 @@ def _description(config: DataConfig, corpus: corpora.Corpus) -> dict[str, Any]:
     settings = config_lib.to_dict(config)
     return {
         "format": FORMAT,
-        **{name: settings[name] for name in (*_CUT, "num_shards")},
+        **{name: settings[name] for name in (*_cut_settings(config.layout), "num_shards")},
         "normalisation": {name: settings[name] for name in _NORMALISATION},
         "inputs": [dataclasses.asdict(source) for source in corpus.sources],
         "characters": len(corpus.text),
@@ -275,7 +286,8 @@ def _description(config: DataConfig, corpus: corpora.Corpus) -> dict[str, Any]:
 
 def _fingerprint(description: dict[str, Any]) -> str:
     """A SHA-256 over all in a description that decides the sequences: settings and texts, not names and shards."""
-    settings = {name: description[name] for name in ("format", *_CUT, "normalisation", "characters")}
+    names = ("format", *_cut_settings(description["layout"]), "normalisation", "characters")
+    settings = {name: description[name] for name in names}
     settings["inputs"] = [source["sha256"] for source in description["inputs"]]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfcharrnn.cells import State
 from tfcharrnn.errors import UserError
+from tfcharrnn.examples import Examples
 from tfcharrnn.model import CharRNN
 from tfcharrnn.pipeline import evaluation_batches
 
@@ -42,34 +44,50 @@ class Evaluation:
 
 
 class Evaluator:
-    """Measures the loss of a model on sequences, each from the initial state; compiled once for a shape."""
+    """Measures the loss of a model on examples; compiled once for each shape.
+
+    Examples that stand alone are each read from the initial state. Those of a stream are read one after another, and
+    the state is carried over.
+    """
 
     def __init__(self, model: CharRNN):
         """Takes the model, whose weights may change between evaluations."""
         self._model = model
-        self._total = tf.function(self._total_loss)
+        self._totals = tf.function(self._total_losses)
 
-    def __call__(
-        self, sequences: npt.NDArray[np.int32], batch_size: int, lengths: npt.NDArray[np.int64] | None = None
-    ) -> Evaluation:
-        """The mean loss of every target in some sequences.
+    def __call__(self, examples: Examples, batch_size: int) -> Evaluation:
+        """The mean loss of every symbol that is predicted in some examples.
 
         Args:
-            sequences: `[records, seq_length]`; each symbol but the first is a target.
-            batch_size: sequences evaluated side by side.
-            lengths: how many symbols of each are real, `[records]`; None: all.
+            examples: what to measure.
+            batch_size: examples evaluated side by side.
 
         Raises:
             UserError: there are none.
         """
-        total, count = 0.0, 0
-        for ids, real in evaluation_batches(sequences, max(1, min(batch_size, len(sequences))), lengths):
-            total += float(self._total(ids, real))
-            count += int(np.count_nonzero(real))
+        totals, count = self.totals(examples, batch_size)
         if not count:
             raise UserError("there is no text to evaluate")
-        return Evaluation(total / count, count)
+        return Evaluation(math.fsum(totals) / count, count)
 
-    def _total_loss(self, ids: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
-        losses = tf.cast(self._model.losses(ids), tf.float64)
-        return tf.reduce_sum(tf.where(real, losses, tf.zeros_like(losses)))
+    def totals(self, examples: Examples, batch_size: int) -> tuple[npt.NDArray[np.float64], int]:
+        """The sum of the losses of each example in nats, `[examples]`, and over how many symbols they all go."""
+        carries = self._model.layout.carries_state
+        batch_size = 1 if carries else max(1, min(batch_size, len(examples)))
+        totals, count = np.zeros(len(examples)), 0
+        state = self._model.initial_state(batch_size)
+        for ids, real, indices in evaluation_batches(examples, batch_size, in_order=carries):
+            batch_totals, after = self._totals(ids, real, state)
+            totals[indices] = batch_totals.numpy()[: len(indices)]
+            count += len(indices) if self._model.layout.last_only else int(np.count_nonzero(real))
+            if carries:
+                state = after
+        return totals, count
+
+    def _total_losses(
+        self, ids: tf.Tensor, real: tf.Tensor, state: tuple[State, ...]
+    ) -> tuple[tf.Tensor, tuple[State, ...]]:
+        """The sum of each example's losses, `[batch]`, and the state after them."""
+        losses, state = self._model.losses(ids, state)
+        losses = tf.cast(losses, tf.float64)
+        return tf.reduce_sum(tf.where(real[:, -losses.shape[1] :], losses, tf.zeros_like(losses)), axis=1), state

@@ -10,8 +10,11 @@ import tensorflow as tf
 
 from tfcharrnn import implementations, projection, randomness, recurrence
 from tfcharrnn.cells import CELLS, State
-from tfcharrnn.cells.base import glorot_uniform, product
+from tfcharrnn.cells.base import product
+from tfcharrnn.cells.initializers import initializers
 from tfcharrnn.config import ModelConfig
+from tfcharrnn.errors import ConfigError
+from tfcharrnn.layouts import LAYOUTS, Layout
 from tfcharrnn.pipeline import split_batch
 from tfcharrnn.projection import Symbols
 
@@ -25,6 +28,7 @@ class CharRNN(tf.Module):
     Attributes:
         config: the sizes.
         vocabulary_size: symbols.
+        layout: what the texts are like that it learns from.
         implementation: the code that runs the layers: see `tfcharrnn.implementations`.
         cells: one cell a layer.
         embedding: `[vocabulary, embedding]`, or None for one-hot input.
@@ -33,7 +37,14 @@ class CharRNN(tf.Module):
         output_bias: `[vocabulary]`.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary_size: int, seed: int = 0, dtype: tf.DType = tf.float32):
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary_size: int,
+        seed: int = 0,
+        dtype: tf.DType = tf.float32,
+        layout: Layout = LAYOUTS["sequences"],
+    ):
         """Makes the variables; the same seed gives the same weights.
 
         Args:
@@ -41,10 +52,16 @@ class CharRNN(tf.Module):
             vocabulary_size: symbols.
             seed: of the weights.
             dtype: of the variables and of all arithmetic.
+            layout: what the texts are like; see `tfcharrnn.layouts`.
+
+        Raises:
+            ConfigError: the settings do not suit the layout.
         """
         super().__init__()
+        check_suits(config, layout)
         self.config = config
         self.vocabulary_size = vocabulary_size
+        self.layout = layout
         self.dtype = dtype
         self.compute_dtype = tf.bfloat16 if config.precision == "bfloat16" else dtype
         self.implementation = implementations.choose(config.implementation, config.precision, dtype)
@@ -52,16 +69,16 @@ class CharRNN(tf.Module):
         def rng(index: int) -> np.random.Generator:
             return randomness.generator(seed, randomness.Purpose.WEIGHTS, 0, index)
 
+        draw = initializers(config.initializer, config.initializer_scale)
         input_size = config.embedding_size or vocabulary_size
         self.embedding = None
         if config.embedding_size:
-            values = rng(1).standard_normal((vocabulary_size, input_size))
+            values = draw.embedding(rng(1), vocabulary_size, input_size)
             self.embedding = tf.Variable(values, dtype=dtype, name="embedding")
         self.cells = []
         for layer in range(config.num_layers):
-            self.cells.append(
-                CELLS[config.cell](input_size, config.hidden_size, rng(2 + layer), dtype, self.compute_dtype)
-            )
+            sizes = (input_size, config.hidden_size)
+            self.cells.append(CELLS[config.cell](*sizes, rng(2 + layer), dtype, self.compute_dtype, draw))
             input_size = config.hidden_size
         self.initial_states = None
         if config.learned_initial_state:
@@ -72,9 +89,8 @@ class CharRNN(tf.Module):
                 ]
                 for cell in self.cells
             ]
-        self.output_kernel = tf.Variable(
-            glorot_uniform(rng(0), input_size, vocabulary_size), dtype=dtype, name="output_kernel"
-        )
+        values = draw.kernel(rng(0), input_size, vocabulary_size)
+        self.output_kernel = tf.Variable(values, dtype=dtype, name="output_kernel")
         self.output_bias = tf.Variable(tf.zeros([vocabulary_size], dtype), name="output_bias")
 
     @property
@@ -103,65 +119,98 @@ class CharRNN(tf.Module):
         Returns:
             The logits of the symbol that follows each, `[batch, time, vocabulary]`, and the state after the last.
         """
-        rows = range(ids.shape[0])
-        logits, state = self._time_major_logits(tf.transpose(ids), state, self._dropout(dropout_key, rows, len(rows)))
-        return tf.transpose(logits, [1, 0, 2]), state
+        hidden, state = self._hidden(ids, state, self._dropout(dropout_key, range(ids.shape[0]), ids.shape[0]))
+        return tf.transpose(self._logits(hidden), [1, 0, 2]), state
 
-    def losses(self, ids: tf.Tensor, dropout_key: tf.Tensor | None = None) -> tf.Tensor:
-        """Cross-entropy of each next symbol, -log softmax(logits)[target], in nats.
+    def losses(
+        self, ids: tf.Tensor, state: Sequence[State] | None = None, dropout_key: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tuple[State, ...]]:
+        """Cross-entropy of each next symbol, -log softmax(logits)[target], in nats; 0 where the target is padding.
 
         On a CPU a batch goes through the model in two halves, which TensorFlow runs side by side: while one half's
         loop does its step's arithmetic on one core, the other half's product keeps the other core busy.
 
         Args:
-            ids: whole sequences, `[batch, seq_length]`; each symbol but the first is the target of the one before.
-            dropout_key: as in `__call__`.
+            ids: whole examples, `[batch, width]`; each symbol but the first is the target of the one before.
+            state: as in `__call__`, like `dropout_key`.
+            dropout_key: see `state`.
 
         Returns:
-            `[batch, seq_length - 1]`.
+            The losses, `[batch, width - 1]`, or for a layout that predicts the last symbol only `[batch, 1]`; and the
+            state after the last symbol but one.
         """
         batch = ids.shape[0]
+        state = self.initial_state(batch) if state is None else state
         halve = self.implementation.halves_batch and batch >= _MIN_BATCH_TO_HALVE
         bounds = [0, batch // 2, batch] if halve else [0, batch]
-        losses = []
+        losses, states = [], []
         for first, end in itertools.pairwise(bounds):
             inputs, targets = split_batch(ids[first:end])
-            dropout = self._dropout(dropout_key, range(first, end), batch)
-            logits, _ = self._time_major_logits(tf.transpose(inputs), None, dropout)
-            part = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(targets), logits)
-            losses.append(tf.transpose(part))
-        return tf.concat(losses, axis=0)
+            before = tf.nest.map_structure(lambda array, first=first, end=end: array[first:end], tuple(state))
+            hidden, after = self._hidden(inputs, before, self._dropout(dropout_key, range(first, end), batch))
+            if self.layout.last_only:
+                hidden, targets = hidden[-1:], targets[:, -1:]
+            part = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(targets), self._logits(hidden))
+            part = tf.transpose(part)
+            if self.layout.pad_id is not None:
+                part = tf.where(targets == self.layout.pad_id, tf.zeros_like(part), part)
+            losses.append(part)
+            states.append(after)
+        return tf.concat(losses, axis=0), tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *states)
+
+    def num_targets(self, ids: tf.Tensor) -> tf.Tensor:
+        """How many symbols of some examples are predicted: all but the first, or the last, and no padding.
+
+        Args:
+            ids: `[batch, width]`.
+
+        Returns:
+            A scalar of the model's type.
+        """
+        batch, width = ids.shape
+        if self.layout.pad_id is None:
+            return tf.constant(batch * (1 if self.layout.last_only else width - 1), self.dtype)
+        return tf.reduce_sum(tf.cast(split_batch(ids)[1] != self.layout.pad_id, self.dtype))
 
     def loss(self, ids: tf.Tensor, dropout_key: tf.Tensor | None = None) -> tf.Tensor:
-        """The mean of `losses`, a scalar in nats a character."""
-        return tf.reduce_mean(self.losses(ids, dropout_key))
+        """The mean of `losses` over the symbols that are predicted, a scalar in nats a character."""
+        return tf.reduce_sum(self.losses(ids, None, dropout_key)[0]) / self.num_targets(ids)
 
-    def _time_major_logits(
-        self, ids: tf.Tensor, state: Sequence[State] | None, dropout: Callable[[tf.Tensor, int], tf.Tensor]
+    def _hidden(
+        self, ids: tf.Tensor, state: Sequence[State] | None, dropout: Callable[[tf.Tensor, int, float], tf.Tensor]
     ) -> tuple[tf.Tensor, tuple[State, ...]]:
-        """From ids `[time, batch]` to logits `[time, batch, vocabulary]`; `dropout(x, layer)` stands before a layer."""
-        time, batch = ids.shape
-        state = self.initial_state(batch) if state is None else state
+        """From ids `[batch, time]` to the last layer's outputs `[time, batch, hidden]`, and the state after them."""
+        state = self.initial_state(ids.shape[0]) if state is None else state
         embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
-        hidden: Symbols | tf.Tensor = Symbols(ids, self.vocabulary_size, embedding)
+        has_blank = self.config.zero_start
+        hidden: Symbols | tf.Tensor = Symbols(
+            self._with_zero_start(tf.transpose(ids)), self.vocabulary_size, embedding, has_blank
+        )
         last = []
         for layer, cell in enumerate(self.cells):
             if layer:
-                hidden = dropout(hidden, layer)
+                hidden = dropout(hidden, layer, self.config.dropout)
             hidden, layer_state = self.implementation.run_layer(cell, hidden, state[layer])
             last.append(layer_state)
-        flat = product(tf.reshape(hidden, [-1, self.config.hidden_size]), self.output_kernel, self.compute_dtype)
-        logits = tf.reshape(tf.nn.bias_add(flat, self.output_bias), [time, batch, self.vocabulary_size])
-        return logits, tuple(last)
+        return dropout(hidden, len(self.cells), self.config.output_dropout), tuple(last)
 
-    def _dropout(self, key: tf.Tensor | None, rows: range, batch: int) -> Callable[[tf.Tensor, int], tf.Tensor]:
+    def _with_zero_start(self, ids: tf.Tensor) -> tf.Tensor:
+        """Ids in which, with `--zero_start`, the blank stands in place of `<S>`."""
+        return tf.where(ids == self.layout.start_id, self.vocabulary_size, ids) if self.config.zero_start else ids
+
+    def _logits(self, hidden: tf.Tensor) -> tf.Tensor:
+        """The output layer: from `[time, batch, hidden]` to `[time, batch, vocabulary]`, as one product."""
+        time, batch, size = hidden.shape
+        flat = product(tf.reshape(hidden, [-1, size]), self.output_kernel, self.compute_dtype)
+        return tf.reshape(tf.nn.bias_add(flat, self.output_bias), [time, batch, self.vocabulary_size])
+
+    def _dropout(self, key: tf.Tensor | None, rows: range, batch: int) -> Callable[[tf.Tensor, int, float], tf.Tensor]:
         """Dropout for some rows of a batch; which values it drops does not depend on how the batch is divided.
 
         It zeroes a share of the values and scales the others up to keep the mean (Srivastava et al. 2014).
         """
-        rate = self.config.dropout
 
-        def dropout(x: tf.Tensor, layer: int) -> tf.Tensor:
+        def dropout(x: tf.Tensor, layer: int, rate: float) -> tf.Tensor:
             if not rate or key is None:
                 return x
             time, _, size = x.shape
@@ -170,23 +219,56 @@ class CharRNN(tf.Module):
 
         return dropout
 
-    def stepper(self) -> Callable[[tf.Tensor, Sequence[State]], tuple[tf.Tensor, tuple[State, ...]]]:
-        """A function that reads one symbol more, for loops that choose the next symbol as they go.
+    def stepper(
+        self,
+    ) -> tuple[Callable[[tf.Tensor, Sequence[State]], tuple[State, ...]], Callable[[Sequence[State]], tf.Tensor]]:
+        """Two functions to read one symbol more, for loops that choose the next symbol as they go.
 
         Returns:
-            `step(ids, state) -> (logits, state)` with ids `[batch]` and logits `[batch, vocabulary]`. What is the same
-            at every step is computed here, once.
+            `advance(ids, state) -> state`, with ids `[batch]`, where an id equal to `vocabulary_size` stands for no
+            symbol, a vector of zeros; and `logits(state)`, those of the symbol that follows, `[batch, vocabulary]`.
+            What is the same at every step is computed here, once.
         """
         embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
-        table = projection.symbol_table(self.cells[0], embedding)
+        table = projection.symbol_table(self.cells[0], embedding, has_blank=True)
 
-        def step(ids: tf.Tensor, state: Sequence[State]) -> tuple[tf.Tensor, tuple[State, ...]]:
-            projected = tf.gather(table, ids)
+        def advance(ids: tf.Tensor, state: Sequence[State]) -> tuple[State, ...]:
+            projected = tf.gather(table, self._with_zero_start(ids))
             after: list[State] = []
             for layer, cell in enumerate(self.cells):
                 if layer:
                     projected = cell.product(after[-1][0], tf.convert_to_tensor(cell.kernel)) + cell.input_bias
                 after.append(recurrence.step_cell(cell, projected, state[layer]))
-            return product(after[-1][0], self.output_kernel, self.compute_dtype) + self.output_bias, tuple(after)
+            return tuple(after)
 
-        return step
+        def logits(state: Sequence[State]) -> tf.Tensor:
+            return product(state[-1][0], self.output_kernel, self.compute_dtype) + self.output_bias
+
+        return advance, logits
+
+
+class Carried(tf.Module):
+    """What a stream carries from one training step to the next.
+
+    Attributes:
+        state: the model's state after the symbols read so far, variables `[batch, hidden]`.
+        symbols: the symbols that are read next, int32 `[batch]`.
+    """
+
+    def __init__(self, model: CharRNN, batch_size: int):
+        """Makes the variables; each epoch sets them anew."""
+        super().__init__()
+        self.state = tf.nest.map_structure(
+            lambda first: tf.Variable(first, trainable=False, name="state"), model.initial_state(batch_size)
+        )
+        self.symbols = tf.Variable(tf.zeros([batch_size], tf.int32), trainable=False, name="symbols")
+
+
+def check_suits(config: ModelConfig, layout: Layout) -> None:
+    """Checks that a network and a layout go together.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if config.zero_start and layout.start_id is None:
+        raise ConfigError(f"--zero_start stands in place of <S>, which --layout={layout.name} does not have")

@@ -23,11 +23,7 @@ def main() -> None:
         raise ConfigError("--output_dir is missing: name the data folder to make")
     commandline.load_tensorflow()
     data = dataset.prepare_data(config, _FLAGS.output_dir, overwrite=_FLAGS.overwrite)
-    counts = ", ".join(f"{split.records:,} {name}" for name, split in data.splits.items())
-    commandline.say(
-        f"{data.name}: {data.characters:,} characters, {len(data.vocabulary)} symbols; sequences of "
-        f"{data.seq_length}: {counts}"
-    )
+    commandline.say(f"{data.name}: {data.characters:,} characters, {len(data.vocabulary)} symbols; {data.describe()}")
     print(data.path)
 
 

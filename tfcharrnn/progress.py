@@ -41,17 +41,14 @@ class Progress:
         self._bar: tqdm.tqdm | None = None
         self._start = start
         self._began = self._last_line = time.perf_counter()
-        self._first_call = True
+        self._compiled: set[int] = set()
         config, special = run.model, data.vocabulary.num_special
-        train, val = data.splits["train"], data.splits["val"]
         self._say(f"device     {device_name()}, TensorFlow {tf.__version__}")
         self._say(
             f"corpus     {data.name}: {data.characters:,} characters, "
             f"vocabulary of {len(data.vocabulary) - special} characters and {special} special"
         )
-        self._say(
-            f"data       {train.records:,} sequences of {data.seq_length} to train on, {val.records:,} to validate"
-        )
+        self._say(f"data       {data.describe()}")
         self._say(
             f"model      {config.cell}, {config.num_layers} x {config.hidden_size} units, "
             f"{model.num_parameters:,} parameters, implementation {model.implementation.name}, "
@@ -61,7 +58,7 @@ class Progress:
         if model.implementation.note:
             self._say(f"note       {model.implementation.note}")
         if run.model.dropout and run.model.num_layers == 1:
-            self._say("note       --dropout acts between layers, and there is only one: it changes nothing")
+            self._say("note       --dropout acts between layers, and there is only one; after it acts --output_dropout")
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
@@ -74,12 +71,15 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def compiled(self, width: int, seconds: float) -> None:
+        """Says how long a call took that was the first for examples of a width, and so was compiled."""
+        if width not in self._compiled:
+            self._compiled.add(width)
+            self._say(f"compiled   for examples of {width} symbols; first call done after {seconds:.1f} s")
+
     def show(self, step: int, loss: float, speed: float, val_loss: float | None) -> None:
         """Shows where the run stands; a validation is always shown, other steps now and then."""
         now = time.perf_counter()
-        if self._first_call:
-            self._first_call = False
-            self._say(f"compiled   first call done after {now - self._began:.1f} s")
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} characters/s", refresh=False)
             self._bar.update(step - self._bar.n)

@@ -20,17 +20,19 @@ class Symbols:
         ids: `[time, batch]`.
         size: of the vocabulary.
         embedding: `[vocabulary, embedding]`, or None for one-hot vectors.
+        has_blank: an id equal to `size` stands for a vector of zeros.
     """
 
     ids: tf.Tensor
     size: int
     embedding: tf.Tensor | None = None
+    has_blank: bool = False
 
     def dense(self, dtype: tf.DType) -> tf.Tensor:
         """The vectors themselves, `[time, batch, input]`; for code that can take nothing else."""
         if self.embedding is None:
-            return tf.one_hot(self.ids, self.size, dtype=dtype)
-        return lookup(self.embedding, self.ids)
+            return tf.one_hot(self.ids, self.size, dtype=dtype)  # all zeros for an id outside
+        return lookup(with_blank(self.embedding) if self.has_blank else self.embedding, self.ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +68,20 @@ def project(cell: Cell, inputs: Symbols | tf.Tensor) -> Rows | tf.Tensor:
     if isinstance(inputs, tf.Tensor):
         return _affine(inputs, cell)
     if inputs.embedding is not None and inputs.ids.shape.num_elements() < inputs.size:
-        return _affine(lookup(inputs.embedding, inputs.ids), cell)
-    return Rows(symbol_table(cell, inputs.embedding), inputs.ids)
+        return _affine(inputs.dense(cell.kernel.dtype), cell)
+    return Rows(symbol_table(cell, inputs.embedding, inputs.has_blank), inputs.ids)
 
 
-def symbol_table(cell: Cell, embedding: tf.Tensor | None) -> tf.Tensor:
-    """The product x W + b for every symbol x of the vocabulary, `[vocabulary, gates * hidden]`."""
+def symbol_table(cell: Cell, embedding: tf.Tensor | None, has_blank: bool = False) -> tf.Tensor:
+    """The product x W + b for every symbol x of the vocabulary, and last for the blank: `[vocabulary (+ 1), ...]`."""
     kernel = tf.convert_to_tensor(cell.kernel)
-    return (kernel if embedding is None else cell.product(embedding, kernel)) + cell.input_bias
+    rows = kernel if embedding is None else cell.product(embedding, kernel)
+    return (with_blank(rows) if has_blank else rows) + cell.input_bias
+
+
+def with_blank(table: tf.Tensor) -> tf.Tensor:
+    """A table, `[symbols, columns]`, with a row of zeros after its last."""
+    return tf.pad(table, [[0, 1], [0, 0]])
 
 
 def _affine(x: tf.Tensor, cell: Cell) -> tf.Tensor:

@@ -19,6 +19,7 @@ class Purpose(enum.IntEnum):
     SHUFFLE = 2
     DROPOUT = 3
     SAMPLING = 4
+    SPLIT = 5
 
 
 def key(seed: int | tf.Tensor, purpose: Purpose, step: int | tf.Tensor, index: int | tf.Tensor = 0) -> tf.Tensor:
@@ -54,10 +55,10 @@ def generator(seed: int, purpose: Purpose, step: int, index: int = 0) -> np.rand
     return np.random.Generator(np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20 + index]))
 
 
-def permutation(size: int, seed: int, purpose: Purpose, step: int) -> npt.NDArray[np.int64]:
+def permutation(size: int, seed: int, purpose: Purpose, step: int, index: int = 0) -> npt.NDArray[np.int64]:
     """A random order of `range(size)`.
 
     It sorts raw 64-bit draws, whose stream NumPy keeps the same in every version.
     """
-    bits = np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20])
+    bits = np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20 + index])
     return np.argsort(bits.random_raw(size), kind="stable")

@@ -1,4 +1,4 @@
-"""Sequences of ids, cut from a text and kept in TFRecord files.
+"""Records: sequences of ids, kept in TFRecord files.
 
 A record is a `tf.train.Example` with one int64 feature, `seq`: the ids of one sequence.
 """
@@ -7,83 +7,19 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import os
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from tfcharrnn.errors import ConfigError, UserError, first_line
+from tfcharrnn.errors import UserError, first_line
+from tfcharrnn.examples import Examples
 
 FEATURE = "seq"
 # ids that are parsed together; 64-bit numbers for a moment
 _PARSED_IDS = 2**20
-
-
-def stride(seq_length: int, overlap: float) -> int:
-    """How many characters on the next sequence starts: seq_length - 1 - ceil(overlap * (seq_length - 1)).
-
-    The product is taken of the decimal number that the user wrote, so that 0.07 of 100 is 7 and not a hair more.
-
-    Raises:
-        ConfigError: the overlap leaves no step forward.
-    """
-    characters = seq_length - 1
-    step = characters - math.ceil(Fraction(repr(float(overlap))) * characters)
-    if step < 1:
-        raise ConfigError(
-            f"--overlap={overlap}: of the {characters} characters of a sequence it leaves none to go on by; "
-            "take a smaller one, or a larger --seq_length"
-        )
-    return step
-
-
-def num_sequences(num_characters: int, seq_length: int, overlap: float) -> int:
-    """How many sequences `cut_sequences` cuts from so many characters."""
-    rest = num_characters - (seq_length - 1)
-    return rest // stride(seq_length, overlap) + 1 if rest >= 0 else 0
-
-
-def cut_sequences(ids: npt.NDArray[np.int32], seq_length: int, overlap: float, start_id: int) -> npt.NDArray[np.int32]:
-    """Cuts a text into overlapping sequences, each with `<S>` before its characters.
-
-    Args:
-        ids: the text, `[characters]`.
-        seq_length: symbols in a sequence, `<S>` included.
-        overlap: share of the characters that the next sequence repeats.
-        start_id: the id of `<S>`.
-
-    Returns:
-        `[sequences, seq_length]`; an incomplete last sequence is dropped.
-    """
-    characters, step = seq_length - 1, stride(seq_length, overlap)
-    if len(ids) < characters:
-        return np.zeros((0, seq_length), np.int32)
-    windows = np.lib.stride_tricks.sliding_window_view(ids, characters)[::step]
-    return np.concatenate([np.full((len(windows), 1), start_id, np.int32), windows], axis=1)
-
-
-def cut_whole(
-    ids: npt.NDArray[np.int32], seq_length: int, start_id: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Cuts a text as `cut_sequences` does without overlap, but keeps the incomplete last sequence.
-
-    Returns:
-        The sequences, `[sequences, seq_length]`, the last one filled up with `<S>`; and how many symbols of each are
-        real, `[sequences]`.
-    """
-    characters = seq_length - 1
-    count = -(-len(ids) // characters)
-    padded = np.full(count * characters, start_id, np.int32)
-    padded[: len(ids)] = ids
-    lengths = np.full(count, seq_length)
-    if count:
-        lengths[-1] -= count * characters - len(ids)
-    return cut_sequences(padded, seq_length, 0.0, start_id), lengths
 
 
 def write(paths: Sequence[Path], examples: Iterable[bytes], count: int) -> None:
@@ -110,29 +46,33 @@ def write(paths: Sequence[Path], examples: Iterable[bytes], count: int) -> None:
             ) from error
 
 
-def serialise(sequences: npt.NDArray[np.int32]) -> list[bytes]:
-    """The `tf.train.Example` of each sequence, in its serialised form; made all at once, which is far quicker.
+def serialise(examples: Examples) -> list[bytes]:
+    """The `tf.train.Example` of each record, in its serialised form; made all at once, which is far quicker.
 
     An id is a varint: its bits in groups of seven, the lowest first, with 128 added to every byte but the last
     (https://protobuf.dev/programming-guides/encoding). Ids are the end of the record; what comes before them depends
     on their size in bytes alone.
 
     Args:
-        sequences: `[records, seq_length]`, ids from 0 to 2^21 - 1.
+        examples: the records, side by side; ids from 0 to 2^21 - 1.
     """
-    count, seq_length = sequences.shape
-    if sequences.max(initial=0) < 128:  # one byte each, so that all records are alike
-        header = np.frombuffer(_header(seq_length), np.uint8)
-        examples = np.empty((count, len(header) + seq_length), np.uint8)
-        examples[:, : len(header)] = header
-        examples[:, len(header) :] = sequences
-        return examples.view(f"V{examples.shape[1]}").ravel().tolist()
-    groups = np.stack([sequences, sequences >> 7, sequences >> 14], axis=-1)
-    more = groups >= 128
-    used = np.concatenate([np.ones_like(more[..., :1]), more[..., :-1]], axis=-1)
-    ids = (groups & 127 | more << 7).astype(np.uint8)[used].tobytes()
-    ends = np.cumsum(np.count_nonzero(used, axis=(1, 2))).tolist()
-    return [_header(end - start) + ids[start:end] for start, end in itertools.pairwise([0, *ends])]
+    ids, lengths = examples.ids, examples.lengths
+    if ids.max(initial=0) < 128:  # one byte each
+        if len(lengths) and np.all(lengths == lengths[0]):  # so all records are alike
+            header = np.frombuffer(_header(int(lengths[0])), np.uint8)
+            rows = np.empty((len(lengths), len(header) + lengths[0]), np.uint8)
+            rows[:, : len(header)] = header
+            rows[:, len(header) :] = ids.reshape(len(lengths), -1)
+            return rows.view(f"V{rows.shape[1]}").ravel().tolist()
+        sizes, content = lengths, ids.astype(np.uint8).tobytes()
+    else:
+        groups = np.stack([ids, ids >> 7, ids >> 14], axis=-1)
+        more = groups >= 128
+        used = np.concatenate([np.ones_like(more[:, :1]), more[:, :-1]], axis=-1)
+        content = (groups & 127 | more << 7).astype(np.uint8)[used].tobytes()
+        sizes = np.add.reduceat(np.count_nonzero(used, axis=1), examples.starts) if len(examples) else lengths
+    ends = np.cumsum(sizes).tolist()
+    return [_header(end - start) + content[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -143,52 +83,59 @@ def _header(size: int) -> bytes:
     return example.SerializeToString()[:-size]
 
 
-def read(paths: Sequence[Path], seq_length: int, vocabulary_size: int, expected: int) -> npt.NDArray[np.int32]:
-    """Reads every sequence of TFRecord files of one length, in order.
+def read(
+    paths: Sequence[Path], vocabulary_size: int, count: int, num_symbols: int, lengths: tuple[int, int]
+) -> Examples:
+    """Reads every record of TFRecord files, in order.
 
     Args:
         paths: the files.
-        seq_length: ids in each record.
         vocabulary_size: ids must be below this.
-        expected: how many records there must be.
-
-    Returns:
-        `[expected, seq_length]`.
+        count: how many records there must be.
+        num_symbols: how many ids they must have together.
+        lengths: how many ids a record must have at least and at most.
 
     Raises:
-        UserError: a missing or damaged file, a record of another length or with a wrong id, or a wrong count.
+        UserError: a missing or damaged file, a record of a wrong length or with a wrong id, or a wrong count.
     """
-    if not paths and not expected:
-        return np.empty((0, seq_length), np.int32)
+    again = "prepare the data again"
+    if not paths and not count:
+        return Examples.side_by_side(np.empty(0, np.int32), np.empty(0, np.int64))
     folder = paths[0].parent
     try:
         size = sum(path.stat().st_size for path in paths)
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); prepare the data again") from None
-    if expected * seq_length > size:  # an id takes at least a byte; checked before memory is taken
-        raise UserError(f"{folder}: its files are too short for what dataset.json counts; prepare the data again")
-    sequences = np.empty((expected, seq_length), np.int32)
-    count = 0
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {again}") from None
+    if max(num_symbols, count) > size:  # an id takes at least a byte; checked before memory is taken
+        raise UserError(f"{folder}: its files are too short for what dataset.json counts; {again}")
+    ids, sizes = np.empty(num_symbols, np.int32), np.empty(count, np.int64)
+    at, records = 0, 0
     for path in paths:
-        dataset = tf.data.TFRecordDataset(os.fsencode(path)).batch(max(1, _PARSED_IDS // seq_length))
-        dataset = dataset.map(
-            lambda records: tf.io.parse_example(records, {FEATURE: tf.io.FixedLenFeature([seq_length], tf.int64)})
-        )
+        dataset = tf.data.TFRecordDataset(os.fsencode(path)).batch(max(1, _PARSED_IDS // lengths[1]))
+        dataset = dataset.map(_parse)
         try:
-            for example in dataset.as_numpy_iterator():
-                batch = example[FEATURE]
-                if batch.min() < 0 or batch.max() >= vocabulary_size:
-                    raise UserError(f"{path}: holds ids outside the vocabulary; prepare the data again")
-                if count + len(batch) > expected:
-                    raise UserError(f"{path}: more records than dataset.json counts; prepare the data again")
-                sequences[count : count + len(batch)] = batch
-                count += len(batch)
+            for more_ids, more_sizes in dataset.as_numpy_iterator():
+                if more_sizes.min() < lengths[0] or more_sizes.max() > lengths[1]:
+                    raise UserError(f"{path}: holds a record of a wrong length, so it is not of this layout; {again}")
+                if more_ids.min() < 0 or more_ids.max() >= vocabulary_size:
+                    raise UserError(f"{path}: holds ids outside the vocabulary; {again}")
+                if records + len(more_sizes) > count or at + len(more_ids) > num_symbols:
+                    raise UserError(f"{path}: more records than dataset.json counts; {again}")
+                ids[at : at + len(more_ids)] = more_ids
+                sizes[records : records + len(more_sizes)] = more_sizes
+                at, records = at + len(more_ids), records + len(more_sizes)
         except tf.errors.NotFoundError:
-            raise UserError(f"{path}: no such file; prepare the data again") from None
+            raise UserError(f"{path}: no such file; {again}") from None
         except tf.errors.OpError as error:
-            raise UserError(
-                f"{path}: damaged or not of this layout ({first_line(error)}); prepare the data again"
-            ) from None
-    if count != expected:
-        raise UserError(f"{folder}: {count} records where dataset.json counts {expected}; prepare the data again")
-    return sequences
+            raise UserError(f"{path}: damaged or not of this layout ({first_line(error)}); {again}") from None
+    if (records, at) != (count, num_symbols):
+        raise UserError(
+            f"{folder}: {records} records of {at} ids where dataset.json counts {count} of {num_symbols}; {again}"
+        )
+    return Examples.side_by_side(ids, sizes)
+
+
+def _parse(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The ids of some records, one after another, and how many each has; a record without the feature has none."""
+    ragged = tf.io.parse_example(serialised, {FEATURE: tf.io.RaggedFeature(tf.int64)})[FEATURE]
+    return ragged.values, ragged.row_lengths()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from tfcharrnn import checkpoints, dataset, records
+from tfcharrnn import checkpoints, cutting, dataset
 from tfcharrnn import run as run_lib
 from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.evaluation import Evaluation, Evaluator
-from tfcharrnn.model import CharRNN
+from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.model import Carried, CharRNN
 from tfcharrnn.run import Run
 from tfcharrnn.sampling import Sampler
 
@@ -71,10 +73,11 @@ class TrainedModel:
             raise ConfigError(f"--split must be one of {', '.join(data.splits)}. Received: {split!r}")
         if not data.splits[split].records:
             raise UserError(f"{data.path}: its part {split!r} is empty; choose another --split")
-        return self.evaluator(data.read(split), self.run.training.batch_size)
+        examples = cutting.predicted_once(data.read(split), data.config)
+        return self.evaluator(examples, self.run.training.batch_size)
 
     def evaluate_text(self, text: str, name: str = "text") -> Evaluation:
-        """Measures the loss on a text, cut into sequences as in training; each character is predicted once.
+        """Measures the loss on a text, cut as in training; each character is predicted once.
 
         Args:
             text: what to predict.
@@ -83,9 +86,28 @@ class TrainedModel:
         Raises:
             UserError: the text is empty or has characters outside the vocabulary.
         """
-        ids = self.run.vocabulary.encode(text, name)
-        sequences, lengths = records.cut_whole(ids, self.run.data.seq_length, self.run.vocabulary.start_id)
-        return self.evaluator(sequences, self.run.training.batch_size, lengths)
+        examples = cutting.of_text(text, self.run.vocabulary, self.run.data, name)
+        return self.evaluator(examples, self.run.training.batch_size)
+
+    def score(self, lines: Sequence[str], name: str = "text") -> list[float]:
+        """The log-probability of each line, in nats: log p(line | `<S>`), and that it ends there if the model has ends.
+
+        Args:
+            lines: each one text, without its delimiter.
+            name: of the text, for errors.
+
+        Raises:
+            UserError: a line has characters outside the vocabulary, or the model cannot begin a text.
+        """
+        layout = LAYOUTS[self.run.data.layout]
+        if layout.start_id is None:
+            able = ", ".join(other.name for other in LAYOUTS.values() if other.start_id is not None)
+            raise UserError(
+                f"{self.run.path}: the layout {layout.name} has no <S>, after which to score a line; "
+                f"train a model with --layout of {able}"
+            )
+        examples = cutting.lines_as_examples(list(lines), self.run.vocabulary, name)
+        return (-self.evaluator.totals(examples, self.run.training.batch_size)[0]).tolist()
 
 
 def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedModel:
@@ -101,6 +123,9 @@ def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedM
     run = run_lib.load(run_dir or run_lib.newest(with_checkpoint=True))
     found = checkpoints.find(run.path, checkpoint)
     # whatever code trained it, on whatever machine, it is used on this one
-    model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary))
-    checkpoints.restore(found, {"model": model})
-    return TrainedModel(run, found, model, Sampler(model, run.vocabulary), Evaluator(model))
+    layout = LAYOUTS[run.data.layout]
+    model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
+    carried = Carried(model, run.training.batch_size) if layout.carries_state else None
+    checkpoints.restore(found, {"model": model} | ({"carried": carried} if carried else {}))
+    sampler = Sampler(model, run.vocabulary, run.data.seq_length, carried)
+    return TrainedModel(run, found, model, sampler, Evaluator(model))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn import randomness
 from tfcharrnn.cells import State
 from tfcharrnn.config import GenerationConfig
-from tfcharrnn.model import CharRNN
+from tfcharrnn.errors import UserError
+from tfcharrnn.model import Carried, CharRNN
 from tfcharrnn.vocabulary import Vocabulary
 
 # Symbols in one compiled call at most. Text appears in pieces, the first ones short so that it appears at once.
@@ -21,17 +24,31 @@ _FIRST_CHUNK = 64
 _SAMPLE = -1  # in place of a symbol that is given: draw one
 
 
+# What a model has read so far, as far as it matters for the next symbol: its state, or the last symbols themselves.
+Reading = Any  # tuple[State, ...] | tf.Tensor
+
+
 class Sampler:
     """Draws text from a model.
 
-    A text begins with `<S>`. Each step reads a symbol and gives the logits of the next one. As long as the prime
-    lasts, the next symbol is the prime's; from then on it is drawn.
+    A text begins as the model's layout has it: with `<S>`; or a stream goes on where training ended, but begins anew
+    with a prime. Each step reads a symbol and gives the logits of the next one. As long as the prime lasts, the next
+    symbol is the prime's; from then on it is drawn. A text ends at `</S>` where there is one.
     """
 
-    def __init__(self, model: CharRNN, vocabulary: Vocabulary):
-        """Takes the model and its symbols."""
+    def __init__(self, model: CharRNN, vocabulary: Vocabulary, seq_length: int = 0, carried: Carried | None = None):
+        """Takes the model and its symbols.
+
+        Args:
+            model: the model.
+            vocabulary: its symbols.
+            seq_length: for a layout of windows, how many symbols a prediction sees.
+            carried: what a stream has read last in training; None: it can only begin with a prime.
+        """
         self.model = model
         self.vocabulary = vocabulary
+        self._seq_length = seq_length
+        self._carried = carried
         self._compiled = functools.cache(self._compile)
 
     def stream(self, config: GenerationConfig) -> Iterator[list[str]]:
@@ -44,24 +61,44 @@ class Sampler:
             The next piece of each of the `num_samples` texts; the prime belongs to the text.
 
         Raises:
-            UserError: the prime has characters outside the vocabulary.
+            UserError: the prime has characters outside the vocabulary, or there is nothing to begin with.
         """
-        batch = config.num_samples
+        end_id = self.vocabulary.end_id
+        endings = [_Ending(config.prime, config.stop) for _ in range(config.num_samples)]
+        for ids in self._ids(config):
+            pieces = []
+            for ending, row in zip(endings, ids.T, strict=True):
+                ended = np.flatnonzero(row == (-1 if end_id is None else end_id))
+                text = self.vocabulary.decode(row[: ended[0]] if ended.size else row)
+                pieces.append(ending.take(text, is_last=ended.size > 0))
+            yield pieces
+            if all(ending.reached for ending in endings):
+                return
+        yield [ending.take("", is_last=True) for ending in endings]
+
+    def generate(self, config: GenerationConfig) -> list[str]:
+        """Generates whole texts; see `stream`."""
+        return ["".join(parts) for parts in zip(*self.stream(config), strict=True)]
+
+    def _ids(self, config: GenerationConfig) -> Iterator[npt.NDArray[np.int32]]:
+        """The symbols of all texts, prime included, in pieces `[time, num_samples]`."""
+        batch, size = config.num_samples, len(self.vocabulary)
         prime = self.vocabulary.encode(config.prime, "--prime")
-        symbols = tf.fill([batch], self.vocabulary.start_id)
-        state = self.model.initial_state(batch)
-        top_k = config.top_k if 0 < config.top_k < len(self.vocabulary) else len(self.vocabulary)
-        run = self._compiled(config.greedy, top_k < len(self.vocabulary) or config.top_p < 1.0)
         total = len(prime) + config.length
-        start, size = 0, min(_FIRST_CHUNK, CHUNK)
+        symbols, reading, first = self._begin(batch, prime)
+        if total and first:
+            yield np.tile(prime[:first, np.newaxis], [1, batch])
+        top_k = config.top_k if 0 < config.top_k < size else size
+        run = self._compiled(config.greedy, top_k < size or config.top_p < 1.0)
+        start, chunk = first, min(_FIRST_CHUNK, CHUNK)
         while start < total:
-            count = min(size, total - start)
+            count = min(chunk, total - start)
             given = np.full(CHUNK, _SAMPLE, np.int32)
             piece = prime[start : start + count]
             given[: len(piece)] = piece
-            texts, symbols, state = run(
+            texts, symbols, reading = run(
                 symbols,
-                state,
+                reading,
                 given,
                 np.int32(count),
                 np.int64(start),
@@ -70,13 +107,48 @@ class Sampler:
                 np.int32(top_k),
                 np.float64(config.top_p),
             )
-            yield [self.vocabulary.decode(text) for text in texts.numpy()[:count].T]
-            start, size = start + count, min(2 * size, CHUNK)
+            yield texts.numpy()[:count]
+            start, chunk = start + count, min(2 * chunk, CHUNK)
 
-    def generate(self, config: GenerationConfig) -> list[str]:
-        """Generates whole texts; see `stream`."""
-        pieces = list(self.stream(config))
-        return ["".join(parts) for parts in zip(*pieces, strict=True)] if pieces else [""] * config.num_samples
+    def _begin(self, batch: int, prime: npt.NDArray[np.int32]) -> tuple[tf.Tensor, Reading, int]:
+        """The first symbols to read, `[batch]`, what was read before them, and how much of the prime they are."""
+        layout, state = self.model.layout, self.model.initial_state(batch)
+        blank = len(self.vocabulary)
+        if layout.last_only:
+            return tf.fill([batch], blank), tf.fill([batch, self._seq_length], blank), 0
+        if layout.start_id is not None:
+            return tf.fill([batch], layout.start_id), state, 0
+        if len(prime):
+            return tf.fill([batch], prime[0]), state, 1
+        if self._carried is None:
+            raise UserError("--prime is missing: this model has no text to go on from; give it a beginning")
+        rows = tf.range(batch) % self._carried.symbols.shape[0]
+        return (
+            tf.gather(self._carried.symbols, rows),
+            tf.nest.map_structure(lambda variable: tf.gather(variable, rows), self._carried.state),
+            0,
+        )
+
+    def _reader(self) -> Callable[[tf.Tensor, Reading], tuple[tf.Tensor, Reading]]:
+        """The function that reads one symbol more, `[batch]`, and gives the logits of the next one."""
+        advance, logits = self.model.stepper()
+
+        def read(symbols: tf.Tensor, state: Reading) -> tuple[tf.Tensor, Reading]:
+            state = advance(symbols, state)
+            return logits(state), state
+
+        def read_window(symbols: tf.Tensor, window: Reading) -> tuple[tf.Tensor, Reading]:
+            """A prediction sees the last `seq_length` symbols and nothing before them, as in training."""
+            window = tf.concat([window[:, 1:], symbols[:, tf.newaxis]], axis=1)
+            _, state = tf.while_loop(
+                lambda t, _: t < self._seq_length,
+                lambda t, state: (t + 1, advance(window[:, t], state)),
+                (tf.constant(0), self.model.initial_state(symbols.shape[0])),
+                maximum_iterations=self._seq_length,
+            )
+            return logits(state), window
+
+        return read_window if self.model.layout.last_only else read
 
     def _compile(self, greedy: bool, filtered: bool) -> tf.types.experimental.GenericFunction:
         """The compiled loop for one way of drawing; see `pick`."""
@@ -84,7 +156,7 @@ class Sampler:
         @tf.function(jit_compile=True)
         def run(
             symbols: tf.Tensor,
-            state: tuple[State, ...],
+            reading: Reading,
             given: tf.Tensor,
             count: tf.Tensor,
             start: tf.Tensor,
@@ -92,9 +164,9 @@ class Sampler:
             temperature: tf.Tensor,
             top_k: tf.Tensor,
             top_p: tf.Tensor,
-        ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
-            """From the last symbols `[batch]` and the state: `count` symbols more, `[CHUNK, batch]`, and both again."""
-            step = self.model.stepper()
+        ) -> tuple[tf.Tensor, tf.Tensor, Reading]:
+            """From the last symbols `[batch]` and the reading: `count` symbols more, `[CHUNK, batch]`, and both."""
+            read = self._reader()
             texts = tf.TensorArray(tf.int32, CHUNK, element_shape=symbols.shape)
             shape = [symbols.shape[0], len(self.vocabulary)]
 
@@ -103,27 +175,58 @@ class Sampler:
                 return gumbel(shape, randomness.key(seed, randomness.Purpose.SAMPLING, position), self.model.dtype)
 
             def body(
-                index: tf.Tensor, symbols: tf.Tensor, state: tuple[State, ...], noise: tf.Tensor, texts: tf.TensorArray
-            ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...], tf.Tensor, tf.TensorArray]:
-                logits, state = step(symbols, state)
-                # special symbols are no text
-                logits = tf.where(tf.range(logits.shape[1]) < self.vocabulary.num_special, logits.dtype.min, logits)
+                index: tf.Tensor, symbols: tf.Tensor, reading: Reading, noise: tf.Tensor, texts: tf.TensorArray
+            ) -> tuple[tf.Tensor, tf.Tensor, Reading, tf.Tensor, tf.TensorArray]:
+                logits, reading = read(symbols, reading)
+                hidden = tf.range(logits.shape[1]) < self.model.layout.num_unpredicted
+                logits = tf.where(hidden, logits.dtype.min, logits)
                 filters = {"top_k": top_k, "top_p": top_p} if filtered else {}
                 drawn = pick(logits, None if greedy else noise, temperature=temperature, **filters)
                 symbols = tf.where(given[index] == _SAMPLE, drawn, given[index])
                 # the next step's noise depends on nothing in this one, so it is made beside it
                 noise = noise if greedy else noise_of(index + 1)
-                return index + 1, symbols, state, noise, texts.write(index, symbols)
+                return index + 1, symbols, reading, noise, texts.write(index, symbols)
 
-            _, symbols, state, _, texts = tf.while_loop(
+            _, symbols, reading, _, texts = tf.while_loop(
                 lambda index, *_: index < count,
                 body,
-                (tf.constant(0), symbols, state, noise_of(tf.constant(0)), texts),
+                (tf.constant(0), symbols, reading, noise_of(tf.constant(0)), texts),
                 maximum_iterations=CHUNK,
             )
-            return texts.stack(), symbols, state
+            return texts.stack(), symbols, reading
 
         return run
+
+
+class _Ending:
+    """Cuts a text that comes in pieces where it ends: at its last piece, or before `--stop`.
+
+    Attributes:
+        reached: the text is whole.
+    """
+
+    def __init__(self, prime: str, stop: str):
+        self.reached = False
+        self._stop = stop
+        self._prime_left = len(prime)  # the stop is looked for in what follows the prime
+        self._held = ""
+
+    def take(self, piece: str, *, is_last: bool) -> str:
+        """Takes the next piece and gives what can be shown: without an end of it that may be the start of a stop."""
+        if self.reached:
+            return ""
+        prime, self._held = piece[: self._prime_left], self._held + piece[self._prime_left :]
+        self._prime_left -= len(prime)
+        place = self._held.find(self._stop) if self._stop else -1
+        self.reached = is_last or place >= 0
+        if place >= 0:
+            shown = place
+        elif self.reached:
+            shown = len(self._held)
+        else:
+            shown = max(len(self._held) - max(len(self._stop) - 1, 0), 0)
+        text, self._held = self._held[:shown], self._held[shown:]
+        return prime + text
 
 
 def draw(logits: tf.Tensor, key: tf.Tensor, *, greedy: bool = False, **settings: float | tf.Tensor) -> tf.Tensor:

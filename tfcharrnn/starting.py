@@ -12,13 +12,14 @@ from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.model import check_suits
 from tfcharrnn.run import Run
 from tfcharrnn.training import Result, train
 
 Settings = dict[str, Any]
 
 # what a run that goes on must keep, for its steps so far to mean the same
-_KEPT = ("batch_size", "seed", "optimizer")
+_KEPT = ("batch_size", "seed", "optimizer", "shuffle", "reduction")
 
 
 def train_model(
@@ -72,8 +73,9 @@ def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> 
                 raise ConfigError(f"--{name}: {data_dir} was prepared with {kept!r}; leave the flag out")
     else:
         data = dataset.cached(data_config)
-    # made only for its check: a batch that the data cannot fill
-    pipeline.TrainingOrder(data.splits["train"].records, training.batch_size, training.seed)
+    check_suits(model, data.layout)
+    part = data.splits["train"]
+    pipeline.steps_per_epoch(part.characters, part.records, data_config, training)  # for its check: enough for a batch
     path = Path(run_dir) if run_dir else _free_name(model.cell)
     return Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary), data
 

@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from tfcharrnn.errors import UserError
 from tfcharrnn.files import read_json, write_json
+from tfcharrnn.layouts import END, PAD, START
 
 FORMAT = 1
-START = "<S>"
-
 # how a vocabulary file may name symbols that are no character
-_SPECIAL = (START, "<PAD>", "</S>")
+_SPECIAL = (START, PAD, END)
 _CODE_POINTS = 0x110000
 # characters looked at together: few enough that their code points stay in the processor's cache
 _BLOCK = 2**16
@@ -100,14 +99,19 @@ class Vocabulary:
 
     @property
     def start_id(self) -> int:
-        """The id of `<S>`, with which a sequence begins.
+        """The id of `<S>`, with which an example begins.
 
         Raises:
             UserError: the vocabulary does not have it.
         """
         if START not in self.symbols[: self.num_special]:
-            raise UserError(f"vocabulary: it has no {START} to begin a sequence with; prepare the data again")
+            raise UserError(f"vocabulary: it has no {START} to begin with; prepare the data again")
         return self.symbols.index(START)
+
+    @property
+    def end_id(self) -> int | None:
+        """The id of `</S>`, with which a line ends, or None if the vocabulary does not have it."""
+        return self.symbols.index(END) if END in self.symbols[: self.num_special] else None
 
     def encode(self, text: str, what: str = "text") -> npt.NDArray[np.int32]:
         """The ids of the characters of `text`, `[len(text)]`.

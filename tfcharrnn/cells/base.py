@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfcharrnn.cells.initializers import GLOROT, Initializers
+
 State = tuple[tf.Tensor, ...]
 
 
@@ -42,8 +44,9 @@ class Cell(tf.Module, abc.ABC):
         rng: np.random.Generator,
         dtype: tf.DType = tf.float32,
         compute_dtype: tf.DType | None = None,
+        initializers: Initializers = GLOROT,
     ):
-        """Draws the weights as Keras does: Glorot-uniform kernel, orthogonal recurrent kernel, zero bias.
+        """Draws the weights, by default as Keras does: Glorot-uniform kernel, orthogonal recurrent kernel, zero bias.
 
         Args:
             input_size: size of x.
@@ -51,14 +54,17 @@ class Cell(tf.Module, abc.ABC):
             rng: draws the weights.
             dtype: of the variables.
             compute_dtype: of the matrix products; None: the same.
+            initializers: how the kernels are drawn.
         """
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.compute_dtype = compute_dtype or dtype
         columns = self.gates * hidden_size
-        self.kernel = tf.Variable(glorot_uniform(rng, input_size, columns), dtype=dtype, name="kernel")
-        self.recurrent_kernel = tf.Variable(orthogonal(rng, hidden_size, columns), dtype=dtype, name="recurrent_kernel")
+        kernel = initializers.kernel(rng, input_size, columns)
+        self.kernel = tf.Variable(kernel, dtype=dtype, name="kernel")
+        recurrent_kernel = initializers.recurrent_kernel(rng, hidden_size, columns)
+        self.recurrent_kernel = tf.Variable(recurrent_kernel, dtype=dtype, name="recurrent_kernel")
         self.bias = tf.Variable(self._initial_bias(), dtype=dtype, name="bias")
 
     def _initial_bias(self) -> npt.NDArray[np.float64]:
@@ -117,15 +123,3 @@ def product(a: tf.Tensor, b: tf.Tensor, compute_dtype: tf.DType, *, transpose_a:
     """The matrix product a b, multiplied in `compute_dtype` and given in a's type."""
     rounded = [tf.cast(matrix, compute_dtype) for matrix in (a, b)]
     return tf.cast(tf.linalg.matmul(*rounded, transpose_a=transpose_a), a.dtype)
-
-
-def glorot_uniform(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """Uniform in +-sqrt(6 / (rows + columns)) (Glorot & Bengio 2010, eq. 16): `[rows, columns]`."""
-    limit = np.sqrt(6.0 / (rows + columns))
-    return rng.uniform(-limit, limit, (rows, columns))
-
-
-def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """A random matrix with orthonormal rows, `[rows, columns]`, columns >= rows (Saxe et al. 2014)."""
-    q, r = np.linalg.qr(rng.standard_normal((columns, rows)))
-    return (q * np.sign(np.diag(r))).T

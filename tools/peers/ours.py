@@ -33,7 +33,7 @@ def make(work: Work) -> tuple[Callable[[], object], int]:
         settings = GenerationConfig(length=work.length, num_samples=work.streams)
         return lambda: sampler.generate(settings), 1
     training = TrainingConfig(batch_size=work.batch, optimizer=work.optimizer, clip_norm=0.0)
-    trainer = Trainer(model, training, work.time + 1, 1000, 1000)
+    trainer = Trainer(model, training, work.time + 1.0, 1000, 1000)
     steps = trainer.steps_per_call
     batches = tf.constant(text(work, steps))
     return lambda: trainer.run_steps(np.int64(0), np.int32(steps), batches).numpy(), steps
