@@ -263,6 +263,23 @@ class GenerationConfig(_Checked):
     seed: int = option(0, "Seed: the same one gives the same text.", at_least=0, at_most=2**31 - 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class GradcheckConfig(_Checked):
+    """Which gradients are checked, and at which sizes; cuDNN is left out, since the check is in float64."""
+
+    cell: str = option("all", "Recurrent cell, or all of them.", choices=("all", *CELLS))
+    implementation: str = option("all", "Code that runs the cells, or both.", choices=("all", "custom", "keras"))
+    hidden_size: int = option(5, "Units in each recurrent layer.", at_least=1, at_most=65_536)
+    num_layers: int = option(2, "Recurrent layers, stacked; one layer is checked too.", at_least=1, at_most=64)
+    embedding_size: int = option(
+        3, "Size of the character embedding; one-hot input is checked too.", at_least=0, at_most=65_536
+    )
+    batch_size: int = option(3, "Sequences in a batch.", at_least=1, at_most=1_000_000)
+    seq_length: int = option(7, "Symbols in a sequence.", at_least=2, at_most=1_000_000)
+    seed: int = option(0, "Seed of weights, texts, states and masks.", at_least=0, at_most=2**31 - 1)
+    tolerance: float = option(1e-7, "Largest relative error that passes.", at_least=0.0)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as a JSON-ready dict: tuples become lists."""
     return {
