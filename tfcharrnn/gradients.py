@@ -16,6 +16,7 @@ import tensorflow as tf
 from tfcharrnn import projection, randomness, recurrence, reference
 from tfcharrnn.cells import State
 from tfcharrnn.config import GradcheckConfig, ModelConfig
+from tfcharrnn.layouts import LAYOUTS, Layout
 from tfcharrnn.model import CharRNN
 from tfcharrnn.pipeline import split_batch
 
@@ -136,18 +137,17 @@ def learned_start(config: GradcheckConfig, model_config: ModelConfig) -> Problem
 
 
 def padded_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
-    """Texts of several lengths, padded, that go on from a carried state; the loss is that of their real characters."""
+    """Lines of several lengths, padded, that go on from a carried state; the loss is that of their real characters."""
     rng = np.random.default_rng(config.seed)
-    model = random_model(rng, model_config)
-    inputs, targets = split_batch(_random_ids(rng, config.batch_size, config.seq_length))
-    steps = config.seq_length - 1
-    lengths = steps - np.arange(config.batch_size) % steps  # the first is whole, and none is empty
-    weights = tf.sequence_mask(lengths, steps, tf.float64)
+    model = random_model(rng, model_config, LAYOUTS["lines"])
+    lengths = config.seq_length - np.arange(config.batch_size) % (config.seq_length - 1)  # the first is whole
+    real = tf.sequence_mask(lengths, config.seq_length)
+    ids = tf.where(real, _random_ids(rng, config.batch_size, config.seq_length), model.layout.pad_id)
     state = _random_state(rng, model, config.batch_size)
 
     def loss() -> tf.Tensor:
-        logits, _ = model(inputs, _values(state))
-        return _weighted_loss(targets, logits, weights)
+        losses, _ = model.losses(ids, _values(state))
+        return tf.reduce_sum(losses) / model.num_targets(ids)
 
     return Problem(loss, named_variables(model) | _named_state(state))
 
@@ -159,7 +159,6 @@ def skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> Problem
     inputs, targets = (tf.transpose(ids) for ids in split_batch(_random_ids(rng, config.batch_size, config.seq_length)))
     mask = tf.constant(rng.random(inputs.shape) < 0.6)
     state, d_last = (_random_state(rng, model, config.batch_size) for _ in range(2))
-    weights = tf.ones(targets.shape, tf.float64)
 
     def loss() -> tf.Tensor:
         embedding = None if model.embedding is None else tf.convert_to_tensor(model.embedding)
@@ -169,7 +168,7 @@ def skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> Problem
             hidden, after = recurrence.run_cell(cell, projection.project(cell, hidden), before, mask)
             total += tf.add_n([tf.reduce_mean(a * d) for a, d in zip(after, d_after, strict=True)])
         logits = tf.tensordot(hidden, model.output_kernel, 1) + model.output_bias
-        return total + _weighted_loss(targets, logits, weights)
+        return total + tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
     return Problem(loss, named_variables(model) | _named_state(state))
 
@@ -182,9 +181,9 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
-def random_model(rng: np.random.Generator, config: ModelConfig) -> CharRNN:
+def random_model(rng: np.random.Generator, config: ModelConfig, layout: Layout = LAYOUTS["sequences"]) -> CharRNN:
     """A model in float64 none of whose numbers is zero, so that no gradient is hidden; sums stay small at any size."""
-    model = CharRNN(config, _VOCABULARY, dtype=tf.float64)
+    model = CharRNN(config, _VOCABULARY, dtype=tf.float64, layout=layout)
     for variable in model.trainable_variables:
         variable.assign(rng.normal(0.0, variable.shape[0] ** -0.5, variable.shape))
     return model
@@ -217,11 +216,5 @@ def _values(state: VariableState) -> tuple[State, ...]:
 
 
 def _random_ids(rng: np.random.Generator, batch_size: int, seq_length: int) -> tf.Tensor:
-    """Symbols, `[batch, seq_length]`."""
-    return tf.constant(rng.integers(0, _VOCABULARY, (batch_size, seq_length)), tf.int32)
-
-
-def _weighted_loss(targets: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """The weighted mean of the cross-entropies, a scalar in nats a character; weights are shaped as the targets."""
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-    return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
+    """Symbols, none of them the padding, `[batch, seq_length]`."""
+    return tf.constant(rng.integers(1, _VOCABULARY, (batch_size, seq_length)), tf.int32)

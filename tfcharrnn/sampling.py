@@ -11,7 +11,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn import randomness
-from tfcharrnn.cells import State
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.model import Carried, CharRNN
