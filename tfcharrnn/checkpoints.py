@@ -52,6 +52,12 @@ class Checkpoint:
     losses: Losses
     log: dict[str, Any]
 
+    def describe(self) -> str:
+        """Step, losses and folder in one line."""
+        losses = {"smoothed loss": self.losses.smooth, "validation loss": self.losses.val}
+        shown = [f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
+        return "  ".join([f"step {self.step}", *shown, str(self.path)])
+
 
 def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log: dict[str, Any]) -> None:
     """Writes a checkpoint of trackable objects; one of the same step is replaced.
@@ -120,13 +126,14 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
 
     Args:
         run_dir: the run folder.
-        which: `latest`, `best`, or the path of a checkpoint folder; a bare name means one of this run's.
+        which: `latest`, `best`, a step, or the path of a checkpoint folder; a bare name means one of this run's.
 
     Raises:
         UserError: there is none.
     """
     if which not in ("latest", "best"):
-        for path in (Path(which), run_dir / "checkpoints" / which):
+        names = [which, f"step-{int(which):08d}"] if which.isascii() and which.isdigit() else [which]
+        for path in (Path(which), *(run_dir / "checkpoints" / name for name in names)):
             if (path / _DESCRIPTION).is_file():
                 return describe(path)
         names = [checkpoint.path.name for checkpoint in listed(run_dir)]

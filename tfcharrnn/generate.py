@@ -12,6 +12,7 @@ from absl import flags
 
 from tfcharrnn import commandline
 from tfcharrnn.config import GenerationConfig
+from tfcharrnn.errors import ConfigError
 
 _FLAGS = flags.FLAGS
 
@@ -19,13 +20,22 @@ _FLAGS = flags.FLAGS
 def main() -> None:
     """Reads the flags, restores the model and prints what it writes."""
     config = GenerationConfig(**commandline.settings(GenerationConfig))
+    if _FLAGS.interactive and (_FLAGS.json or config.num_samples != 1):
+        raise ConfigError("--interactive writes one text; leave out --json and --num_samples")
     commandline.load_tensorflow()
-    from tfcharrnn import restoring
+    from tfcharrnn import checkpoints, interactive, restoring
+    from tfcharrnn import run as run_lib
 
+    if _FLAGS.checkpoint == "list":
+        for found in checkpoints.listed(run_lib.load(_FLAGS.run_dir or run_lib.newest(with_checkpoint=True)).path):
+            print(found.describe())
+        return
     trained = restoring.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     # whatever the terminal's own encoding is
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    if _FLAGS.json:
+    if _FLAGS.interactive:
+        interactive.converse(trained.sampler, config)
+    elif _FLAGS.json:
         texts = trained.sampler.generate(config)
         result = {"run_dir": str(trained.run.path), "step": trained.checkpoint.step, "texts": texts}
         print(json.dumps(result, ensure_ascii=False))
@@ -43,6 +53,9 @@ def main() -> None:
 if __name__ == "__main__":
     commandline.define(GenerationConfig)
     flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (by validation loss), or a checkpoint's folder.")
+    flags.DEFINE_string(
+        "checkpoint", "latest", "latest, best (of the least loss), a step, or a checkpoint's folder; list: show them."
+    )
+    flags.DEFINE_bool("interactive", False, "Ask for the beginning of a text and go on with it, again and again.")
     flags.DEFINE_bool("json", False, "Print one JSON object with the texts instead.")
     commandline.run(main)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfcharrnn import checkpoints, cutting, dataset
+from tfcharrnn import checkpoints, corpora, cutting, dataset
 from tfcharrnn import run as run_lib
 from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.config import GenerationConfig
@@ -77,7 +78,7 @@ class TrainedModel:
         return self.evaluator(examples, self.run.training.batch_size)
 
     def evaluate_text(self, text: str, name: str = "text") -> Evaluation:
-        """Measures the loss on a text, cut as in training; each character is predicted once.
+        """Measures the loss on a text, normalised and cut as in training; each character is predicted once.
 
         Args:
             text: what to predict.
@@ -86,6 +87,7 @@ class TrainedModel:
         Raises:
             UserError: the text is empty or has characters outside the vocabulary.
         """
+        text = corpora.normalise(text, self.run.data)
         examples = cutting.of_text(text, self.run.vocabulary, self.run.data, name)
         return self.evaluator(examples, self.run.training.batch_size)
 
@@ -106,7 +108,8 @@ class TrainedModel:
                 f"{self.run.path}: the layout {layout.name} has no <S>, after which to score a line; "
                 f"train a model with --layout of {able}"
             )
-        examples = cutting.lines_as_examples(list(lines), self.run.vocabulary, name)
+        lines = [corpora.normalise(line, self.run.data) for line in lines]
+        examples = cutting.lines_as_examples(lines, self.run.vocabulary, name)
         return (-self.evaluator.totals(examples, self.run.training.batch_size)[0]).tolist()
 
 
@@ -127,5 +130,6 @@ def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedM
     model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
     carried = Carried(model, run.training.batch_size) if layout.carries_state else None
     checkpoints.restore(found, {"model": model} | ({"carried": carried} if carried else {}))
-    sampler = Sampler(model, run.vocabulary, run.data.seq_length, carried)
+    normalise = functools.partial(corpora.normalise, config=run.data)
+    sampler = Sampler(model, run.vocabulary, run.data.seq_length, carried, normalise)
     return TrainedModel(run, found, model, sampler, Evaluator(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,7 +36,14 @@ class Sampler:
     symbol is the prime's; from then on it is drawn. A text ends at `</S>` where there is one.
     """
 
-    def __init__(self, model: CharRNN, vocabulary: Vocabulary, seq_length: int = 0, carried: Carried | None = None):
+    def __init__(
+        self,
+        model: CharRNN,
+        vocabulary: Vocabulary,
+        seq_length: int = 0,
+        carried: Carried | None = None,
+        normalise: Callable[[str], str] = str,
+    ):
         """Takes the model and its symbols.
 
         Args:
@@ -43,11 +51,13 @@ class Sampler:
             vocabulary: its symbols.
             seq_length: for a layout of windows, how many symbols a prediction sees.
             carried: what a stream has read last in training; None: it can only begin with a prime.
+            normalise: what was done to the text that the model learnt from is done to a prime.
         """
         self.model = model
         self.vocabulary = vocabulary
         self._seq_length = seq_length
         self._carried = carried
+        self._normalise = normalise
         self._compiled = functools.cache(self._compile)
 
     def stream(self, config: GenerationConfig) -> Iterator[list[str]]:
@@ -62,6 +72,7 @@ class Sampler:
         Raises:
             UserError: the prime has characters outside the vocabulary, or there is nothing to begin with.
         """
+        config = dataclasses.replace(config, prime=self._normalise(config.prime))
         end_id = self.vocabulary.end_id
         endings = [_Ending(config.prime, config.stop) for _ in range(config.num_samples)]
         for ids in self._ids(config):
