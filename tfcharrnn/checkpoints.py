@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfcharrnn import files
-from tfcharrnn.errors import UserError, first_line
+from tfcharrnn.errors import UserError, first_line, warn
 
 FORMAT = 1
 _FOLDER = re.compile(r"step-(\d{8,12})")
@@ -83,16 +83,17 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log:
         files.write_json(folder / _DESCRIPTION, {"format": FORMAT, "step": step, **measured, "log": log, "files": sums})
 
 
-def listed(run_dir: Path) -> list[Checkpoint]:
-    """The checkpoints of a run, by step; what is not readable as one is left out."""
+def listed(run_dir: Path, *, name_damaged: bool = False) -> list[Checkpoint]:
+    """The checkpoints of a run, by step; what is not readable as one is left out, if asked with a warning."""
     found = []
     folder = run_dir / "checkpoints"
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if _FOLDER.fullmatch(path.name):
             try:
                 found.append(describe(path))
-            except UserError:
-                continue
+            except UserError as error:
+                if name_damaged:
+                    warn(f"{error}; the checkpoint is left out")
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -101,9 +102,15 @@ def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
     Of two alike it is the newer one.
     """
+    ranked = _by_loss(checkpoints)
+    return ranked[-1] if ranked else None
+
+
+def _by_loss(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints that have a loss, the best one last."""
     kind = 1 if any(c.losses.val is not None for c in checkpoints) else 0
-    measured = [(c.losses[kind], -c.step, c) for c in checkpoints if c.losses[kind] is not None]
-    return min(measured, key=lambda entry: entry[:2])[2] if measured else None
+    measured = [(c.losses[kind], c) for c in checkpoints if c.losses[kind] is not None]
+    return [c for _, c in sorted(measured, key=lambda entry: (-entry[0], entry[1].step))]  # type: ignore[operator]
 
 
 def describe(path: Path) -> Checkpoint:
@@ -128,6 +135,10 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
         run_dir: the run folder.
         which: `latest`, `best`, a step, or the path of a checkpoint folder; a bare name means one of this run's.
 
+    Returns:
+        A checkpoint whose files are whole: the newest or the best such. One that is damaged is named on standard
+        error, and the next one taken; but where a certain one is asked for, that is an error.
+
     Raises:
         UserError: there is none.
     """
@@ -135,27 +146,33 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
         names = [which, f"step-{int(which):08d}"] if which.isascii() and which.isdigit() else [which]
         for path in (Path(which), *(run_dir / "checkpoints" / name for name in names)):
             if (path / _DESCRIPTION).is_file():
-                return describe(path)
+                checkpoint = describe(path)
+                verify(checkpoint)
+                return checkpoint
         names = [checkpoint.path.name for checkpoint in listed(run_dir)]
         raise UserError(f"--checkpoint={which}: no such checkpoint; {run_dir} has {', '.join(names) or 'none'}")
-    checkpoints = listed(run_dir)
+    checkpoints = listed(run_dir, name_damaged=True)
     if not checkpoints:
         raise UserError(f"{run_dir}: has no checkpoint yet; train it first")
-    if which == "latest":
-        return checkpoints[-1]
-    found = best(checkpoints)
-    if found is None:
+    ranked = _by_loss(checkpoints) if which == "best" else checkpoints
+    if not ranked:
         raise UserError(f"{run_dir}: no checkpoint has a loss; use --checkpoint=latest")
-    return found
+    for checkpoint in reversed(ranked):
+        try:
+            verify(checkpoint)
+        except UserError as error:
+            warn(f"{error}; the one before it is taken")
+        else:
+            return checkpoint
+    raise UserError(f"{run_dir}: every checkpoint in it is damaged; train it anew")
 
 
 def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
     """Reads a checkpoint into trackable objects; what it has beyond `objects` is left out.
 
     Raises:
-        UserError: a file is missing or damaged, or the sizes are not those of `objects`.
+        UserError: it cannot be read, or the sizes are not those of `objects`.
     """
-    verify(checkpoint)
     prefix = str(checkpoint.path / _PREFIX)
     root = tf.train.Checkpoint(**objects)
     try:
@@ -199,20 +216,23 @@ def verify(checkpoint: Checkpoint) -> None:
     for name, expected in sums.items():
         path = checkpoint.path / name
         if path.parent != checkpoint.path or not path.is_file() or files.file_sha256(path) != expected:
-            raise UserError(f"{path}: missing or damaged; remove {checkpoint.path.name} to use the one before it")
+            raise UserError(f"{path}: missing or damaged")
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Removes all but the `keep` newest checkpoints and the best (0 keeps all), and what a crash left half-made."""
+def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:
+    """Removes checkpoints that need not be kept, and what a crash left half-made.
+
+    Args:
+        run_dir: the run folder.
+        keep: how many of the newest to keep, beside the best; 0: all.
+        keep_every: keep those at multiples of so many steps, too; 0: none.
+    """
     for leftover in (run_dir / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     checkpoints = listed(run_dir)
     if not keep:
         return
-    kept = {checkpoint.path for checkpoint in checkpoints[-keep:]}
-    best_one = best(checkpoints)
-    if best_one is not None:
-        kept.add(best_one.path)
+    kept = {checkpoint.path for checkpoint in (*checkpoints[-keep:], *_by_loss(checkpoints)[-1:])}
     for checkpoint in checkpoints:
-        if checkpoint.path not in kept:
+        if checkpoint.path not in kept and not (keep_every and checkpoint.step % keep_every == 0):
             shutil.rmtree(checkpoint.path, ignore_errors=True)

@@ -213,6 +213,9 @@ class TrainingConfig(_Checked):
     warmup_steps: int = option(0, "schedule=cosine: steps of linear warm-up before the decay to zero.", at_least=0)
     clip_value: float = option(0.0, "Clip each gradient value to [-this, this]; 0: do not.", at_least=0.0)
     clip_norm: float = option(5.0, "Scale gradients down to this global norm; 0: do not.", at_least=0.0)
+    skip_bad_steps: int = option(
+        0, "Steps with a loss or a gradient that is no finite number to leave out, before the run stops.", at_least=0
+    )
     seed: int = option(0, "Seed of weights, data order, dropout and samples.", at_least=0, at_most=2**31 - 1)
     steps_per_call: int = option(
         0, "Training steps compiled into one call; 0: chosen from the sizes.", at_least=0, at_most=10_000
@@ -230,6 +233,7 @@ class TrainingConfig(_Checked):
     sample_length: int = option(300, "Characters of a sample in training.", at_least=1, at_most=1_000_000)
     checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
     keep_checkpoints: int = option(3, "Newest checkpoints kept, beside the one of the least loss; 0: all.", at_least=0)
+    keep_every: int = option(0, "Checkpoints at multiples of so many steps are kept for ever; 0: none.", at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -276,6 +280,9 @@ class GradcheckConfig(_Checked):
     )
     batch_size: int = option(3, "Sequences in a batch.", at_least=1, at_most=1_000_000)
     seq_length: int = option(7, "Symbols in a sequence.", at_least=2, at_most=1_000_000)
+    skip_bad_steps: int = option(
+        0, "Steps with a loss or a gradient that is no finite number to leave out, before the run stops.", at_least=0
+    )
     seed: int = option(0, "Seed of weights, texts, states and masks.", at_least=0, at_most=2**31 - 1)
     tolerance: float = option(1e-7, "Largest relative error that passes.", at_least=0.0)
 

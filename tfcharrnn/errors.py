@@ -1,5 +1,7 @@
 """The errors that a user can mend, each told in one line."""
 
+import sys
+
 
 class UserError(Exception):
     """A job that could not be done; the message says what, where and how to mend it.
@@ -18,3 +20,8 @@ class ConfigError(UserError):
 
     The commands exit with code 2 when it comes from the command line.
     """
+
+
+def warn(message: str) -> None:
+    """Tells the person at the terminal, in one line on standard error, of something that does not stop the work."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)

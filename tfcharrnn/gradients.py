@@ -123,7 +123,7 @@ def whole_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
     rng = np.random.default_rng(config.seed)
     model = random_model(rng, model_config)
     ids = _random_ids(rng, config.batch_size, config.seq_length)
-    return Problem(lambda: model.loss(ids), named_variables(model))
+    return Problem(lambda: model.loss(ids), model.named_variables)
 
 
 def learned_start(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
@@ -133,7 +133,7 @@ def learned_start(config: GradcheckConfig, model_config: ModelConfig) -> Problem
     model = random_model(rng, model_config)
     ids = _random_ids(rng, max(_HALVED_BATCH, config.batch_size), config.seq_length)
     key = randomness.key(config.seed, randomness.Purpose.DROPOUT, 0)
-    return Problem(lambda: model.loss(ids, dropout_key=key), named_variables(model))
+    return Problem(lambda: model.loss(ids, dropout_key=key), model.named_variables)
 
 
 def padded_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
@@ -149,7 +149,7 @@ def padded_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
         losses, _ = model.losses(ids, _values(state))
         return tf.reduce_sum(losses) / model.num_targets(ids)
 
-    return Problem(loss, named_variables(model) | _named_state(state))
+    return Problem(loss, model.named_variables | _named_state(state))
 
 
 def skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
@@ -170,7 +170,7 @@ def skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> Problem
         logits = tf.tensordot(hidden, model.output_kernel, 1) + model.output_bias
         return total + tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
-    return Problem(loss, named_variables(model) | _named_state(state))
+    return Problem(loss, model.named_variables | _named_state(state))
 
 
 BUILDERS: dict[str, Builder] = {
@@ -187,14 +187,6 @@ def random_model(rng: np.random.Generator, config: ModelConfig, layout: Layout =
     for variable in model.trainable_variables:
         variable.assign(rng.normal(0.0, variable.shape[0] ** -0.5, variable.shape))
     return model
-
-
-def named_variables(model: CharRNN) -> dict[str, tf.Variable]:
-    """Every variable of a model, learned initial states included."""
-    named = reference.variables(model)
-    for layer, state in enumerate(model.initial_states or []):
-        named |= {f"initial_states/{layer}/{index}": first for index, first in enumerate(state)}
-    return named
 
 
 def _random_state(rng: np.random.Generator, model: CharRNN, batch_size: int) -> VariableState:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class Interruption:
-    """While it is entered, the first SIGINT (Ctrl-C) or SIGTERM is only noted, for the loop to end at a good place.
+    """While it is entered, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP is only noted, to end at a good place.
 
     A second SIGINT acts as usual and stops at once. Outside the main thread, where Python allows no signal handlers,
     it does nothing.
@@ -25,7 +28,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 self._former[number] = signal.signal(number, self._note)
         return self
 
@@ -37,4 +40,5 @@ class Interruption:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        os.write(2, b"stopping after this call, with a checkpoint; Ctrl-C again stops at once\n")  # safe in a handler
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, b"stopping, with a checkpoint; Ctrl-C again stops at once\n")  # safe in a handler

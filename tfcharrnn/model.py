@@ -98,6 +98,18 @@ class CharRNN(tf.Module):
         """How many numbers are trained."""
         return sum(variable.shape.num_elements() for variable in self.trainable_variables)
 
+    @property
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """Every variable under the name that a checkpoint gives it below `model/`."""
+        named = {"output_kernel": self.output_kernel, "output_bias": self.output_bias}
+        if self.embedding is not None:
+            named["embedding"] = self.embedding
+        for layer, cell in enumerate(self.cells):
+            named |= {f"cells/{layer}/{name}": getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
+        for layer, state in enumerate(self.initial_states or []):
+            named |= {f"initial_states/{layer}/{index}": first for index, first in enumerate(state)}
+        return named
+
     def initial_state(self, batch_size: int) -> tuple[State, ...]:
         """The state before a text begins, for each layer a tuple of tensors `[batch, hidden]`: zero, or as learned."""
         if self.initial_states is None:

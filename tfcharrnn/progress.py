@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ import tqdm
 from tfcharrnn.dataset import DataFolder
 from tfcharrnn.model import CharRNN
 from tfcharrnn.run import Run
+from tfcharrnn.trainer import Results
 
 # Where there is no terminal to draw a bar on, a line at most this often, in seconds.
 _LINE_EVERY = 5.0
@@ -69,20 +71,28 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
 
-    def compiled(self, width: int, seconds: float) -> None:
+    def compiled(self, results: Results) -> None:
         """Says how long a call took that was the first for examples of a width, and so was compiled."""
-        if width not in self._compiled:
-            self._compiled.add(width)
-            self._say(f"compiled   for examples of {width} symbols; first call done after {seconds:.1f} s")
+        if results.width not in self._compiled:
+            self._compiled.add(results.width)
+            self._say(
+                f"compiled   for examples of {results.width} symbols; first call done after {results.seconds:.1f} s"
+            )
+
+    def skipped(self, step: int, count: int, allowed: int) -> None:
+        """Says that a step was left out."""
+        self._say(f"skipped    step {step:,}: its loss or gradient was no finite number ({count} of {allowed} such)")
 
     def show(self, step: int, loss: float, speed: float, val_loss: float | None) -> None:
         """Shows where the run stands; a validation is always shown, other steps now and then."""
         now = time.perf_counter()
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} characters/s", refresh=False)
-            self._bar.update(step - self._bar.n)
+            with contextlib.suppress(OSError):
+                self._bar.update(step - self._bar.n)
         if val_loss is None and (self._bar is not None or (now - self._last_line < _LINE_EVERY and step < self._total)):
             return
         self._last_line = now
@@ -111,10 +121,13 @@ class Progress:
     def _say(self, text: str) -> None:
         if self._quiet:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        try:
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
+        except OSError:  # nobody is there to read it any more, which is no reason to stop training
+            self._quiet, self._bar = True, None
 
 
 def _duration(seconds: float) -> str:

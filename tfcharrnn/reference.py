@@ -257,12 +257,7 @@ def language_model(
 
 def variables(model: Any) -> dict[str, Any]:
     """The variables of a `tfcharrnn.CharRNN` by the names used here; their values are `language_model`'s parameters."""
-    named = {"output_kernel": model.output_kernel, "output_bias": model.output_bias}
-    if model.embedding is not None:
-        named["embedding"] = model.embedding
-    for layer, cell in enumerate(model.cells):
-        named |= {f"cells/{layer}/{name}": getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
-    return named
+    return {name: value for name, value in model.named_variables.items() if not name.startswith("initial_states")}
 
 
 def central_differences(function: Callable[[], float], array: Array, step: float = 1e-5) -> Array:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from typing import Any
 from tfcharrnn import config as config_lib
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, warn
 from tfcharrnn.vocabulary import Vocabulary
 
 FORMAT = 1
 RUNS = Path("runs")
 _CONFIG = "config.json"
+_LOCK = ".lock"
 # settings last: as long as they stand, the folder is known for a run
 _OWN_FILES = ("vocab.json", "metrics.jsonl", "samples.txt", _CONFIG)
 
@@ -63,29 +66,61 @@ class Run:
         self.vocabulary.save(self.path / "vocab.json")
 
 
-def create(run: Run, *, overwrite: bool = False) -> None:
-    """Makes the run folder with its settings.
+def check_place(path: Path, *, overwrite: bool = False) -> None:
+    """Checks that a new run may be made in a folder.
 
     Raises:
-        UserError: the folder holds something already and `overwrite` is false, or holds something that is no run.
+        UserError: it holds something already and `overwrite` is false, or holds something that is no run.
     """
-    path = run.path
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(file.name != _LOCK for file in path.iterdir())):
         if not overwrite:
             raise UserError(
                 f"{path}: exists already; pass --resume to go on, --overwrite to start anew, or another --run_dir"
             )
         if not (path / _CONFIG).is_file():
             raise UserError(f"{path}: is not a run folder, so --overwrite will not remove it; choose another --run_dir")
-        with _writing(path):
-            if (path / "checkpoints").exists():
-                shutil.rmtree(path / "checkpoints")
-            for name in _OWN_FILES:
-                (path / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Makes a run folder if there is none, and keeps other trainers out of it until the body or this process ends.
+
+    Raises:
+        UserError: another one is at work there, or the folder cannot be made.
+    """
+    import fcntl
+
     try:
         path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --run_dir") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --run_dir") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "unknown"
+            raise UserError(
+                f"{path}: another process trains there ({owner}); stop it first, or choose another --run_dir"
+            ) from None
+        except OSError as error:  # a file system without locks
+            warn(f"{path}: cannot be locked ({error.strerror}); let no other process train there")
+        with contextlib.suppress(OSError):  # it is only for the message
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks
+
+
+def create(run: Run) -> None:
+    """Puts the settings of a new run into its folder; what an older run left there is removed."""
+    path = run.path
+    with _writing(path):
+        if (path / "checkpoints").exists():
+            shutil.rmtree(path / "checkpoints")
+        for name in _OWN_FILES:
+            (path / name).unlink(missing_ok=True)
     run.save()
 
 

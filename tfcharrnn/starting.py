@@ -12,6 +12,7 @@ from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model import check_suits
 from tfcharrnn.run import Run
 from tfcharrnn.training import Result, train
@@ -52,12 +53,13 @@ def train_model(
         raise ConfigError("--resume and --overwrite exclude each other")
     if data_dir and ("input" in settings or "corpus" in settings):
         raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
-    if resume:
-        run, data = resume_run(run_dir, data_dir, settings)
-    else:
-        run, data = start_run(run_dir, data_dir, settings)
-        run_lib.create(run, overwrite=overwrite)
-    return train(run, data, resume=resume, quiet=quiet)
+    run, data = (resume_run if resume else start_run)(run_dir, data_dir, settings)
+    if not resume:
+        run_lib.check_place(run.path, overwrite=overwrite)
+    with run_lib.locked(run.path):
+        if not resume:
+            run_lib.create(run)
+        return train(run, data, resume=resume, quiet=quiet)
 
 
 def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> tuple[Run, DataFolder]:
@@ -95,7 +97,9 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
         raise UserError(
             f"{saved.path}: a resumed run keeps its model; leave out the settings of another, or start anew"
         )
-    for name in _KEPT:
+    # lines are padded to the longest of the steps that may share a call, and sums depend on that in their last bit
+    kept = _KEPT if LAYOUTS[saved.data.layout].pad_id is None else (*_KEPT, "steps_per_call")
+    for name in kept:
         if getattr(training, name) != getattr(saved.training, name):
             raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
     implementations.choose(model.implementation, model.precision)

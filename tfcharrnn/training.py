@@ -1,136 +1,26 @@
-"""Training: the step that is compiled, and the loop around it."""
+"""The training loop: what happens around the compiled steps of `tfcharrnn.trainer`."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from tfcharrnn import checkpoints, cutting, optimizers, pipeline, randomness
+from tfcharrnn import checkpoints, cutting, pipeline
 from tfcharrnn import run as run_lib
-from tfcharrnn.cells import State
-from tfcharrnn.config import GenerationConfig, TrainingConfig
+from tfcharrnn.config import GenerationConfig
 from tfcharrnn.dataset import DataFolder
 from tfcharrnn.errors import UserError
 from tfcharrnn.evaluation import Evaluator
 from tfcharrnn.interruption import Interruption
-from tfcharrnn.model import Carried, CharRNN
+from tfcharrnn.metrics import RunningMetrics
+from tfcharrnn.model import CharRNN
 from tfcharrnn.progress import Progress
 from tfcharrnn.run import Run
 from tfcharrnn.sampling import Sampler
-
-# of each layer
-States = tuple[State, ...]
-
-# A compiled call should be long enough that starting it costs nothing, and short enough to be interrupted.
-_CALL_FLOPS = 5e9
-_MAX_STEPS_PER_CALL = 1000
-# Below so many operations a step's own overhead counts.
-_SMALL_STEP = 2e9
-
-
-class Trainer:
-    """A model with its optimizer and its compiled training step.
-
-    Attributes:
-        carried: for a stream what goes from one step to the next, else None.
-        steps_per_call: how many steps go into one compiled call: as set, or so many that it is worth its start.
-    """
-
-    def __init__(self, model: CharRNN, config: TrainingConfig, width: float, steps_per_epoch: int, total_steps: int):
-        """Takes the model and the settings.
-
-        Args:
-            model: what is trained.
-            config: how.
-            width: symbols in an example, on average; decides `steps_per_call`.
-            steps_per_epoch: decides where a stream begins anew and, with `total_steps`, the learning rate.
-            total_steps: see `steps_per_epoch`.
-        """
-        self.model = model
-        self.config = config
-        self.variables = model.trainable_variables
-        self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
-        self.carried = Carried(model, config.batch_size) if model.layout.carries_state else None
-        self._steps_per_epoch = steps_per_epoch
-        self._total_steps = total_steps
-        # two operations a weight and character forward, four backward
-        flops = 6 * model.num_parameters * config.batch_size * width
-        small = flops < _SMALL_STEP
-        self.steps_per_call = config.steps_per_call or max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
-        # a large step is faster if XLA compiles its loops alone; see `recurrence`
-        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile and small)
-
-    def train_step(self, ids: tf.Tensor, state: States | None, step: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], States]:
-        """One update of the weights: forward, backward through the whole example, clip, update.
-
-        Args:
-            ids: examples, `[batch, width]`.
-            state: the model's state before them; None: the initial one.
-            step: updates done before, int64.
-
-        Returns:
-            The sum of the losses in nats, over how many characters it goes, the gradients' global norm and the
-            learning rate, all before the update; and the state after the examples, for the next step of a stream.
-        """
-        dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
-        characters = self.model.num_targets(ids)
-        with tf.GradientTape() as tape:
-            losses, state = self.model.losses(ids, state, dropout_key)
-            total = tf.reduce_sum(losses)
-            loss = total / (characters if self.config.reduction == "mean" else self.config.batch_size)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
-        gradients, norm = optimizers.clip(gradients, self.config)
-        rate = optimizers.learning_rate(self.config, step, self._steps_per_epoch, self._total_steps)
-        self.optimizer.apply(self.variables, gradients, rate, step)
-        return (total, characters, norm, rate), state
-
-    def _run_steps(self, first_step: tf.Tensor, count: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
-        """Several steps in one compiled loop.
-
-        Args:
-            first_step: updates done before, int64.
-            count: steps to do; at most as many as there are batches.
-            batches: `[steps_per_call, batch, width]`.
-
-        Returns:
-            The four numbers of `train_step` for each step, float64 `[steps_per_call, 4]`; rows from `count` on mean
-            nothing.
-        """
-        results = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[4])
-        carries = self.carried is not None
-        states = tf.nest.map_structure(tf.convert_to_tensor, self.carried.state) if self.carried else ()
-
-        def body(index: tf.Tensor, states: States, results: tf.TensorArray) -> tuple[tf.Tensor, States, tf.TensorArray]:
-            step, ids = first_step + tf.cast(index, tf.int64), batches[index]
-            result, after = self.train_step(ids, self._state_before(step, states) if carries else None, step)
-            row = tf.stack([tf.cast(value, tf.float64) for value in result])
-            return index + 1, after if carries else (), results.write(index, row)
-
-        _, states, results = tf.while_loop(
-            lambda index, *_: index < count,
-            body,
-            (tf.constant(0), states, results),
-            maximum_iterations=batches.shape[0],
-        )
-        if self.carried:
-            tf.nest.map_structure(lambda variable, value: variable.assign(value), self.carried.state, states)
-            self.carried.symbols.assign(batches[count - 1, :, -1])
-        return results.stack()
-
-    def _state_before(self, step: tf.Tensor, states: States) -> States:
-        """The state that a stream has carried to a step; an epoch begins at the beginning."""
-        begins = step % self._steps_per_epoch == 0
-        return tf.nest.map_structure(
-            lambda first, carried: tf.where(begins, first, carried),
-            self.model.initial_state(self.config.batch_size),
-            states,
-        )
+from tfcharrnn.trainer import Results, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,62 +42,6 @@ class Result:
     interrupted: bool
 
 
-class _RunningMetrics:
-    """What has been measured and goes on after a resume.
-
-    Attributes:
-        smooth_loss: the smoothed training loss, of what is minimised.
-        window: since the last row of `metrics.jsonl`: steps, sums of losses, of characters and of gradient norms, the
-            last learning rate.
-        sizes: of the log files at the last checkpoint.
-    """
-
-    def __init__(self, config: TrainingConfig, vocabulary_size: int):
-        self._config = config
-        self._uniform = math.log(vocabulary_size)
-        self.smooth_loss: float | None = None
-        self.window = [0.0] * 5
-        self.sizes: dict[str, int] = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"smooth_loss": self.smooth_loss, "window": self.window, "sizes": self.sizes}
-
-    def restore(self, value: dict[str, Any]) -> None:
-        """Takes what `to_dict` gave; raises KeyError, TypeError or ValueError where it is not that."""
-        self.smooth_loss = None if value["smooth_loss"] is None else float(value["smooth_loss"])
-        count, loss, characters, norm, rate = value["window"]
-        self.window = [float(count), float(loss), float(characters), float(norm), float(rate)]
-        self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
-
-    def add(self, total: float, characters: float, norm: float, rate: float) -> None:
-        """Takes the results of one step."""
-        examples = characters if self._config.reduction == "mean" else self._config.batch_size
-        loss, keep = total / examples, self._config.smoothing
-        if self.smooth_loss is None and self._config.smoothing_start != "first":
-            is_uniform = self._config.smoothing_start == "uniform"
-            self.smooth_loss = (
-                self._uniform * characters / examples if is_uniform else float(self._config.smoothing_start)
-            )
-        self.smooth_loss = loss if self.smooth_loss is None else keep * self.smooth_loss + (1.0 - keep) * loss
-        count, totals, all_characters, norms, _ = self.window
-        self.window = [count + 1, totals + total, all_characters + characters, norms + norm, rate]
-
-    def row(self, step: int, epoch: float, speed: float, **more: float | None) -> dict[str, Any]:
-        """A row over the steps since the last one: means of loss and gradient norm, the last learning rate."""
-        count, total, characters, norms, rate = self.window
-        row = {
-            "step": step,
-            "epoch": round(epoch, 6),
-            "loss": total / characters,
-            "smooth_loss": self.smooth_loss,
-            "learning_rate": rate,
-            "grad_norm": norms / count,
-            "chars_per_second": round(speed, 1),
-        }
-        self.window = [0.0] * 5
-        return row | {name: value for name, value in more.items() if value is not None}
-
-
 def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = False) -> Result:
     """Trains the model of a run on a data folder.
 
@@ -218,11 +52,11 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
         quiet: show nothing.
 
     Returns:
-        How it ended. SIGINT (Ctrl-C) and SIGTERM end it after the current call, with a checkpoint.
+        How it ended. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it within seconds, with a checkpoint.
 
     Raises:
-        UserError: too little data for a batch, a run that is at its end already, a damaged checkpoint, or a disk that
-            refuses.
+        UserError: too little data for a batch, a run that is at its end already, no checkpoint that is whole, a loss
+            that is no finite number, or a disk that refuses.
     """
     config = run.training
     order = pipeline.training_order(data.read("train"), data.config, config)
@@ -230,7 +64,7 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
     total = config.steps or config.epochs * order.steps_per_epoch
     model = CharRNN(run.model, len(data.vocabulary), config.seed, layout=data.layout)
     trainer = Trainer(model, config, order.mean_width, order.steps_per_epoch, total)
-    evaluator, running = Evaluator(model), _RunningMetrics(config, len(data.vocabulary))
+    evaluator, running = Evaluator(model), RunningMetrics(config, len(data.vocabulary))
     sampler = Sampler(model, data.vocabulary, data.config.seq_length, trainer.carried)
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     state = {"model": model, "optimizer": trainer.optimizer, "step": step_variable}
@@ -251,63 +85,73 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
     def due(interval: int) -> bool:
         return step == total or (interval > 0 and step % interval == 0)
 
+    def take(results: Results, ids: tf.Tensor) -> list[dict[str, Any]]:
+        """Counts some steps; returns the rows of metrics due before the last of them."""
+        nonlocal step
+        rows = []
+        for index, result in enumerate(results.steps.tolist(), start=1):
+            step += 1
+            if np.isfinite(result).all():
+                running.add(*result)
+            else:
+                running.skipped += 1
+                if running.skipped > config.skip_bad_steps:
+                    raise _diverged(run, trainer, ids[(step - 1) % size], step, result)
+                progress.skipped(step, running.skipped, config.skip_bad_steps)
+            if due(config.log_every) and index < len(results.steps) and not running.is_empty:
+                rows.append(running.row(step, step / order.steps_per_epoch, results.speed))
+        return rows
+
     def save() -> None:
         step_variable.assign(step)
         running.sizes = logs.sizes()
         losses = checkpoints.Losses(running.smooth_loss, val_loss if evaluated else None)
         checkpoints.save(run.path, state, step, losses, running.to_dict())
-        checkpoints.prune(run.path, config.keep_checkpoints)
+        checkpoints.prune(run.path, config.keep_checkpoints, config.keep_every)
 
     with Interruption() as interruption, progress:
-        clock = time.perf_counter()
         for first, count, ids in batches:
-            results = trainer.run_steps(first, count, ids).numpy()[: int(count)]
-            seconds = time.perf_counter() - clock
-            speed = results[:, 1].sum() / seconds
-            progress.compiled(ids.shape[2], seconds)
-            if not np.isfinite(results).all():
-                raise _diverged(int(first), results)
-            evaluated = False
-            rows = []
-            for result in results.tolist():
-                step += 1
-                running.add(*result)
-                if due(config.log_every) and step < int(first) + int(count):
-                    rows.append(running.row(step, step / order.steps_per_epoch, speed))
-            if len(validation) and due(config.eval_every):
-                val_loss, evaluated = evaluator(validation, config.batch_size).loss, True
-            if evaluated or due(config.log_every):
-                rows.append(
-                    running.row(step, step / order.steps_per_epoch, speed, val_loss=val_loss if evaluated else None)
-                )
-            logs.write_rows(rows)
-            loss = results[:, 0].sum() / results[:, 1].sum()
-            progress.show(step, loss, speed, val_loss if evaluated else None)
-            if due(config.sample_every):
-                sample = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
-                text = sampler.generate(sample)[0]
-                logs.write_sample(f"step {step}, smoothed loss {running.smooth_loss:.4f}", text)
-                progress.sample(step, text)
-            if due(config.checkpoint_every) or interruption.requested:
-                save()
+            for results in trainer.run(int(first), int(count), ids, config.skip_bad_steps - running.skipped):
+                progress.compiled(results)
+                evaluated = False
+                rows = take(results, ids)
+                if len(validation) and due(config.eval_every):
+                    val_loss, evaluated = evaluator(validation, config.batch_size).loss, True
+                if (evaluated or due(config.log_every)) and not running.is_empty:
+                    measured = val_loss if evaluated else None
+                    rows.append(running.row(step, step / order.steps_per_epoch, results.speed, val_loss=measured))
+                logs.write_rows(rows)
+                loss = results.loss
+                progress.show(step, loss, results.speed, val_loss if evaluated else None)
+                if due(config.sample_every):
+                    sample = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
+                    text = sampler.generate(sample)[0]
+                    logs.write_sample(f"step {step}, smoothed loss {running.smooth_loss or loss:.4f}", text)
+                    progress.sample(step, text)
+                if due(config.checkpoint_every) or interruption.requested:
+                    save()
+                if interruption.requested:
+                    break
             if interruption.requested:
                 break
-            clock = time.perf_counter()
     progress.finish(step, total, val_loss, interrupted=step < total)
     return Result(str(run.path), step, loss, val_loss, interrupted=step < total)
 
 
-def _diverged(first: int, results: npt.NDArray[np.float64]) -> UserError:
-    """The error of a call in which a loss or a gradient was no finite number; `results` as `_run_steps` returns."""
-    index = int(np.argmin(np.isfinite(results).all(axis=1)))
-    total, characters, norm, rate = results[index]
+def _diverged(run: Run, trainer: Trainer, ids: tf.Tensor, step: int, result: list[float]) -> UserError:
+    """The error of a step, with its batch `[batch, width]`, in which a loss or a gradient was no finite number."""
+    total, characters, _, rate = result
+    norms = ", ".join(f"{name} {norm:.3g}" for name, norm in trainer.gradient_norms(ids, step - 1).items())
+    saved = checkpoints.listed(run.path)
+    last = f"the checkpoint of step {saved[-1].step} is as it was" if saved else "no checkpoint was written yet"
     return UserError(
-        f"step {first + index + 1}: loss {total / characters:g}, gradient norm {norm:g} at learning rate {rate:g}; "
-        "stopped before anything was saved of it; --resume with a smaller --learning_rate, or set --clip_norm"
+        f"step {step}: loss {total / characters:g} at learning rate {rate:g}; gradient norms: {norms}. The step was "
+        f"not applied, and {last}. Go on from there with --resume and a smaller --learning_rate, with --clip_norm, or "
+        "with --skip_bad_steps=N"
     )
 
 
-def _restore(run: Run, state: dict[str, Any], running: _RunningMetrics) -> int:
+def _restore(run: Run, state: dict[str, Any], running: RunningMetrics) -> int:
     """Reads the newest checkpoint into the objects of a training run and returns its step; 0 if there is none yet."""
     if not checkpoints.listed(run.path):
         return 0

@@ -14,7 +14,7 @@ from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, Training
 from tfcharrnn.dataset import prepare_data
 from tfcharrnn.model import CharRNN
 from tfcharrnn.sampling import Sampler
-from tfcharrnn.training import Trainer
+from tfcharrnn.trainer import Trainer
 from tfcharrnn.vocabulary import Vocabulary
 
 
@@ -36,4 +36,4 @@ def make(work: Work) -> tuple[Callable[[], object], int]:
     trainer = Trainer(model, training, work.time + 1.0, 1000, 1000)
     steps = trainer.steps_per_call
     batches = tf.constant(text(work, steps))
-    return lambda: trainer.run_steps(np.int64(0), np.int32(steps), batches).numpy(), steps
+    return lambda: trainer.run_steps(np.int64(0), np.int32(0), np.int32(steps), batches, np.int32(0)).numpy(), steps

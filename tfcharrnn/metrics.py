@@ -1,0 +1,79 @@
+"""The running figures of a training run: smoothed loss, and means over the steps since the last row of metrics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tfcharrnn.config import TrainingConfig
+
+
+class RunningMetrics:
+    """What has been measured and goes on after a resume.
+
+    Attributes:
+        smooth_loss: the smoothed training loss, of what is minimised.
+        window: since the last row of `metrics.jsonl`: steps, sums of losses, of characters and of gradient norms, the
+            last learning rate.
+        skipped: steps whose update was left out, since a loss or a gradient was no finite number.
+        sizes: of the log files at the last checkpoint.
+    """
+
+    def __init__(self, config: TrainingConfig, vocabulary_size: int):
+        """Takes the settings of the smoothing; a uniform guess is one over so many symbols."""
+        self._config = config
+        self._uniform = math.log(vocabulary_size)
+        self.smooth_loss: float | None = None
+        self.window = [0.0] * 5
+        self.skipped = 0
+        self.sizes: dict[str, int] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, JSON-ready, for a checkpoint."""
+        return {
+            "smooth_loss": self.smooth_loss,
+            "window": self.window,
+            "skipped": self.skipped,
+            "sizes": self.sizes,
+        }
+
+    def restore(self, value: dict[str, Any]) -> None:
+        """Takes what `to_dict` gave; raises KeyError, TypeError or ValueError where it is not that."""
+        self.smooth_loss = None if value["smooth_loss"] is None else float(value["smooth_loss"])
+        count, loss, characters, norm, rate = value["window"]
+        self.window = [float(count), float(loss), float(characters), float(norm), float(rate)]
+        self.skipped = int(value["skipped"])
+        self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
+
+    def add(self, total: float, characters: float, norm: float, rate: float) -> None:
+        """Takes the results of one step."""
+        examples = characters if self._config.reduction == "mean" else self._config.batch_size
+        loss, keep = total / examples, self._config.smoothing
+        if self.smooth_loss is None and self._config.smoothing_start != "first":
+            is_uniform = self._config.smoothing_start == "uniform"
+            self.smooth_loss = (
+                self._uniform * characters / examples if is_uniform else float(self._config.smoothing_start)
+            )
+        self.smooth_loss = loss if self.smooth_loss is None else keep * self.smooth_loss + (1.0 - keep) * loss
+        count, totals, all_characters, norms, _ = self.window
+        self.window = [count + 1, totals + total, all_characters + characters, norms + norm, rate]
+
+    @property
+    def is_empty(self) -> bool:
+        """No step was taken since the last row."""
+        return not self.window[0]
+
+    def row(self, step: int, epoch: float, speed: float, **more: float | None) -> dict[str, Any]:
+        """A row over the steps since the last one: means of loss and gradient norm, the last learning rate."""
+        count, total, characters, norms, rate = self.window
+        row = {
+            "step": step,
+            "epoch": round(epoch, 6),
+            "loss": total / characters,
+            "smooth_loss": self.smooth_loss,
+            "learning_rate": rate,
+            "grad_norm": norms / count,
+            "chars_per_second": round(speed, 1),
+        }
+        self.window = [0.0] * 5
+        return row | {name: value for name, value in more.items() if value is not None}

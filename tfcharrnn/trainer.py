@@ -1,0 +1,226 @@
+"""The training step: forward, backward, clip, update; and many of them in one compiled call."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfcharrnn import optimizers, randomness
+from tfcharrnn.cells import State
+from tfcharrnn.config import TrainingConfig
+from tfcharrnn.model import Carried, CharRNN
+
+# of each layer
+States = tuple[State, ...]
+
+# A compiled call should be long enough that starting it costs nothing, and short enough to be interrupted.
+_CALL_FLOPS = 5e9
+_MAX_STEPS_PER_CALL = 1000
+# However many steps a call is asked to have, it is left and entered again about so often, in seconds.
+_LONGEST = 2.0
+# As long as nothing was measured, a machine is taken to be as slow as this, in operations a second.
+_SLOW_MACHINE = 2e10
+# Below so many operations a step's own overhead counts.
+_SMALL_STEP = 2e9
+
+
+class Results(NamedTuple):
+    """What some steps gave.
+
+    Attributes:
+        steps: a row for each step: the sum of the losses in nats, over how many characters it goes, the gradients'
+            global norm, and the learning rate, float64 `[steps, 4]`. Where a loss or a norm is no finite number,
+            that step changed nothing.
+        width: symbols in an example.
+        seconds: how long they took.
+    """
+
+    steps: npt.NDArray[np.float64]
+    width: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the good steps in nats a character; not a number if there is none."""
+        good = self.steps[np.isfinite(self.steps).all(axis=1)]
+        return float(good[:, 0].sum() / good[:, 1].sum()) if len(good) else math.nan
+
+    @property
+    def speed(self) -> float:
+        """Characters a second."""
+        return float(self.steps[:, 1].sum() / self.seconds)
+
+
+class Trainer:
+    """A model with its optimizer and its compiled training step.
+
+    Attributes:
+        carried: for a stream what goes from one step to the next, else None.
+        steps_per_call: how many steps go into one compiled call: as set, or so many that it is worth its start.
+    """
+
+    def __init__(self, model: CharRNN, config: TrainingConfig, width: float, steps_per_epoch: int, total_steps: int):
+        """Takes the model and the settings.
+
+        Args:
+            model: what is trained.
+            config: how.
+            width: symbols in an example, on average; decides `steps_per_call`.
+            steps_per_epoch: decides where a stream begins anew and, with `total_steps`, the learning rate.
+            total_steps: see `steps_per_epoch`.
+        """
+        self.model = model
+        self.config = config
+        self.variables = model.trainable_variables
+        self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
+        self.carried = Carried(model, config.batch_size) if model.layout.carries_state else None
+        self._steps_per_epoch = steps_per_epoch
+        self._total_steps = total_steps
+        # two operations a weight and character forward, four backward
+        flops = 6 * model.num_parameters * config.batch_size * width
+        small = flops < _SMALL_STEP
+        self.steps_per_call = config.steps_per_call or max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
+        self._steps_at_once = max(1, int(_LONGEST * _SLOW_MACHINE / flops))
+        self._compiled: set[int] = set()
+        # a large step is faster if XLA compiles its loops alone; see `recurrence`
+        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile and small)
+
+    def run(self, first_step: int, count: int, batches: tf.Tensor, skips_left: int = 0) -> Iterator[Results]:
+        """Does the steps of a call, and gives control back at least every few seconds.
+
+        Args:
+            first_step: updates done before.
+            count: steps to do.
+            batches: `[steps_per_call, batch, width]`, of which the first `count` are used.
+            skips_left: how many steps with a loss or a gradient that is not finite may be skipped; at the next one the
+                call ends, and that step is its last.
+        """
+        begin, width = 0, batches.shape[2]
+        while begin < count:
+            end = min(begin + self._steps_at_once, count)
+            clock = time.perf_counter()
+            rows = self.run_steps(
+                np.int64(first_step), np.int32(begin), np.int32(end), batches, np.int32(skips_left)
+            ).numpy()[begin:end]
+            seconds = time.perf_counter() - clock
+            if width in self._compiled:  # else most of the time went into that
+                self._steps_at_once = max(1, int(_LONGEST * (end - begin) / seconds))
+            self._compiled.add(width)
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            yield Results(rows[: bad[skips_left] + 1] if len(bad) > skips_left else rows, width, seconds)
+            if len(bad) > skips_left:
+                return
+            skips_left -= len(bad)
+            begin = end
+
+    def gradient_norms(self, ids: tf.Tensor, step: int) -> dict[str, float]:
+        """The norm of the loss's gradient by each variable, as the weights and the carried state are now.
+
+        Args:
+            ids: a batch, `[batch, width]`.
+            step: the step that it belongs to.
+        """
+        step_tensor = tf.constant(step, tf.int64)
+        states = self._state_before(step_tensor, self._carried_states()) if self.carried else None
+        _, _, gradients, _ = self._gradients(ids, states, step_tensor)
+        by_variable = {v.ref(): gradient for v, gradient in zip(self.variables, gradients, strict=True)}
+        return {name: float(tf.norm(by_variable[v.ref()])) for name, v in self.model.named_variables.items()}
+
+    def train_step(
+        self, ids: tf.Tensor, state: States | None, step: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], States, tf.Tensor]:
+        """One update of the weights: forward, backward through the whole example, clip, update.
+
+        Args:
+            ids: examples, `[batch, width]`.
+            state: the model's state before them; None: the initial one.
+            step: updates done before, int64.
+
+        Returns:
+            The sum of the losses in nats, over how many characters it goes, the gradients' global norm and the
+            learning rate, all before the update; the state after the examples, for the next step of a stream; and
+            whether loss and gradients are finite numbers. If they are not, nothing is updated.
+        """
+        total, characters, gradients, after = self._gradients(ids, state, step)
+        gradients, norm = optimizers.clip(gradients, self.config)
+        rate = optimizers.learning_rate(self.config, step, self._steps_per_epoch, self._total_steps)
+        finite = tf.math.is_finite(total) & tf.math.is_finite(norm)
+
+        def update() -> tf.Tensor:
+            self.optimizer.apply(self.variables, gradients, rate, step)
+            return finite
+
+        tf.cond(finite, update, lambda: finite)
+        return (total, characters, norm, rate), after, finite
+
+    def _gradients(
+        self, ids: tf.Tensor, state: States | None, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], States]:
+        """The sum of the losses, over how many characters, the gradients of what is minimised, the state after."""
+        dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
+        characters = self.model.num_targets(ids)
+        with tf.GradientTape() as tape:
+            losses, after = self.model.losses(ids, state, dropout_key)
+            total = tf.reduce_sum(losses)
+            loss = total / (characters if self.config.reduction == "mean" else self.config.batch_size)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
+        return total, characters, gradients, after
+
+    def _run_steps(
+        self, first_step: tf.Tensor, begin: tf.Tensor, end: tf.Tensor, batches: tf.Tensor, skips_left: tf.Tensor
+    ) -> tf.Tensor:
+        """Several steps in one compiled loop.
+
+        Args:
+            first_step: updates done before the first batch, int64.
+            begin: the first batch to use.
+            end: the batch to stop before.
+            batches: `[steps_per_call, batch, width]`.
+            skips_left: how many bad steps may be skipped; see `run`.
+
+        Returns:
+            The four numbers of `Results.steps`, float64 `[steps_per_call, 4]`; other rows mean nothing.
+        """
+        results = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[4])
+        carries = self.carried is not None
+
+        def body(
+            index: tf.Tensor, states: States, skips_left: tf.Tensor, results: tf.TensorArray
+        ) -> tuple[tf.Tensor, States, tf.Tensor, tf.TensorArray]:
+            step, ids = first_step + tf.cast(index, tf.int64), batches[index]
+            before = self._state_before(step, states) if carries else None
+            result, after, finite = self.train_step(ids, before, step)
+            row = tf.stack([tf.cast(value, tf.float64) for value in result])
+            if carries:
+                states = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), after, before)
+            return index + 1, states, skips_left - tf.cast(~finite, tf.int32), results.write(index, row)
+
+        states = self._carried_states() if carries else ()
+        _, states, _, results = tf.while_loop(
+            lambda index, states, skips_left, results: (index < end) & (skips_left >= 0),
+            body,
+            (begin, states, skips_left, results),
+            maximum_iterations=batches.shape[0],
+        )
+        if self.carried:
+            tf.nest.map_structure(lambda variable, value: variable.assign(value), self.carried.state, states)
+            self.carried.symbols.assign(batches[end - 1, :, -1])
+        return results.stack()
+
+    def _carried_states(self) -> States:
+        return tf.nest.map_structure(tf.convert_to_tensor, self.carried.state) if self.carried else ()
+
+    def _state_before(self, step: tf.Tensor, states: States) -> States:
+        """The state that a stream has carried to a step; an epoch begins at the beginning."""
+        begins = step % self._steps_per_epoch == 0
+        return tf.nest.map_structure(
+            lambda first, carried: tf.where(begins, first, carried),
+            self.model.initial_state(self.config.batch_size),
+            states,
+        )
