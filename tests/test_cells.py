@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tfcharrnn import recurrence, reference
-from tfcharrnn.cells import CELLS
+from tfcharrnn.cells import CELLS, cell_type, gates
 from tfcharrnn.cells.initializers import glorot_uniform, orthogonal
-from tfcharrnn.config import ModelConfig
+from tfcharrnn.config import RECURRENT_ACTIVATIONS, ModelConfig
 from tfcharrnn.model import CharRNN
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -93,6 +93,44 @@ def test_one_step_is_the_reference_step(name):
     assert len(got) == len(expected)
     for g, e in zip(got, expected, strict=True):
         np.testing.assert_allclose(g, e, rtol=1e-12, atol=1e-14)
+
+
+def test_gates_of_each_activation_are_the_formulas_of_keras():
+    """At points that tell the three apart, at both ends of the hard ones' slopes, and beyond."""
+    a = tf.constant([-4.0, -3.0, -2.75, -2.5, -1.0, 0.0, 1.0, 2.5, 2.75, 3.0, 4.0], tf.float64)
+    e = np.exp(-a.numpy())
+    golden = {
+        "sigmoid": (1 / (1 + e), e / (1 + e) ** 2),
+        "hard_sigmoid": (
+            [0.0, 0.0, 0.0, 0.0, 0.3, 0.5, 0.7, 1.0, 1.0, 1.0, 1.0],
+            [0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.0],
+        ),
+        "hard_sigmoid_6": (
+            [0.0, 0.0, 1 / 24, 1 / 12, 1 / 3, 0.5, 2 / 3, 11 / 12, 23 / 24, 1.0, 1.0],
+            [0.0, 0.0, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 0.0, 0.0],
+        ),
+    }
+    assert golden.keys() == gates.GATES.keys() == reference.GATES.keys() == set(RECURRENT_ACTIVATIONS)
+    for name, (values, slopes) in golden.items():
+        gate = gates.GATES[name]
+        assert gate.name == name
+        np.testing.assert_allclose(gate.value(a), values, atol=1e-15)
+        np.testing.assert_allclose(
+            gate.gradient(tf.fill([11], tf.constant(3.0, tf.float64)), gate.value(a)),
+            3.0 * np.array(slopes),
+            atol=1e-14,
+        )
+        np.testing.assert_allclose(reference.GATES[name](a), values, atol=1e-15)
+        np.testing.assert_allclose(reference.SLOPES[name](reference.GATES[name](a)), slopes, atol=1e-15)
+
+
+def test_a_cell_of_each_activation_is_one_class():
+    """Compiled loops are kept by class, so a new one for every model would compile them anew."""
+    for name, cell in CELLS.items():
+        assert cell_type(name) is cell
+    hard = cell_type("lstm", "hard_sigmoid")
+    assert hard is cell_type("lstm", "hard_sigmoid") and issubclass(hard, CELLS["lstm"])
+    assert hard.gate is gates.HARD_SIGMOID and CELLS["lstm"].gate is gates.SIGMOID
 
 
 @pytest.mark.parametrize("name", GATES)

@@ -91,9 +91,16 @@ def test_no_number_is_infinite_or_none(cls, name, kind, bounds):
     [(cls, name, bounds["choices"]) for cls, name, _, bounds in SETTINGS if bounds["choices"]],
 )
 def test_choices_are_the_only_ones(cls, name, choices):
-    assert all(accepts(cls, name, choice) for choice in choices)
+    cell = {"cell": "lstm"} if name == "recurrent_activation" else {}  # the default cell has no gates
+    assert all(getattr(cls(**cell, **{name: choice}), name) == choice for choice in choices)
     with pytest.raises(ConfigError, match=f"--{name} must be one of {', '.join(choices)}. Received: 'other'"):
         cls(**{name: "other"})
+
+
+def test_a_cell_without_gates_takes_no_activation_of_gates():
+    assert ModelConfig(cell="rnn", recurrent_activation="sigmoid").cell == "rnn"
+    with pytest.raises(ConfigError, match=r"^--recurrent_activation=hard_sigmoid: --cell=rnn has no gates"):
+        ModelConfig(recurrent_activation="hard_sigmoid")
 
 
 def test_an_integer_serves_as_a_number():

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfcharrnn import implementations, reference
 from tfcharrnn.cells import CELLS
 from tfcharrnn.config import ModelConfig
+from tfcharrnn.errors import UserError
 from tfcharrnn.model import CharRNN
 from tfcharrnn.projection import Symbols
 
@@ -56,6 +57,39 @@ def test_a_layer_of_each_implementation_gives_the_same(cell_name, one_hot):
     np.testing.assert_allclose(outputs, keras_outputs, rtol=1e-11, atol=1e-12)
     for got, expected in zip(last, keras_last, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("gate", ["hard_sigmoid", "hard_sigmoid_6"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_hard_gates_are_the_same_in_every_implementation_and_the_reference(cell, gate):
+    """Values and gradients, with weights so large that many gates stand at 0 or at 1; and no plain sigmoid's."""
+    rng = np.random.default_rng(3)
+    ids = random_ids()
+    time_major = ids.numpy().T
+    weights, expected = None, {}
+    for name in ("custom", "keras"):
+        sizes = {"hidden_size": 6, "num_layers": 2, "implementation": name}
+        model = CharRNN(ModelConfig(cell=cell, recurrent_activation=gate, **sizes), VOCABULARY, dtype=tf.float64)
+        named = reference.variables(model)
+        if weights is None:
+            weights = {key: rng.normal(0.0, 2.0, variable.shape) for key, variable in named.items()}
+            arguments = (cell, weights, time_major[:-1], time_major[1:])
+            expected = reference.language_model(*arguments, gate=gate)
+            assert abs(expected.loss - reference.language_model(*arguments).loss) > 1e-3
+        for key, variable in named.items():
+            variable.assign(weights[key])
+        with tf.GradientTape() as tape:
+            loss = model.loss(ids)
+        assert float(loss) == pytest.approx(expected.loss, rel=1e-12)
+        for key, gradient in tape.gradient(loss, named).items():
+            assert reference.relative_error(tf.convert_to_tensor(gradient), expected.gradients[key]) < 1e-10, key
+
+
+def test_cudnn_has_sigmoid_gates_only(monkeypatch):
+    monkeypatch.setattr(implementations.cudnn, "available", lambda: True)
+    assert CharRNN(ModelConfig(cell="gru", recurrent_activation="hard_sigmoid"), 7).implementation.name == "custom"
+    with pytest.raises(UserError, match="--recurrent_activation=hard_sigmoid; take auto or custom"):
+        CharRNN(ModelConfig(cell="lstm", implementation="cudnn", recurrent_activation="hard_sigmoid"), 7)
 
 
 @pytest.mark.parametrize(("saved", "restored"), [(0, 1), (1, 0)], ids=["custom-to-keras", "keras-to-custom"])

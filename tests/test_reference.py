@@ -64,6 +64,25 @@ def test_gradients_are_those_of_central_differences(cell, layers, embedding, ext
             assert reference.relative_error(gradient, reference.central_differences(loss, array)) < 1e-7
 
 
+@pytest.mark.parametrize("gate", ["hard_sigmoid", "hard_sigmoid_6"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gradients_of_hard_gates_are_those_of_central_differences(cell, gate):
+    """With weights so large that many gates stand at 0 or at 1."""
+    rng = np.random.default_rng(9)
+    parameters = {name: 3.0 * value for name, value in random_parameters(rng, cell, 2, False).items()}
+    inputs, targets = random_text(rng)
+    gates = reference.GATES[gate](parameters["cells/0/kernel"][inputs][..., : 2 * HIDDEN])  # by x W, without b and h U
+    assert 0.05 < (gates * (1.0 - gates) == 0.0).mean() < 0.95
+
+    def loss():
+        return reference.language_model(cell, parameters, inputs, targets, gate=gate).loss
+
+    result = reference.language_model(cell, parameters, inputs, targets, gate=gate)
+    for name, array in parameters.items():
+        numerical = reference.central_differences(loss, array)
+        assert reference.relative_error(result.gradients[name], numerical) < 1e-7, name
+
+
 @pytest.mark.parametrize("cell", GATES)
 def test_zero_weights_know_nothing(cell):
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ CELLS = ("rnn", "lstm", "gru")
 IMPLEMENTATIONS = ("auto", "custom", "keras", "cudnn")
 PRECISIONS = ("float32", "bfloat16")
 INITIALIZERS = ("glorot", "normal", "uniform")
+RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adagrad", "sgd")
 SCHEDULES = ("constant", "exponential", "cosine")
 
@@ -164,6 +165,12 @@ class ModelConfig(_Checked):
     precision: str = option(
         "float32", "Type that matrix products are computed in; weights are always float32.", choices=PRECISIONS
     )
+    recurrent_activation: str = option(
+        "sigmoid",
+        "Activation of an LSTM's or GRU's gates: sigmoid; hard_sigmoid, clip(0.2 a + 0.5, 0, 1), as Keras 1 and 2 know "
+        "it; hard_sigmoid_6, relu6(a + 3) / 6, which is Keras 3's hard_sigmoid.",
+        choices=RECURRENT_ACTIVATIONS,
+    )
     hidden_size: int = option(512, "Units in each recurrent layer.", at_least=1, at_most=65_536)
     num_layers: int = option(1, "Recurrent layers, stacked.", at_least=1, at_most=64)
     embedding_size: int = option(
@@ -183,6 +190,13 @@ class ModelConfig(_Checked):
         choices=INITIALIZERS,
     )
     initializer_scale: float = option(0.01, "Scale of the normal and uniform first weights.", above=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cell == "rnn" and self.recurrent_activation != "sigmoid":
+            raise ConfigError(
+                f"--recurrent_activation={self.recurrent_activation}: --cell=rnn has no gates; take lstm or gru"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfcharrnn import cudnn, projection, recurrence
-from tfcharrnn.cells import Cell, State
+from tfcharrnn.cells import Cell, LSTMCell, RNNCell, State
 from tfcharrnn.errors import UserError
 from tfcharrnn.projection import Symbols
 
@@ -50,7 +50,7 @@ def run_custom(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[t
 def run_keras(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
     """Runs a layer by Keras's `SimpleRNN`, `LSTM` or `GRU` on the cell's variables."""
     x = _vectors(cell, inputs)
-    layer = _keras_layer(type(cell).__name__, cell.input_size, cell.hidden_size, cell.kernel.dtype.name)
+    layer = _keras_layer(type(cell), cell.input_size, cell.hidden_size, cell.kernel.dtype.name)
     weights = [tf.convert_to_tensor(v) for v in (cell.kernel, cell.recurrent_kernel, cell.bias)]
     (outputs, *last), _ = layer.stateless_call(
         weights, layer.non_trainable_variables, tf.transpose(x, [1, 0, 2]), initial_state=list(state)
@@ -70,16 +70,19 @@ _ALL = {
 }
 
 
-def choose(name: str, precision: str = "float32", dtype: tf.DType = tf.float32) -> Implementation:
+def choose(
+    name: str, precision: str = "float32", dtype: tf.DType = tf.float32, recurrent_activation: str = "sigmoid"
+) -> Implementation:
     """The implementation of a name; `auto` is cuDNN where it applies, and this project's own code elsewhere.
 
     Args:
         name: what `--implementation` says.
         precision: what `--precision` says.
         dtype: of the variables.
+        recurrent_activation: what `--recurrent_activation` says.
 
     Raises:
-        UserError: an implementation is asked for by name that cannot be had, or not at this precision.
+        UserError: an implementation is asked for by name that cannot be had, or not at this precision or activation.
     """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     reason = ""
@@ -87,6 +90,8 @@ def choose(name: str, precision: str = "float32", dtype: tf.DType = tf.float32) 
         reason = "TensorFlow sees no NVIDIA GPU"
     elif precision != "float32" or dtype != tf.float32:
         reason = "it is used in float32 only"
+    elif recurrent_activation != "sigmoid":
+        reason = f"it has no --recurrent_activation={recurrent_activation}"
     if name == "cudnn" and reason:
         raise UserError(f"--implementation=cudnn: cannot be had, since {reason}; take auto or custom")
     if name == "keras" and precision != "float32":
@@ -103,12 +108,25 @@ def _vectors(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _keras_layer(cell_name: str, input_size: int, hidden_size: int, dtype: str) -> Any:
+def _keras_layer(kind: type[Cell], input_size: int, hidden_size: int, dtype: str) -> Any:
     """A Keras layer whose own weights are never used: each call is handed the cell's."""
     import keras  # slow to import, and only this implementation needs it
 
     with tf.init_scope():
-        classes = {"RNNCell": keras.layers.SimpleRNN, "LSTMCell": keras.layers.LSTM, "GRUCell": keras.layers.GRU}
-        layer = classes[cell_name](hidden_size, return_sequences=True, return_state=True, dtype=dtype)
+        settings = {"return_sequences": True, "return_state": True, "dtype": dtype}
+        if issubclass(kind, RNNCell):
+            layer = keras.layers.SimpleRNN(hidden_size, **settings)
+        else:
+            layer_type = keras.layers.LSTM if issubclass(kind, LSTMCell) else keras.layers.GRU
+            layer = layer_type(hidden_size, recurrent_activation=_keras_activation(kind.gate.name), **settings)
         layer.build((None, None, input_size))
     return layer
+
+
+def _keras_activation(name: str) -> Any:
+    """What Keras calls an activation of gates, or for one that it no longer has, the function."""
+    import keras
+
+    if name == "hard_sigmoid":
+        return lambda a: keras.ops.clip(0.2 * a + 0.5, 0.0, 1.0)
+    return {"sigmoid": "sigmoid", "hard_sigmoid_6": "hard_sigmoid"}[name]

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcharrnn import implementations, projection, randomness, recurrence
-from tfcharrnn.cells import CELLS, State
+from tfcharrnn.cells import State, cell_type
 from tfcharrnn.cells.base import product
 from tfcharrnn.cells.initializers import initializers
 from tfcharrnn.config import ModelConfig
@@ -64,7 +64,9 @@ class CharRNN(tf.Module):
         self.layout = layout
         self.dtype = dtype
         self.compute_dtype = tf.bfloat16 if config.precision == "bfloat16" else dtype
-        self.implementation = implementations.choose(config.implementation, config.precision, dtype)
+        self.implementation = implementations.choose(
+            config.implementation, config.precision, dtype, config.recurrent_activation
+        )
 
         def rng(index: int) -> np.random.Generator:
             return randomness.generator(seed, randomness.Purpose.WEIGHTS, 0, index)
@@ -75,10 +77,11 @@ class CharRNN(tf.Module):
         if config.embedding_size:
             values = draw.embedding(rng(1), vocabulary_size, input_size)
             self.embedding = tf.Variable(values, dtype=dtype, name="embedding")
+        kind = cell_type(config.cell, config.recurrent_activation)
         self.cells = []
         for layer in range(config.num_layers):
             sizes = (input_size, config.hidden_size)
-            self.cells.append(CELLS[config.cell](*sizes, rng(2 + layer), dtype, self.compute_dtype, draw))
+            self.cells.append(kind(*sizes, rng(2 + layer), dtype, self.compute_dtype, draw))
             input_size = config.hidden_size
         self.initial_states = None
         if config.learned_initial_state:

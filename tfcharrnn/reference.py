@@ -32,19 +32,41 @@ def sigmoid(a: npt.ArrayLike) -> Array:
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(a, np.float64)))
 
 
-# One step of each cell.
+def hard_sigmoid(a: npt.ArrayLike) -> Array:
+    """clip(0.2 a + 0.5, 0, 1), Keras's function of this name in its versions 1 and 2."""
+    return np.minimum(np.maximum(0.2 * np.asarray(a, np.float64) + 0.5, 0.0), 1.0)
+
+
+def hard_sigmoid_6(a: npt.ArrayLike) -> Array:
+    """relu6(a + 3) / 6, Keras's hard_sigmoid in version 3."""
+    return np.minimum(np.maximum(np.asarray(a, np.float64) + 3.0, 0.0), 6.0) / 6.0
+
+
+# The activations of gates, s = f(a), and their slopes f'(a) as a function of s.
+GATES: dict[str, Callable[[npt.ArrayLike], Array]] = {
+    "sigmoid": sigmoid,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_sigmoid_6": hard_sigmoid_6,
+}
+SLOPES: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": lambda s: s * (1.0 - s),
+    "hard_sigmoid": lambda s: np.where((s > 0.0) & (s < 1.0), 0.2, 0.0),
+    "hard_sigmoid_6": lambda s: np.where((s > 0.0) & (s < 1.0), 1.0 / 6.0, 0.0),
+}
+
+# One step of each cell; `gate` names the activation of the gates, which Elman's network does not have.
 #   forward:  x [batch, input], state before, weights        ->  state after, cache
 #   backward: gradient of the state after, cache, weights    ->  gradients of x, of the state before, of the weights
 
 
-def rnn_forward(x: Array, state: State, w: Parameters) -> tuple[State, Cache]:
+def rnn_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
     """Elman's network (1990): h' = tanh(x W + h U + b)."""
     (h,) = state
     after = np.tanh(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"])
     return (after,), (x, h, after)
 
 
-def rnn_backward(d_after: State, cache: Cache, w: Parameters) -> tuple[Array, State, Parameters]:
+def rnn_backward(d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid") -> tuple[Array, State, Parameters]:
     """The derivative of `rnn_forward`."""
     x, h, after = cache
     d_a = d_after[0] * (1.0 - after**2)
@@ -52,28 +74,31 @@ def rnn_backward(d_after: State, cache: Cache, w: Parameters) -> tuple[Array, St
     return d_a @ w["kernel"].T, (d_a @ w["recurrent_kernel"].T,), gradients
 
 
-def lstm_forward(x: Array, state: State, w: Parameters) -> tuple[State, Cache]:
+def lstm_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
     """Gers et al. (2000): c' = f c + i g, h' = o tanh(c'); the columns of W, U and b are in the order i, f, g, o."""
     h, c = state
     a_i, a_f, a_g, a_o = np.split(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"], 4, axis=1)
-    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    i, f, g, o = GATES[gate](a_i), GATES[gate](a_f), np.tanh(a_g), GATES[gate](a_o)
     c_after = f * c + i * g
     return (o * np.tanh(c_after), c_after), (x, h, c, i, f, g, o, c_after)
 
 
-def lstm_backward(d_after: State, cache: Cache, w: Parameters) -> tuple[Array, State, Parameters]:
+def lstm_backward(
+    d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid"
+) -> tuple[Array, State, Parameters]:
     """The derivative of `lstm_forward`; c' is seen by h' and by the next step."""
     x, h, c, i, f, g, o, c_after = cache
     d_h, d_c = d_after
     d_o = d_h * np.tanh(c_after)
     d_c = d_c + d_h * o * (1.0 - np.tanh(c_after) ** 2)
     d_i, d_f, d_g = d_c * g, d_c * c, d_c * i
-    d_a = np.hstack([d_i * i * (1.0 - i), d_f * f * (1.0 - f), d_g * (1.0 - g**2), d_o * o * (1.0 - o)])
+    slope = SLOPES[gate]
+    d_a = np.hstack([d_i * slope(i), d_f * slope(f), d_g * (1.0 - g**2), d_o * slope(o)])
     gradients = {"kernel": x.T @ d_a, "recurrent_kernel": h.T @ d_a, "bias": d_a.sum(axis=0)}
     return d_a @ w["kernel"].T, (d_a @ w["recurrent_kernel"].T, d_c * f), gradients
 
 
-def gru_forward(x: Array, state: State, w: Parameters) -> tuple[State, Cache]:
+def gru_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
     """Cho et al. (2014), as cuDNN computes it: h' = z h + (1 - z) n with n = tanh(p_n + r q_n).
 
     Here p = x W + b[0] and q = h U + b[1], with columns in the order z, r, n: the reset gate works after the product.
@@ -81,19 +106,19 @@ def gru_forward(x: Array, state: State, w: Parameters) -> tuple[State, Cache]:
     (h,) = state
     p_z, p_r, p_n = np.split(x @ w["kernel"] + w["bias"][0], 3, axis=1)
     q_z, q_r, q_n = np.split(h @ w["recurrent_kernel"] + w["bias"][1], 3, axis=1)
-    z, r = sigmoid(p_z + q_z), sigmoid(p_r + q_r)
+    z, r = GATES[gate](p_z + q_z), GATES[gate](p_r + q_r)
     n = np.tanh(p_n + r * q_n)
     return (z * h + (1.0 - z) * n,), (x, h, z, r, n, q_n)
 
 
-def gru_backward(d_after: State, cache: Cache, w: Parameters) -> tuple[Array, State, Parameters]:
+def gru_backward(d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid") -> tuple[Array, State, Parameters]:
     """The derivative of `gru_forward`; h goes into h' directly and through U."""
     x, h, z, r, n, q_n = cache
     (d_h,) = d_after
     d_z, d_n = d_h * (h - n), d_h * (1.0 - z)
     d_p_n = d_n * (1.0 - n**2)
     d_r, d_q_n = d_p_n * q_n, d_p_n * r
-    d_gates = [d_z * z * (1.0 - z), d_r * r * (1.0 - r)]  # the same for p and q, which enter as a sum
+    d_gates = [d_z * SLOPES[gate](z), d_r * SLOPES[gate](r)]  # the same for p and q, which enter as a sum
     d_p, d_q = np.hstack([*d_gates, d_p_n]), np.hstack([*d_gates, d_q_n])
     gradients = {
         "kernel": x.T @ d_p,
@@ -108,7 +133,12 @@ BACKWARD = {"rnn": rnn_backward, "lstm": lstm_backward, "gru": gru_backward}
 
 
 def layer_forward(
-    cell: str, x: Array, state: State, w: Parameters, mask: npt.NDArray[np.bool_] | None = None
+    cell: str,
+    x: Array,
+    state: State,
+    w: Parameters,
+    mask: npt.NDArray[np.bool_] | None = None,
+    gate: str = "sigmoid",
 ) -> tuple[Array, State, list[Cache]]:
     """Runs a cell over a sequence.
 
@@ -118,13 +148,14 @@ def layer_forward(
         state: before the first step, arrays `[batch, hidden]`: (h,), for the LSTM (h, c).
         w: `kernel`, `recurrent_kernel` and `bias`.
         mask: `[time, batch]`; where it is false, the step is skipped and the state stays as it is.
+        gate: activation of the gates, a key of `GATES`.
 
     Returns:
         The outputs h, `[time, batch, hidden]`, the state after the last step, and each step's cache for the way back.
     """
     outputs, caches = [], []
     for t in range(len(x)):
-        after, cache = FORWARD[cell](x[t], state, w)
+        after, cache = FORWARD[cell](x[t], state, w, gate)
         if mask is not None:
             after = tuple(np.where(mask[t][:, None], new, old) for new, old in zip(after, state, strict=True))
         state = after
@@ -140,16 +171,18 @@ def layer_backward(
     caches: Sequence[Cache],
     w: Parameters,
     mask: npt.NDArray[np.bool_] | None = None,
+    gate: str = "sigmoid",
 ) -> tuple[Array, State, Parameters]:
     """Backpropagation through time (Werbos 1990), the derivative of `layer_forward`.
 
     Args:
-        cell: as in `layer_forward`, like `w` and `mask`.
+        cell: as in `layer_forward`, like `w`, `mask` and `gate`.
         d_outputs: by the outputs, `[time, batch, hidden]`.
         d_state: by the state after the last step.
         caches: as `layer_forward` gave them.
         w: see `cell`.
         mask: see `cell`.
+        gate: see `cell`.
 
     Returns:
         The gradients by x, by the state before the first step, and by the weights.
@@ -159,7 +192,7 @@ def layer_backward(
     for t in reversed(range(len(caches))):
         d_after = (d_state[0] + d_outputs[t], *d_state[1:])
         real = np.ones(len(d_after[0]), bool) if mask is None else mask[t]
-        step = BACKWARD[cell](tuple(np.where(real[:, None], d, 0.0) for d in d_after), caches[t], w)
+        step = BACKWARD[cell](tuple(np.where(real[:, None], d, 0.0) for d in d_after), caches[t], w, gate)
         d_x.append(step[0])
         d_state = tuple(before + np.where(real[:, None], 0.0, d) for before, d in zip(step[1], d_after, strict=True))
         for name in gradients:
@@ -204,6 +237,7 @@ def language_model(
     mask: npt.NDArray[np.bool_] | None = None,
     dropout: Sequence[Array] | None = None,
     weights: Array | None = None,
+    gate: str = "sigmoid",
 ) -> Result:
     """Runs the whole model over a batch of texts, forward and backward.
 
@@ -216,6 +250,7 @@ def language_model(
         mask: `[time, batch]`; where it is false, every layer skips the step.
         dropout: for each layer but the first, the factors on its input, `[time, batch, hidden]`; None: all 1.
         weights: of each character in the loss, `[time, batch]`, which is their weighted mean; None: all 1.
+        gate: activation of the gates, a key of `GATES`.
     """
     layers: list[Parameters] = []
     while f"cells/{len(layers)}/kernel" in parameters:
@@ -231,7 +266,7 @@ def language_model(
     for layer, w in enumerate(layers):
         if layer and dropout is not None:
             x = x * dropout[layer - 1]
-        x, layer_state, layer_caches = layer_forward(cell, x, state[layer], w, mask)
+        x, layer_state, layer_caches = layer_forward(cell, x, state[layer], w, mask, gate)
         last.append(layer_state)
         caches.append(layer_caches)
     logits = x @ parameters["output_kernel"] + parameters["output_bias"]
@@ -245,7 +280,7 @@ def language_model(
     d_state: list[State] = []
     for layer in reversed(range(len(layers))):
         d_last = tuple(np.zeros_like(array) for array in last[layer])
-        d_x, d_first, d_weights = layer_backward(cell, d_x, d_last, caches[layer], layers[layer], mask)
+        d_x, d_first, d_weights = layer_backward(cell, d_x, d_last, caches[layer], layers[layer], mask, gate)
         d_state.insert(0, d_first)
         gradients |= {f"cells/{layer}/{name}": gradient for name, gradient in d_weights.items()}
         if layer and dropout is not None:

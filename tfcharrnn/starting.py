@@ -65,7 +65,7 @@ def train_model(
 def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> tuple[Run, DataFolder]:
     """The settings and the data of a new run; whatever cannot work is told here, before anything is written of it."""
     data_config, model, training = _split(settings, DataConfig(), ModelConfig(), TrainingConfig())
-    implementations.choose(model.implementation, model.precision)
+    implementations.choose(model.implementation, model.precision, recurrent_activation=model.recurrent_activation)
     if data_dir:
         data = dataset.open_data(data_dir)
         data_config = data.config
@@ -102,7 +102,7 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
     for name in kept:
         if getattr(training, name) != getattr(saved.training, name):
             raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
-    implementations.choose(model.implementation, model.precision)
+    implementations.choose(model.implementation, model.precision, recurrent_activation=model.recurrent_activation)
     if data_config == saved.data:
         data_dir = data_dir or saved.data_dir
         data = dataset.find(data_config, data_dir, saved.fingerprint)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfcharrnn.cells.gates import SIGMOID, Gate
 from tfcharrnn.cells.initializers import GLOROT, Initializers
 
 State = tuple[tf.Tensor, ...]
@@ -26,12 +27,14 @@ class Cell(tf.Module, abc.ABC):
         kernel: W, `[input, gates * hidden]`.
         recurrent_kernel: U, `[hidden, gates * hidden]`.
         bias: `[gates * hidden]`; a cell may have more.
+        gate: the activation of the gates, for a cell that has any; see `tfcharrnn.cells.cell_type`.
         gates: how many blocks of `hidden` columns the kernels have.
         state_count: tensors `[batch, hidden]` in a state; the first is the output h.
         two_sums: `forward` uses x W and h U otherwise than in their sum, so that their gradients differ.
         saved_count: tensors `[batch, hidden]` that `forward` saves for `backward`.
     """
 
+    gate: ClassVar[Gate] = SIGMOID
     gates: ClassVar[int]
     state_count: ClassVar[int] = 1
     saved_count: ClassVar[int] = 0
@@ -88,9 +91,9 @@ class Cell(tf.Module, abc.ABC):
         """The state before the first symbol: `state_count` zero tensors `[batch, hidden]`."""
         return (tf.zeros([batch_size, self.hidden_size], self.kernel.dtype),) * self.state_count
 
-    @staticmethod
+    @classmethod
     @abc.abstractmethod
-    def forward(projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
+    def forward(cls, projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
         """One step.
 
         Args:
@@ -102,9 +105,9 @@ class Cell(tf.Module, abc.ABC):
             The state after the step, and the tensors `[batch, hidden]` that `backward` wants to see again.
         """
 
-    @staticmethod
+    @classmethod
     @abc.abstractmethod
-    def backward(saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
+    def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
         """The derivative of `forward`, by the chain rule.
 
         Args:

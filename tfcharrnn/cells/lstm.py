@@ -15,8 +15,8 @@ class LSTMCell(Cell):
     i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_c)    o = sigmoid(a_o)
     c' = f c + i g      h' = o tanh(c')
 
-    The state is (h, c). The forget gate's bias begins at 1 (Jozefowicz et al. 2015), so that the memory is kept until
-    the network learns what to forget.
+    where `gate` may be another activation than sigmoid. The state is (h, c). The forget gate's bias begins at 1
+    (Jozefowicz et al. 2015), so that the memory is kept until the network learns what to forget.
     """
 
     gates = 4
@@ -28,18 +28,18 @@ class LSTMCell(Cell):
         bias[self.hidden_size : 2 * self.hidden_size] = 1.0
         return bias
 
-    @staticmethod
-    def forward(projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
+    @classmethod
+    def forward(cls, projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
         """One step; see `Cell.forward`. Saved are the four gates."""
         _, c = state
         a_i, a_f, a_c, a_o = tf.split(projected + recurrent, 4, axis=-1)
-        i, f, g, o = tf.sigmoid(a_i), tf.sigmoid(a_f), tf.tanh(a_c), tf.sigmoid(a_o)
+        i, f, g, o = cls.gate.value(a_i), cls.gate.value(a_f), tf.tanh(a_c), cls.gate.value(a_o)
         c = f * c + i * g
         return (o * tf.tanh(c), c), (i, f, g, o)
 
-    @staticmethod
-    def backward(saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
-        """Sigmoid' = s (1 - s); the gradient of c arrives both from h' and from the next step; see `Cell.backward`."""
+    @classmethod
+    def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
+        """The gradient of c arrives both from h' and from the next step; see `Cell.backward`."""
         i, f, g, o = saved
         _, c_before = before
         dh, dc = d_after
@@ -47,10 +47,10 @@ class LSTMCell(Cell):
         dc = dc + dh * o * (1.0 - tanh_c * tanh_c)
         d_sum = tf.concat(
             [
-                dc * g * i * (1.0 - i),
-                dc * c_before * f * (1.0 - f),
+                cls.gate.gradient(dc * g, i),
+                cls.gate.gradient(dc * c_before, f),
                 dc * i * (1.0 - g * g),
-                dh * tanh_c * o * (1.0 - o),
+                cls.gate.gradient(dh * tanh_c, o),
             ],
             axis=-1,
         )

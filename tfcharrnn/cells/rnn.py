@@ -12,13 +12,13 @@ class RNNCell(Cell):
 
     gates = 1
 
-    @staticmethod
-    def forward(projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
+    @classmethod
+    def forward(cls, projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
         """One step; see `Cell.forward`. Nothing is saved: the output says all."""
         return (tf.tanh(projected + recurrent),), ()
 
-    @staticmethod
-    def backward(saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
+    @classmethod
+    def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
         """Tanh' = 1 - tanh^2; see `Cell.backward`."""
         (h,), (dh,) = after, d_after
         d_sum = dh * (1.0 - h * h)
