@@ -1,6 +1,9 @@
 """Keras model files become the same functions here, and what cannot is refused in one line."""
 
+import dataclasses
+import itertools
 import json
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -9,12 +12,13 @@ import numpy as np
 import pytest
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+TOOL = Path(__file__).parent.parent / "tools" / "import_keras.py"
+sys.path.insert(0, str(TOOL.parent))
 
 import import_keras  # noqa: E402
 import keras_reader  # noqa: E402
 
-from tfcharrnn import reference  # noqa: E402
+from tfcharrnn import reference, restoring  # noqa: E402
 from tfcharrnn.errors import UserError  # noqa: E402
 
 CHARACTERS = list("\nz a!yb")  # in no order of code points
@@ -79,7 +83,7 @@ def test_a_model_of_the_installed_keras_is_the_same_function(tmp_path, kind, suf
     imported = check_against_keras(tmp_path / f"model{suffix}", model)
     config = imported.config
     assert (config.cell, config.hidden_size, config.num_layers) == (import_keras._CELLS[kind], UNITS, 2)
-    assert (config.dropout, imported.output_dropout, imported.seq_length) == (0.5, 0.25, TIME)
+    assert (config.dropout, config.output_dropout, imported.seq_length) == (0.5, 0.25, TIME)
     assert not imported.notes
 
 
@@ -194,7 +198,7 @@ def test_the_name_of_the_gates_means_what_it_meant_to_the_version(tmp_path, vers
     source = keras_reader.read(write_old(tmp_path / "old.h5", layers, version=version))
     imported = import_keras.convert(source)
     assert imported.config.recurrent_activation == activation
-    assert (imported.seq_length, imported.output_dropout) == (TIME, 0.5)
+    assert (imported.seq_length, imported.config.output_dropout) == (TIME, 0.5)
     weights, ids = old_weights(), random_ids(batch=1)
     x = lstm_by_hand(weights["lstm_2"], lstm_by_hand(weights["lstm_1"], np.eye(SYMBOLS)[ids[0]], gate), gate)
     expected = x @ weights["dense_1"]["kernel"] + weights["dense_1"]["bias"]
@@ -206,7 +210,7 @@ def old_functional(layers):
     layers = [{"class_name": "InputLayer", "config": {"name": "input_1"}}, *layers]
     entries = [
         {**layer, "name": layer["config"]["name"], "inbound_nodes": [[[before["config"]["name"], 0, 0, {}]]]}
-        for before, layer in zip(layers, layers[1:], strict=False)
+        for before, layer in itertools.pairwise(layers)
     ]
     first = {**layers[0], "name": "input_1", "inbound_nodes": []}
     ends = {"input_layers": [["input_1", 0, 0]], "output_layers": [[layers[-1]["config"]["name"], 0, 0]]}
@@ -448,3 +452,75 @@ def test_another_order_of_the_symbols_is_the_same_function(tmp_path):
     result = reference.language_model("lstm", parameters, ours, ours, gate="hard_sigmoid")
     expected = import_keras.numpy_logits(source, ids)[..., order]
     np.testing.assert_allclose(np.swapaxes(result.logits, 0, 1), expected, atol=1e-12)
+
+
+# The run folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("LSTM", {"recurrent_activation": "hard_sigmoid"}),
+        ("GRU", {"functional": True, "embedding": 4}),
+        ("SimpleRNN", {}),
+    ],
+)
+def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
+    """The float64 model is the NumPy pass to the last bits; the run folder's, in float32, is Keras to its rounding."""
+    import tensorflow as tf
+
+    model = keras_model(kind, **settings)
+    model.save(tmp_path / "model.keras")
+    source = keras_reader.read(tmp_path / "model.keras")
+    imported = import_keras.convert(source)
+    order = import_keras.code_point_order(CHARACTERS)
+    assert import_keras.largest_difference(source, imported, order) < 1e-12
+    import_keras.write_run(imported, CHARACTERS, tmp_path / "run")
+    trained = restoring.load_model(tmp_path / "run")
+    assert (trained.run.data.layout, trained.run.data.seq_length, trained.run.data.stride) == ("windows", TIME, 3)
+    assert trained.run.data.lowercase and trained.checkpoint.step == 0
+    texts = ["".join(CHARACTERS[i] for i in row) for row in random_ids()]
+    logits, _ = trained.model(tf.constant([trained.run.vocabulary.encode(text) for text in texts]))
+    ids = random_ids()
+    predicted = model.predict(ids if "embedding" in settings else np.eye(SYMBOLS)[ids], verbose=0)
+    np.testing.assert_allclose(softmax(logits.numpy()[:, -1]), predicted[:, order], atol=5e-6)
+
+
+def test_a_wrong_import_is_noticed(tmp_path):
+    source = keras_reader.read(write_old(tmp_path / "old.h5"))
+    imported = import_keras.convert(source)
+    order = import_keras.code_point_order(CHARACTERS)
+    assert import_keras.largest_difference(source, imported, order) < 1e-12
+    for change in ({"recurrent_activation": "hard_sigmoid_6"}, {"recurrent_activation": "sigmoid"}):
+        wrong = dataclasses.replace(imported, config=dataclasses.replace(imported.config, **change))
+        assert import_keras.largest_difference(source, wrong, order) > 1e-3
+
+
+def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
+    write_old(tmp_path / "old.h5")
+    (tmp_path / "text.txt").write_text("".join(CHARACTERS).upper() + "ZA bay! " * 4)
+    (tmp_path / "chars.json").write_text(json.dumps(CHARACTERS))
+
+    def tool(*arguments):
+        command = [sys.executable, TOOL, "--model=old.h5", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    done = tool("--text=text.txt", "--run_dir=run", "--seq_length=12", "--stride=2")
+    assert done.returncode == 0 and done.stdout == "run\n", done.stderr
+    assert "checked    logits differ by at most" in done.stderr
+    trained = restoring.load_model(tmp_path / "run")
+    assert "".join(trained.run.vocabulary.symbols) == "".join(sorted(CHARACTERS))
+    assert (trained.run.data.seq_length, trained.run.data.stride) == (12, 2)
+    assert len(trained.generate(length=20, prime="baby ")) == 25
+    assert trained.evaluate_text("a bay! " * 5).characters == 35 - 12
+    for arguments, code, line in [
+        (("--text=text.txt", "--run_dir=run"), 1, "run: exists already"),
+        (("--text=text.txt", "--nolowercase", "--run_dir=new"), 1, "gives 10 characters, and old.h5 has 7"),
+        (("--run_dir=new",), 2, "--characters or --text"),
+        (("--characters=chars.json",), 2, "--run_dir is missing"),
+        (("--characters=chars.json", "--run_dir=new", "--seq_length=1"), 2, "--seq_length must be"),
+    ]:
+        refused = tool(*arguments)
+        assert (refused.returncode, refused.stderr.count("\n")) == (code, 1), refused.stderr
+        assert line in refused.stderr
+    assert not (tmp_path / "new").exists()

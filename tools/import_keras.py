@@ -20,9 +20,9 @@ import numpy.typing as npt
 from absl import flags
 from keras_reader import Array, KerasModel, Layer, short
 
-from tfcharrnn import files, reference
-from tfcharrnn.config import ModelConfig
-from tfcharrnn.errors import UserError
+from tfcharrnn import commandline, corpora, files, reference
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
 _CELLS = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
@@ -30,8 +30,10 @@ _NAMES = ("kernel", "recurrent_kernel", "bias")
 _BLOCKS = {"rnn": 1, "lstm": 4, "gru": 3}
 # Between the file's model and the imported one, both in float64.
 _TOLERANCE = 1e-6
-# What is run to compare them where the model does not say how much it reads.
+# The texts that are run to compare them.
 _TEXTS, _TIME = 4, 40
+# What a model of this kind reads where the file does not say.
+_SEQ_LENGTH = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +42,12 @@ class Imported:
 
     Attributes:
         config: the network.
-        output_dropout: the rate of Dropout after the last recurrent layer.
         variables: as `tfcharrnn.reference.variables` names them.
         seq_length: characters that the model reads, or None where it does not say.
         notes: what of its training settings has no counterpart.
     """
 
     config: ModelConfig
-    output_dropout: float
     variables: dict[str, Array]
     seq_length: int | None
     notes: tuple[str, ...]
@@ -101,8 +101,9 @@ def _convert(source: KerasModel) -> Imported:
         num_layers=len(recurrent),
         embedding_size=0 if embedding is None else variables["embedding"].shape[1],
         dropout=between,
+        output_dropout=after,
     )
-    return Imported(config, after, variables, _input_length(source, embedding is None), tuple(notes))
+    return Imported(config, variables, _input_length(source, embedding is None), tuple(notes))
 
 
 def _parts(source: KerasModel) -> tuple[Layer | None, list[Layer], Layer]:
@@ -203,9 +204,9 @@ def _input_length(source: KerasModel, one_hot: bool) -> int | None:
     settings = source.layers[0].settings
     shape = settings.get("batch_shape") or settings.get("batch_input_shape")
     dimensions = 3 if one_hot else 2
-    if isinstance(shape, list) and len(shape) == dimensions and type(shape[1]) is int:
+    if isinstance(shape, list) and len(shape) == dimensions and type(shape[1]) is int and shape[1] > 1:
         return shape[1]
-    return None
+    return None  # also for one character at a time, as a stateful model reads
 
 
 def _setting(layer: Layer, name: str, default: str) -> str:
@@ -286,3 +287,118 @@ def read_characters(path: Path) -> list[str]:
     if len(set(value)) < len(value):
         raise UserError(f"{path}: a character stands in it twice")
     return value
+
+
+def largest_difference(source: KerasModel, imported: Imported, order: Sequence[int]) -> float:
+    """Runs random texts through the file's layers in NumPy and through this library's model, both in float64.
+
+    Args:
+        source: the file.
+        imported: made of it.
+        order: for each id of the run its id in Keras.
+
+    Returns:
+        The largest difference between two logits.
+    """
+    import tensorflow as tf
+
+    from tfcharrnn.model import CharRNN
+
+    model = CharRNN(imported.config, len(order), dtype=tf.float64)
+    arrays = reordered(imported.variables, order)
+    for name, variable in reference.variables(model).items():
+        variable.assign(arrays[name])
+    ids = np.random.default_rng(0).integers(0, len(order), (_TEXTS, _TIME))
+    logits, _ = model(tf.constant(np.argsort(order)[ids], tf.int32))
+    return float(np.abs(logits.numpy() - numpy_logits(source, ids)[..., list(order)]).max())
+
+
+def write_run(
+    imported: Imported, characters: Sequence[str], run_dir: Path, *, seq_length: int = 0, stride: int = 3
+) -> None:
+    """Writes a run folder, whole or not at all.
+
+    Args:
+        imported: the model.
+        characters: in Keras's order.
+        run_dir: the folder to make.
+        seq_length: characters that a prediction sees; 0: as many as the model says, or 40.
+        stride: from one training window to the next, for fine-tuning.
+
+    Raises:
+        UserError: the folder exists already or cannot be written.
+    """
+    from tfcharrnn import checkpoints
+    from tfcharrnn.layouts import LAYOUTS
+    from tfcharrnn.model import CharRNN
+    from tfcharrnn.run import Run
+    from tfcharrnn.vocabulary import Vocabulary
+
+    data = DataConfig(
+        layout="windows",
+        seq_length=seq_length or imported.seq_length or _SEQ_LENGTH,
+        stride=stride,
+        lowercase=all(character == character.lower() for character in characters),
+    )
+    order = code_point_order(characters)
+    vocabulary = Vocabulary([characters[index] for index in order])
+    model = CharRNN(imported.config, len(vocabulary), layout=LAYOUTS[data.layout])
+    arrays = reordered(imported.variables, order)
+    for name, variable in reference.variables(model).items():
+        variable.assign(arrays[name])
+    with files.new_folder(run_dir) as folder:
+        # without a fingerprint of data: it has none of its own
+        Run(folder, data, "", "", imported.config, TrainingConfig(), vocabulary).save()
+        checkpoints.save(folder, {"model": model}, 0, checkpoints.Losses(None, None), {})
+
+
+def code_point_order(characters: Sequence[str]) -> list[int]:
+    """For each id of a vocabulary, which is in code point order, the id in Keras."""
+    return sorted(range(len(characters)), key=characters.__getitem__)
+
+
+def main() -> None:
+    """Reads the flags, imports the model, checks it and writes the run folder."""
+    for name in ("model", "run_dir"):
+        if not _FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing")
+    if bool(_FLAGS.characters) == bool(_FLAGS.text):
+        raise ConfigError("--characters or --text must name the model's characters, one of the two")
+    DataConfig(layout="windows", seq_length=_FLAGS.seq_length or _SEQ_LENGTH, stride=_FLAGS.stride)  # checks them
+    if Path(_FLAGS.run_dir).exists():
+        raise UserError(f"{_FLAGS.run_dir}: exists already; choose another --run_dir")
+    source = keras_reader.read(_FLAGS.model)
+    imported = convert(source)
+    if _FLAGS.characters:
+        characters = read_characters(Path(_FLAGS.characters))
+    else:
+        text = corpora.load(DataConfig(input=(_FLAGS.text,), lowercase=_FLAGS.lowercase, encoding=_FLAGS.encoding)).text
+        characters = sorted(set(text))
+    if len(characters) != imported.vocabulary_size:
+        raise UserError(
+            f"{_FLAGS.characters or _FLAGS.text}: gives {len(characters)} characters, and {source.path} has "
+            f"{imported.vocabulary_size}; give the list that it was trained with"
+        )
+    commandline.load_tensorflow()
+    for note in imported.notes:
+        commandline.say(f"note       {note}")
+    if _FLAGS.verify:
+        difference = largest_difference(source, imported, code_point_order(characters))
+        if not difference <= _TOLERANCE:
+            raise UserError(f"{source.path}: imported, its logits differ by {difference:.1e} from the file's layers")
+        commandline.say(f"checked    logits differ by at most {difference:.1e} from those of the file in NumPy")
+    write_run(imported, characters, Path(_FLAGS.run_dir), seq_length=_FLAGS.seq_length, stride=_FLAGS.stride)
+    print(_FLAGS.run_dir)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model", "", "The model file: .h5 of Keras 2 or 3, or .keras.")
+    flags.DEFINE_string("characters", "", "The model's characters: a JSON list in id order, or an object of their ids.")
+    flags.DEFINE_string("text", "", "Instead: the text it was trained on, whose sorted characters are its symbols.")
+    flags.DEFINE_bool("lowercase", True, "Turn --text to lower case first.")
+    flags.DEFINE_string("encoding", "utf-8", "Encoding of --text.")
+    flags.DEFINE_string("run_dir", "", "The run folder to make.")
+    flags.DEFINE_integer("seq_length", 0, "Characters that a prediction sees; 0: as many as the model says, or 40.")
+    flags.DEFINE_integer("stride", 3, "For fine-tuning: characters from one window to the next.")
+    flags.DEFINE_bool("verify", True, "Check the imported model against the file's layers in NumPy.")
+    commandline.run(main)

@@ -97,10 +97,9 @@ def read(path: str | Path) -> KerasModel:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            if zipfile.is_zipfile(file):
-                return _read_zip(path, file)
+            zipped = file.read(2) == b"PK"
             file.seek(0)
-            return _read_h5(path, file)
+            return _read_zip(path, file) if zipped else _read_h5(path, file)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:  # also how h5py says that a file is no HDF5, or is cut short
