@@ -18,7 +18,7 @@ sys.path.insert(0, str(TOOL.parent))
 import import_keras  # noqa: E402
 import keras_reader  # noqa: E402
 
-from tfcharrnn import reference, restoring  # noqa: E402
+from tfcharrnn import reference, restoring, starting  # noqa: E402
 from tfcharrnn.errors import UserError  # noqa: E402
 
 CHARACTERS = list("\nz a!yb")  # in no order of code points
@@ -524,3 +524,21 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
         assert (refused.returncode, refused.stderr.count("\n")) == (code, 1), refused.stderr
         assert line in refused.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_an_imported_model_is_fine_tuned_on_a_text(tmp_path):
+    source = keras_reader.read(write_old(tmp_path / "old.h5"))
+    import_keras.write_run(import_keras.convert(source), CHARACTERS, tmp_path / "run")
+    (tmp_path / "text.txt").write_text("Bay! " * 50)
+    settings = {"input": (str(tmp_path / "text.txt"),), "init_from": tmp_path / "run", "quiet": True}
+    starting.train_model(tmp_path / "tuned", **settings, batch_size=4, steps=30, learning_rate=0.01)
+    imported, tuned = (restoring.load_model(tmp_path / name) for name in ("run", "tuned"))
+    assert tuned.run.vocabulary == imported.run.vocabulary
+    assert tuned.run.model == imported.run.model and tuned.run.data.layout == "windows"
+    assert tuned.evaluate_text("bay! " * 9).loss < imported.evaluate_text("bay! " * 9).loss
+    for call, way_out in [
+        (lambda: starting.train_model(tmp_path / "run", resume=True, quiet=True), "--init_from="),
+        (imported.evaluate_split, "--input"),
+    ]:
+        with pytest.raises(UserError, match=way_out):
+            call()

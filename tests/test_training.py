@@ -260,3 +260,55 @@ def test_the_loss_of_an_untrained_model_is_near_that_of_guessing(data_dir):
     model = CharRNN(run.model, len(data.vocabulary))
     loss = float(model.loss(tf.constant(data.read("val"))))
     assert loss == pytest.approx(np.log(len(data.vocabulary)), rel=0.15)
+
+
+# Beginning with the weights of another run
+
+
+@pytest.fixture
+def other_text(tmp_path):
+    """Other characters than `TEXT` has, but none that it has not."""
+    (tmp_path / "other.txt").write_text("".join(f"{n} is {n} times 1.\n" for n in range(0, 300, 7)))
+    return str(tmp_path / "other.txt")
+
+
+def test_a_run_begins_with_the_weights_of_another_and_keeps_its_vocabulary(train, tmp_path, other_text):
+    """A resume in between changes nothing, and needs the other run no more."""
+    train(tmp_path / "first", cell="rnn", num_layers=1, steps=4)
+    settings = {"input": (other_text,), "init_from": tmp_path / "first", "batch_size": 4, "output_dropout": 0.1}
+    more = {"keep_checkpoints": 0, "quiet": True}
+    tfcharrnn.train_model(tmp_path / "whole", **settings, **more, steps=6)
+    tfcharrnn.train_model(tmp_path / "parts", **settings, **more, steps=3)
+    first, begun = tfcharrnn.load_model(tmp_path / "first"), tfcharrnn.load_model(tmp_path / "parts", "step-00000000")
+    shutil.rmtree(tmp_path / "first")
+    tfcharrnn.train_model(tmp_path / "parts", resume=True, steps=6, quiet=True)
+    assert final_weights(tmp_path / "parts") == final_weights(tmp_path / "whole")
+    assert begun.run.vocabulary == first.run.vocabulary
+    assert (begun.run.model.cell, begun.run.model.output_dropout, begun.run.data.seq_length) == ("rnn", 0.1, 21)
+    for got, expected in zip(begun.model.trainable_variables, first.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+    _, data = starting.start_run("", "", {"input": (other_text,), "batch_size": 4}, begun.run)
+    with open(other_text) as file:
+        assert file.read().startswith(data.vocabulary.decode(data.read("train").ids))
+    assert begun.evaluate_split("train").characters == len(data.read("train")) * 20
+
+
+def test_what_cannot_begin_with_another_run_is_told(train, tmp_path, other_text):
+    train(tmp_path / "first", steps=1)
+    (tmp_path / "greek.txt").write_text("§¶" * 100)
+
+    def refused(match, error=tfcharrnn.UserError, run_dir="second", **settings):
+        settings = {"init_from": tmp_path / "first", "quiet": True, "batch_size": 2} | settings
+        with pytest.raises(error, match=match):
+            tfcharrnn.train_model(tmp_path / run_dir, **settings)
+        assert not (tmp_path / "second").exists()
+
+    refused("--input, --corpus or --data_dir", tfcharrnn.ConfigError)
+    refused("does not have '§', '¶'", input=(str(tmp_path / "greek.txt"),))
+    refused("leave out the settings", input=(other_text,), hidden_size=13)
+    refused("--layout", input=(other_text,), layout="windows")
+    refused("exclude each other", tfcharrnn.ConfigError, resume=True)
+    refused("another folder", tfcharrnn.ConfigError, run_dir="first", overwrite=True, input=(other_text,))
+    assert checkpoints.listed(tmp_path / "first")
+    refused("not a run folder", init_from=tmp_path, input=(other_text,))

@@ -14,6 +14,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tfcharrnn import config as config_lib
 from tfcharrnn import corpora, cutting, files
 from tfcharrnn.config import DataConfig
@@ -53,6 +56,7 @@ class DataFolder:
         vocabulary: its symbols.
         splits: `train`, `val` and `test`; a split without records has no shards.
         dropped: of lines, how many were `empty` or `too_long`.
+        translation: for each id in the files that of `vocabulary`; None: they are the same.
     """
 
     path: Path
@@ -62,6 +66,7 @@ class DataFolder:
     vocabulary: Vocabulary
     splits: dict[str, Split]
     dropped: dict[str, int]
+    translation: npt.NDArray[np.int32] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -102,7 +107,25 @@ class DataFolder:
         paths = [self.path / name for name in part.shards]
         symbols = cutting.num_symbols(part.characters, part.records, self.config)
         lengths = cutting.record_lengths(self.config)
-        return records.read(paths, len(self.vocabulary), part.records, symbols, lengths)
+        if self.translation is None:
+            return records.read(paths, len(self.vocabulary), part.records, symbols, lengths)
+        stored = records.read(paths, len(self.translation), part.records, symbols, lengths)
+        return dataclasses.replace(stored, ids=self.translation[stored.ids])
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> DataFolder:
+        """The same data in the ids of another vocabulary.
+
+        Raises:
+            UserError: it does not have a character of the data, or has other special symbols.
+        """
+        if vocabulary == self.vocabulary:
+            return self
+        special = self.vocabulary.symbols[: self.vocabulary.num_special]
+        if vocabulary.symbols[: vocabulary.num_special] != special:
+            raise UserError(f"{self.name}: was cut with other special symbols than the model has; prepare it again")
+        characters = vocabulary.encode("".join(self.vocabulary.symbols[len(special) :]), self.name)
+        translation = np.concatenate([np.arange(len(special), dtype=np.int32), characters])
+        return dataclasses.replace(self, vocabulary=vocabulary, translation=translation)
 
 
 def prepare_data(

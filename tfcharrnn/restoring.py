@@ -64,6 +64,8 @@ class TrainedModel:
         Raises:
             UserError: the data cannot be had, is another, or the part is empty.
         """
+        if not self.run.fingerprint:
+            raise UserError(f"{self.run.path}: was imported and has no text of its own; name an --input")
         try:
             data = dataset.find(self.run.data, data_dir or self.run.data_dir, self.run.fingerprint)
         except UserError as error:
@@ -74,6 +76,7 @@ class TrainedModel:
             raise ConfigError(f"--split must be one of {', '.join(data.splits)}. Received: {split!r}")
         if not data.splits[split].records:
             raise UserError(f"{data.path}: its part {split!r} is empty; choose another --split")
+        data = data.with_vocabulary(self.run.vocabulary)
         examples = cutting.predicted_once(data.read(split), data.config)
         return self.evaluator(examples, self.run.training.batch_size)
 

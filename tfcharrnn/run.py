@@ -38,7 +38,7 @@ class Run:
         path: the folder.
         data: how its text was prepared.
         data_dir: the data folder, or "" if the text was prepared on the fly.
-        fingerprint: of the data it trains on (`DataFolder.fingerprint`).
+        fingerprint: of the data it trains on (`DataFolder.fingerprint`), or "" if it was imported and has none.
         model: the network.
         training: the loop.
         vocabulary: the model's symbols.

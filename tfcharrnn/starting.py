@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn import dataset, implementations, pipeline
+from tfcharrnn import checkpoints, dataset, implementations, pipeline
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
@@ -19,6 +19,9 @@ from tfcharrnn.training import Result, train
 
 Settings = dict[str, Any]
 
+# what of a model may change when training goes on, and when it begins anew with the model's weights
+_HOW = ("implementation", "precision")
+_FREE = (*_HOW, "dropout", "output_dropout")
 # what a run that goes on must keep, for its steps so far to mean the same
 _KEPT = ("batch_size", "seed", "optimizer", "shuffle", "reduction")
 
@@ -27,6 +30,7 @@ def train_model(
     run_dir: str | Path = "",
     *,
     data_dir: str | Path = "",
+    init_from: str | Path = "",
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -37,6 +41,7 @@ def train_model(
     Args:
         run_dir: the run folder; empty: a new one in `runs/`, or with `resume` the newest there.
         data_dir: a data folder that `prepare_data` made, instead of `input` or `corpus` among the settings.
+        init_from: a run whose model, vocabulary and last weights the new one begins with, on a text named now.
         resume: go on with the run from its last checkpoint.
         overwrite: replace an existing run.
         quiet: show nothing.
@@ -51,20 +56,37 @@ def train_model(
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
+    if resume and init_from:
+        raise ConfigError("--resume and --init_from exclude each other: a resumed run has its own weights")
     if data_dir and ("input" in settings or "corpus" in settings):
         raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
-    run, data = (resume_run if resume else start_run)(run_dir, data_dir, settings)
-    if not resume:
+    source = run_lib.load(init_from) if init_from else None
+    weights = checkpoints.find(source.path) if source else None
+    if resume:
+        run, data = resume_run(run_dir, data_dir, settings)
+    else:
+        run, data = start_run(run_dir, data_dir, settings, source)
         run_lib.check_place(run.path, overwrite=overwrite)
     with run_lib.locked(run.path):
         if not resume:
             run_lib.create(run)
-        return train(run, data, resume=resume, quiet=quiet)
+        return train(run, data, resume=resume, weights=weights, quiet=quiet)
 
 
-def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> tuple[Run, DataFolder]:
-    """The settings and the data of a new run; whatever cannot work is told here, before anything is written of it."""
-    data_config, model, training = _split(settings, DataConfig(), ModelConfig(), TrainingConfig())
+def start_run(
+    run_dir: str | Path, data_dir: str | Path, settings: Settings, source: Run | None = None
+) -> tuple[Run, DataFolder]:
+    """The settings and the data of a new run; whatever cannot work is told here, before anything is written of it.
+
+    Args:
+        run_dir: as `train_model` takes it, like `data_dir`.
+        data_dir: see `run_dir`.
+        settings: those that are given.
+        source: the run whose model it begins with, if any.
+    """
+    data_config, model, training = _split(settings, *_defaults(source, run_dir, data_dir, settings), TrainingConfig())
+    if source and dataclasses.replace(model, **_fields(source.model, _FREE)) != source.model:
+        raise UserError(f"{source.path}: its model is kept by --init_from; leave out the settings of another")
     implementations.choose(model.implementation, model.precision, recurrent_activation=model.recurrent_activation)
     if data_dir:
         data = dataset.open_data(data_dir)
@@ -75,6 +97,10 @@ def start_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> 
                 raise ConfigError(f"--{name}: {data_dir} was prepared with {kept!r}; leave the flag out")
     else:
         data = dataset.cached(data_config)
+    if source:
+        if data_config.layout != source.data.layout:
+            raise ConfigError(f"--layout: {source.path} has learned from the layout {source.data.layout}; keep it")
+        data = data.with_vocabulary(source.vocabulary)
     check_suits(model, data.layout)
     part = data.splits["train"]
     pipeline.steps_per_epoch(part.characters, part.records, data_config, training)  # for its check: enough for a batch
@@ -89,11 +115,14 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
         UserError: a setting that a run cannot change on the way, or data that is not the same.
     """
     saved = run_lib.load(run_dir or run_lib.newest())
+    if not saved.fingerprint:
+        raise UserError(
+            f"{saved.path}: was imported, so there is nothing to resume; begin with --init_from={saved.path}"
+        )
     if "epochs" in settings and "steps" not in settings:
         settings = {**settings, "steps": 0}
     data_config, model, training = _split(settings, saved.data, saved.model, saved.training)
-    how = {name: getattr(saved.model, name) for name in ("implementation", "precision")}  # these may change
-    if dataclasses.replace(model, **how) != saved.model:
+    if dataclasses.replace(model, **_fields(saved.model, _HOW)) != saved.model:
         raise UserError(
             f"{saved.path}: a resumed run keeps its model; leave out the settings of another, or start anew"
         )
@@ -112,7 +141,25 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
         raise UserError(
             f"{saved.path}: was trained on other data than {data.name}; give it the same text and data flags"
         )
-    return dataclasses.replace(saved, data=data_config, data_dir=str(data_dir), model=model, training=training), data
+    run = dataclasses.replace(saved, data=data_config, data_dir=str(data_dir), model=model, training=training)
+    return run, data.with_vocabulary(saved.vocabulary)
+
+
+def _defaults(
+    source: Run | None, run_dir: str | Path, data_dir: str | Path, settings: Settings
+) -> tuple[DataConfig, ModelConfig]:
+    """What stands for settings of a new run that are not given: the defaults, or those of the run it begins with."""
+    if source is None:
+        return DataConfig(), ModelConfig()
+    if not (data_dir or settings.get("input") or settings.get("corpus")):
+        raise ConfigError("--init_from needs a text to go on with: --input, --corpus or --data_dir")
+    if run_dir and Path(run_dir).resolve() == source.path.resolve():
+        raise ConfigError(f"--run_dir must be another folder than --init_from. Received: {run_dir}")
+    return dataclasses.replace(source.data, input=(), corpus=""), source.model
+
+
+def _fields(config: ModelConfig, names: tuple[str, ...]) -> Settings:
+    return {name: getattr(config, name) for name in names}
 
 
 def _free_name(cell: str) -> Path:

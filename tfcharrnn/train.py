@@ -21,7 +21,12 @@ def main() -> None:
     from tfcharrnn import starting
 
     result = starting.train_model(
-        _FLAGS.run_dir, data_dir=_FLAGS.data_dir, resume=_FLAGS.resume, overwrite=_FLAGS.overwrite, **settings
+        _FLAGS.run_dir,
+        data_dir=_FLAGS.data_dir,
+        init_from=_FLAGS.init_from,
+        resume=_FLAGS.resume,
+        overwrite=_FLAGS.overwrite,
+        **settings,
     )
     print(result.run_dir)
 
@@ -30,6 +35,7 @@ if __name__ == "__main__":
     commandline.define(*_CONFIGS)
     flags.DEFINE_string("data_dir", "", "A data folder that tfcharrnn.prepare made, instead of --input or --corpus.")
     flags.DEFINE_string("run_dir", "", "The run folder to make; by default one in runs/ named after the time.")
+    flags.DEFINE_string("init_from", "", "A run whose model and last weights the new one begins with, on another text.")
     flags.DEFINE_bool("resume", False, "Go on with the run of --run_dir, or the newest, from its last checkpoint.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing run.")
     commandline.run(main)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfcharrnn import checkpoints, cutting, pipeline
 from tfcharrnn import run as run_lib
+from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.dataset import DataFolder
 from tfcharrnn.errors import UserError
@@ -42,13 +43,16 @@ class Result:
     interrupted: bool
 
 
-def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = False) -> Result:
+def train(
+    run: Run, data: DataFolder, *, resume: bool = False, weights: Checkpoint | None = None, quiet: bool = False
+) -> Result:
     """Trains the model of a run on a data folder.
 
     Args:
         run: the settings and the run folder, which exists.
         data: what to train on.
         resume: go on from the newest checkpoint, or from the start if there is none yet.
+        weights: a checkpoint of another run, with whose weights a new one begins.
         quiet: show nothing.
 
     Returns:
@@ -109,6 +113,9 @@ def train(run: Run, data: DataFolder, *, resume: bool = False, quiet: bool = Fal
         checkpoints.save(run.path, state, step, losses, running.to_dict())
         checkpoints.prune(run.path, config.keep_checkpoints, config.keep_every)
 
+    if weights is not None:
+        checkpoints.restore(weights, {"model": model})
+        save()  # so that to resume needs no other run
     with Interruption() as interruption, progress:
         for first, count, ids in batches:
             for results in trainer.run(int(first), int(count), ids, config.skip_bad_steps - running.skipped):
