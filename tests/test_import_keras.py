@@ -388,6 +388,18 @@ def test_damaged_files_are_told_in_one_line(tmp_path):
     refuses(tmp_path / "only.weights.h5", "only weights")
 
 
+def test_a_file_that_crashes_the_library_is_told_in_one_line():
+    """In a process of its own, since it forks, which one with threads should not."""
+    code = (
+        "import os, signal, keras_reader\n"
+        "keras_reader.read = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "try: keras_reader.read_guarded('bad.h5')\n"
+        "except keras_reader.UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOOL.parent, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "bad.h5: damaged (reading it kills the process)\n"
+
+
 def rezipped(path, target, **members):
     """A copy of a zip with other content for some members, or without those that are None."""
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as copy:

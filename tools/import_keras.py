@@ -367,7 +367,7 @@ def main() -> None:
     DataConfig(layout="windows", seq_length=_FLAGS.seq_length or _SEQ_LENGTH, stride=_FLAGS.stride)  # checks them
     if Path(_FLAGS.run_dir).exists():
         raise UserError(f"{_FLAGS.run_dir}: exists already; choose another --run_dir")
-    source = keras_reader.read(_FLAGS.model)
+    source = keras_reader.read_guarded(_FLAGS.model)  # no thread runs yet that a fork could harm
     imported = convert(source)
     if _FLAGS.characters:
         characters = read_characters(Path(_FLAGS.characters))

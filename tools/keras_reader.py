@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import tempfile
 import zipfile
@@ -108,6 +109,22 @@ def read(path: str | Path) -> KerasModel:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {first_line(error)})") from None
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged ({first_line(error)})") from None
+
+
+def read_guarded(path: str | Path) -> KerasModel:
+    """Reads a model file as `read` does, but in a child process first: HDF5's library can crash on a damaged file.
+
+    Raises:
+        UserError: as `read`, or the child was killed by it.
+    """
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            read(path)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) < 0:
+        raise UserError(f"{path}: damaged (reading it kills the process)")
+    return read(path)
 
 
 def _read_h5(path: Path, file: IO[bytes]) -> KerasModel:
