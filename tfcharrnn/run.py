@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -26,8 +27,10 @@ FORMAT = 1
 RUNS = Path("runs")
 _CONFIG = "config.json"
 _LOCK = ".lock"
-# settings last: as long as they stand, the folder is known for a run
-_OWN_FILES = ("vocab.json", "metrics.jsonl", "samples.txt", _CONFIG)
+# what stands in a run folder, also where a process was killed while it wrote
+_OURS = re.compile(
+    r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|checkpoints|\.lock|\.(config|vocab)\.json\.\d+\.tmp"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Run:
     vocabulary: Vocabulary
 
     def save(self) -> None:
-        """Writes `config.json` and `vocab.json`."""
+        """Writes `vocab.json` and, last, `config.json`, by which the folder is known for a run."""
+        self.vocabulary.save(self.path / "vocab.json")
         value = {
             "format": FORMAT,
             "data": config_lib.to_dict(self.data),
@@ -63,22 +67,32 @@ class Run:
             "training": config_lib.to_dict(self.training),
         }
         files.write_json(self.path / _CONFIG, value)
-        self.vocabulary.save(self.path / "vocab.json")
 
 
 def check_place(path: Path, *, overwrite: bool = False) -> None:
     """Checks that a new run may be made in a folder.
 
+    It may where nothing stands but what a run leaves that was killed before its first checkpoint.
+
     Raises:
-        UserError: it holds something already and `overwrite` is false, or holds something that is no run.
+        UserError: it holds something else and `overwrite` is false, or holds something that is no part of a run.
     """
-    if path.exists() and (not path.is_dir() or any(file.name != _LOCK for file in path.iterdir())):
-        if not overwrite:
-            raise UserError(
-                f"{path}: exists already; pass --resume to go on, --overwrite to start anew, or another --run_dir"
-            )
-        if not (path / _CONFIG).is_file():
-            raise UserError(f"{path}: is not a run folder, so --overwrite will not remove it; choose another --run_dir")
+    if not path.exists():
+        return
+    strangers = [file.name for file in path.iterdir() if not _OURS.fullmatch(file.name)] if path.is_dir() else [path]
+    if strangers and not (path / _CONFIG).is_file():
+        raise UserError(
+            f"{path}: is not a run folder, so --overwrite will not remove it; choose another --run_dir"
+            if overwrite
+            else f"{path}: exists already and is no run folder; choose another --run_dir"
+        )
+    begun = (path / _CONFIG).is_file() or any(
+        not folder.name.startswith((".", "step-00000000")) for folder in path.glob("checkpoints/*")
+    )
+    if begun and not overwrite:
+        raise UserError(
+            f"{path}: exists already; pass --resume to go on, --overwrite to start anew, or another --run_dir"
+        )
 
 
 @contextlib.contextmanager
@@ -113,15 +127,14 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)  # which unlocks
 
 
-def create(run: Run) -> None:
-    """Puts the settings of a new run into its folder; what an older run left there is removed."""
-    path = run.path
+def clear(path: Path) -> None:
+    """Removes from a run folder all that belongs to its run, the settings last."""
     with _writing(path):
         if (path / "checkpoints").exists():
             shutil.rmtree(path / "checkpoints")
-        for name in _OWN_FILES:
-            (path / name).unlink(missing_ok=True)
-    run.save()
+        for file in sorted(path.iterdir(), key=lambda file: file.name == _CONFIG):
+            if _OURS.fullmatch(file.name) and file.name != _LOCK:
+                file.unlink()
 
 
 def load(path: str | Path) -> Run:

@@ -69,7 +69,7 @@ def train_model(
         run_lib.check_place(run.path, overwrite=overwrite)
     with run_lib.locked(run.path):
         if not resume:
-            run_lib.create(run)
+            run_lib.clear(run.path)
         return train(run, data, resume=resume, weights=weights, quiet=quiet)
 
 

@@ -77,8 +77,6 @@ def train(
     start = step = _restore(run, state, running) if resume else 0
     if start >= total:
         raise UserError(f"{run.path}: is at step {start:,} of {total:,} already; give more --steps or --epochs")
-    if resume:
-        run.save()  # with the settings given now
     logs = run_lib.Logs(run.path, running.sizes)
     size = trainer.steps_per_call
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
@@ -116,6 +114,7 @@ def train(
     if weights is not None:
         checkpoints.restore(weights, {"model": model})
         save()  # so that to resume needs no other run
+    run.save()  # with the settings given now; from here on the folder is a run, which can be resumed
     with Interruption() as interruption, progress:
         for first, count, ids in batches:
             for results in trainer.run(int(first), int(count), ids, config.skip_bad_steps - running.skipped):
