@@ -187,7 +187,8 @@ def open_data(path: str | Path) -> DataFolder:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{where}: not of format {FORMAT}; was it written by a newer version?")
     try:
-        settings = {name: value[name] for name in _cut_settings(value["layout"])} | {
+        layout = config_lib.from_dict(DataConfig, {"layout": value["layout"]}, "settings").layout
+        settings = {name: value[name] for name in _cut_settings(layout)} | {
             name: value["normalisation"][name] for name in _NORMALISATION
         }
         config = config_lib.from_dict(DataConfig, settings, "settings")

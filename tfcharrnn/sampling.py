@@ -84,7 +84,9 @@ class Sampler:
             yield pieces
             if all(ending.reached for ending in endings):
                 return
-        yield [ending.take("", is_last=True) for ending in endings]
+        rest = [ending.take("", is_last=True) for ending in endings]
+        if any(rest):
+            yield rest
 
     def generate(self, config: GenerationConfig) -> list[str]:
         """Generates whole texts; see `stream`."""
@@ -127,7 +129,7 @@ class Sampler:
         if layout.last_only:
             return tf.fill([batch], blank), tf.fill([batch, self._seq_length], blank), 0
         if layout.start_id is not None:
-            return tf.fill([batch], layout.start_id), state, 0
+            return tf.fill([batch], self.vocabulary.start_id), state, 0
         if len(prime):
             return tf.fill([batch], prime[0]), state, 1
         if self._carried is None:
