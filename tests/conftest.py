@@ -4,6 +4,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 from pathlib import Path
 
+import folders
 import hypothesis
 import pytest
 
@@ -20,3 +21,20 @@ def shakespeare():
     if not path.exists():
         pytest.skip("../shared/corpora/tinyshakespeare.txt is not on this machine")
     return path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A data folder, to be read only."""
+    path = tmp_path_factory.mktemp("good") / "data"
+    return folders.prepare(path, folders.TEXT, seq_length=50, val_fraction=0.1, num_shards=2).path
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    """A data folder to damage."""
+    copy = tmp_path / "data"
+    copy.mkdir()
+    for name, data in folders.contents(good).items():
+        (copy / name).write_bytes(data)
+    return copy

@@ -8,6 +8,7 @@ import pytest
 from tfcharrnn import config as config_lib
 from tfcharrnn.config import DataConfig, GenerationConfig, GradcheckConfig, ModelConfig, TrainingConfig
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.layouts import LAYOUTS
 
 CLASSES = [DataConfig, ModelConfig, TrainingConfig, GenerationConfig, GradcheckConfig]
 
@@ -25,7 +26,9 @@ def ids(settings):
 
 
 def accepts(cls, name, value):
-    return getattr(cls(**{name: value}), name) == value
+    users = [layout.name for layout in LAYOUTS.values() if name in layout.settings]  # a setting of its own layout only
+    more = {"layout": users[0]} if cls is DataConfig and users else {}
+    return getattr(cls(**{**more, name: value}), name) == value
 
 
 def refuses(cls, name, value):

@@ -1,24 +1,23 @@
+"""Data folders as they are written, or not at all."""
+
 import json
 import os
 import re
-import string
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import tensorflow as tf
+from folders import TEXT, contents, names, prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tfcharrnn
-from tfcharrnn import corpora, dataset
+from tfcharrnn import corpora, cutting, dataset
 from tfcharrnn.config import DataConfig
 from tfcharrnn.corpora import Corpus
-from tfcharrnn.dataset import cached, open_data, prepare_data
-from tfcharrnn.errors import ConfigError, UserError
-
-TEXT = "".join(string.printable[(7 * index + index // 13) % 100] for index in range(1000))
+from tfcharrnn.dataset import open_data, prepare_data
+from tfcharrnn.errors import UserError
 
 
 def read_by_the_contract(folder, split):
@@ -33,54 +32,6 @@ def read_by_the_contract(folder, split):
         assert symbols[ids[0]] == "<S>"
         sequences.append("".join(symbols[id] for id in ids[1:]))
     return sequences
-
-
-def prepare(folder, text, **settings):
-    settings = {"val_fraction": 0.0, **settings}
-    return prepare_data(DataConfig(**settings), folder, corpus=Corpus("text", text, ()))
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("good") / "data", TEXT, seq_length=50, val_fraction=0.1, num_shards=2).path
-
-
-@pytest.fixture
-def folder(good, tmp_path):
-    """A data folder to damage."""
-    copy = tmp_path / "data"
-    copy.mkdir()
-    for name, data in contents(good).items():
-        (copy / name).write_bytes(data)
-    return copy
-
-
-def change(folder, **values):
-    where = folder / "dataset.json"
-    where.write_text(json.dumps({**json.loads(where.read_text()), **values}))
-
-
-def change_split(folder, **values):
-    splits = json.loads((folder / "dataset.json").read_text())["splits"]
-    change(folder, splits={**splits, "train": {**splits["train"], **values}})
-
-
-def error_of(folder, split="train"):
-    with pytest.raises(UserError) as caught:
-        open_data(folder).read(split)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(str(folder))
-    assert not isinstance(caught.value, ConfigError), "a damaged file is no wrong flag"
-    return message
 
 
 # what is written
@@ -100,7 +51,7 @@ def test_records_reproduce_the_text(tmp_path_factory, text, seq_length, num_shar
 def test_characters_make_a_record_for_each_199(tmp_path, size):
     data = prepare(tmp_path / "data", ("abc" * size)[:size])
     assert data.splits["train"].records == size // 199
-    assert data.read("train").shape == (size // 199, 200)
+    assert data.read("train").padded().shape == (size // 199, 200)
 
 
 def test_overlapping_sequences_are_cut_by_the_contract(tmp_path):
@@ -110,7 +61,7 @@ def test_overlapping_sequences_are_cut_by_the_contract(tmp_path):
 
 @pytest.mark.parametrize(("overlap", "step"), [(0.0, 10), (0.25, 7), (0.9, 1)])
 def test_blocks_do_not_show(tmp_path, monkeypatch, overlap, step):
-    monkeypatch.setattr(dataset, "_BLOCK", 64)
+    monkeypatch.setattr(cutting, "_BLOCK", 64)
     prepare(tmp_path / "data", TEXT, seq_length=11, overlap=overlap)
     assert read_by_the_contract(tmp_path / "data", "train") == [TEXT[at : at + 10] for at in range(0, 1000 - 9, step)]
 
@@ -128,7 +79,7 @@ def test_splits_are_cut_by_position(tmp_path):
 def test_split_shorter_than_a_sequence_has_no_shards(tmp_path):
     data = prepare(tmp_path / "data", TEXT, seq_length=60, val_fraction=0.05)
     assert data.splits["val"] == dataset.Split(50, 0, ())
-    assert data.read("val").shape == (0, 60)
+    assert len(data.read("val")) == 0
     assert names(data.path) == ["dataset.json", "train-00000-of-00001.tfrecord", "vocab.json"]
 
 
@@ -143,7 +94,7 @@ def test_shards_are_named_in_order_and_even(tmp_path):
 def test_read_gives_what_the_contract_reads(good):
     data = open_data(good)
     for split in ("train", "val"):
-        assert [data.vocabulary.decode(row) for row in data.read(split)] == read_by_the_contract(good, split)
+        assert [data.vocabulary.decode(row) for row in data.read(split).padded()] == read_by_the_contract(good, split)
 
 
 def test_vocabulary_is_special_symbols_and_then_code_points(good):
@@ -188,13 +139,13 @@ def test_folder_can_be_moved(folder, tmp_path):
     before = open_data(folder)
     moved = folder.rename(tmp_path / "moved")
     assert open_data(moved).fingerprint == before.fingerprint
-    assert open_data(moved).read("val").shape == (2, 50)
+    assert open_data(moved).read("val").padded().shape == (2, 50)
 
 
 @pytest.mark.parametrize("name", ["with space", "dätä", "a*[b]?", os.fsdecode(b"not-utf8-\xff")])
 def test_folder_may_have_any_name(tmp_path, name):
     data = prepare(tmp_path / name, TEXT, seq_length=11)
-    assert data.vocabulary.decode(data.read("train")) == TEXT
+    assert data.vocabulary.decode(data.read("train").ids) == TEXT
 
 
 def test_shakespeare_is_reproduced(tmp_path, shakespeare):
@@ -203,10 +154,10 @@ def test_shakespeare_is_reproduced(tmp_path, shakespeare):
     assert data.characters == len(text) == 1_115_394
     assert len(data.vocabulary) == 66
     train = len(text) - len(text) // 20
-    ids = data.read("train")
+    ids = data.read("train").padded()
     assert ids.shape == (train // 199, 200)
     assert data.vocabulary.decode(ids) == text[: train // 199 * 199]
-    assert data.vocabulary.decode(data.read("val")) == text[train : train + len(text) // 20 // 199 * 199]
+    assert data.vocabulary.decode(data.read("val").ids) == text[train : train + len(text) // 20 // 199 * 199]
 
 
 def test_opening_a_folder_does_not_load_tensorflow(good):
@@ -220,7 +171,7 @@ def test_opening_a_folder_does_not_load_tensorflow(good):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seq_length": 1002}, "training part of 1000 characters is shorter than one sequence; .*at most 1001$"),
+        ({"seq_length": 1002}, "training part of 1000 characters is shorter than one example; .*at most 1001$"),
         ({"seq_length": 500, "val_fraction": 0.9}, "training part of 100 characters .*at most 101$"),
         ({"seq_length": 2, "overlap": 0.5}, "^--overlap=0.5: "),
     ],
@@ -251,7 +202,7 @@ def test_folder_that_exists_is_refused_before_the_text_is_read(folder, monkeypat
 
 def test_overwrite_replaces_a_data_folder(folder, tmp_path):
     prepare_data(DataConfig(seq_length=10), folder, overwrite=True, corpus=Corpus("other", "abc" * 100, ()))
-    assert open_data(folder).seq_length == 10
+    assert open_data(folder).config.seq_length == 10
     assert names(folder) == [
         "dataset.json",
         "train-00000-of-00001.tfrecord",
@@ -308,222 +259,3 @@ def test_an_interrupt_leaves_what_was_there(folder, tmp_path, monkeypatch):
         prepare_data(DataConfig(seq_length=10), folder, overwrite=True, corpus=Corpus("text", TEXT, ()))
     assert contents(tmp_path) == before
     assert names(tmp_path) == ["data"]
-
-
-# what is damaged
-
-
-@pytest.mark.parametrize("path", ["none", "n" * 300])
-def test_missing_folder_says_how_to_make_one(tmp_path, path):
-    message = error_of(tmp_path / path)
-    assert "not a data folder" in message
-    assert "python -m tfcharrnn.prepare" in message
-
-
-@pytest.mark.parametrize("name", ["dataset.json", "vocab.json"])
-@pytest.mark.parametrize("keep", [0, 1, 0.5, 0.9])
-def test_truncated_description_is_one_error(folder, name, keep):
-    data = (folder / name).read_bytes()
-    (folder / name).write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
-    assert "damaged" in error_of(folder)
-
-
-@pytest.mark.parametrize("name", ["vocab.json", "train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord"])
-def test_missing_file_is_one_error_that_names_it(folder, name):
-    (folder / name).unlink()
-    assert error_of(folder).startswith(str(folder / name))
-
-
-JUNK = [None, False, -1, 1.5, 10**18, 10**400, "x", [], {}, [None], [[]], ["x"], {"train": 1}]
-
-
-@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: repr(junk)[:20])
-@pytest.mark.parametrize("name", ["format", "layout", "seq_length", "splits"])
-def test_wrong_value_in_the_description_is_one_error(folder, name, junk):
-    change(folder, **{name: junk})
-    assert "dataset.json: " in error_of(folder)
-
-
-@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: repr(junk)[:20])
-@pytest.mark.parametrize("name", ["characters", "records", "shards"])
-def test_wrong_value_in_a_split_is_one_error(folder, name, junk):
-    change_split(folder, **{name: junk})
-    assert "dataset.json: damaged" in error_of(folder)
-
-
-@pytest.mark.parametrize("junk", [None, True, 1, "x", [1], ["x"], [[]], [{}]])
-def test_wrong_inputs_are_one_error(folder, junk):
-    change(folder, inputs=junk)
-    assert "dataset.json: damaged" in error_of(folder)
-
-
-@pytest.mark.parametrize("name", ["format", "layout", "seq_length", "splits", "inputs"])
-def test_missing_value_is_one_error(folder, name):
-    where = folder / "dataset.json"
-    description = json.loads(where.read_text())
-    del description[name]
-    where.write_text(json.dumps(description))
-    assert "dataset.json: " in error_of(folder)
-
-
-def test_description_nested_too_deep_is_one_error(folder):
-    where = folder / "dataset.json"
-    description = where.read_text()
-    refused = 0
-    # where Python gives up differs by version; at 100,000 every one does
-    for depth in (*range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()), 100_000):
-        where.write_text(description.replace("{", '{"deep": ' + "[" * depth + "]" * depth + ",", 1))
-        try:
-            open_data(folder)
-        except UserError as error:
-            assert "damaged" in str(error)
-            refused += 1
-    assert refused
-
-
-@pytest.mark.parametrize("newer", [2, 10**18])
-def test_newer_format_is_said_to_be_that(folder, newer):
-    change(folder, format=newer)
-    assert "written by a newer version" in error_of(folder)
-
-
-@pytest.mark.parametrize("count", [17, 19, 10**9, 10**11, 10**18])
-def test_wrong_count_takes_no_memory(folder, count):
-    assert open_data(folder).splits["train"].records == 18
-    change_split(folder, records=count, characters=max(count, 900))
-    assert "dataset.json" in error_of(folder)
-
-
-@pytest.mark.parametrize("seq_length", [49, 51, 2, 1_000_000])
-def test_wrong_seq_length_is_one_error(folder, seq_length):
-    change(folder, seq_length=seq_length)
-    assert "prepare the data again" in error_of(folder)
-
-
-def test_other_layout_is_one_error(folder):
-    change(folder, layout="no-such-layout")
-    assert "--layout must be one of" in error_of(folder)
-
-
-@pytest.mark.parametrize(
-    "shards",
-    [
-        ["../train-00000-of-00001.tfrecord"],
-        ["/etc/passwd"],
-        ["train-00000-of-00002.tfrecord", "../data/train-00001-of-00002.tfrecord"],
-        ["train-00000-of-00002.tfrecord", "train-00000-of-00002.tfrecord"],
-        ["train-00001-of-00002.tfrecord", "train-00000-of-00002.tfrecord"],
-        ["val-00000-of-00002.tfrecord", "val-00001-of-00002.tfrecord"],
-        ["train-00000-of-00001.tfrecord\0"],
-        ["train-\ud800.tfrecord"],
-        ["train-00000-of-00002.tfrecord", None],
-        [["train-00000-of-00001.tfrecord"]],
-        [""],
-        ["."],
-        [],
-    ],
-)
-def test_shards_of_other_names_are_refused(folder, shards):
-    change_split(folder, shards=shards)
-    assert "'shards' does not name the files of 18 records" in error_of(folder)
-
-
-def test_data_without_training_records_is_one_error(folder):
-    change_split(folder, records=0, shards=[])
-    assert "no training records" in error_of(folder)
-
-
-def test_shard_of_other_data_is_one_error(folder):
-    (folder / "val-00000-of-00002.tfrecord").write_bytes((folder / "train-00000-of-00002.tfrecord").read_bytes())
-    assert "more records than dataset.json counts" in error_of(folder, "val")
-
-
-def test_ids_outside_the_vocabulary_are_one_error(folder):
-    where = folder / "vocab.json"
-    symbols = json.loads(where.read_text())["symbols"]
-    where.write_text(json.dumps({"format": 1, "symbols": symbols[:-1]}))
-    assert "ids outside the vocabulary" in error_of(folder)
-
-
-def test_flipped_bit_in_a_shard_is_one_error(folder):
-    shard = folder / "train-00001-of-00002.tfrecord"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 4
-    shard.write_bytes(data)
-    assert error_of(folder).startswith(f"{shard}: damaged")
-    assert open_data(folder).read("val").shape == (2, 50), "the other split is whole"
-
-
-# the cache
-
-
-def test_second_call_opens_what_the_first_one_made(tmp_path, monkeypatch):
-    config = DataConfig(seq_length=100)
-    first = cached(config, tmp_path)
-    monkeypatch.setattr(dataset, "prepare_data", lambda *arguments, **settings: pytest.fail("it was made again"))
-    second = cached(config, tmp_path)
-    assert (first.path, first.fingerprint) == (second.path, second.fingerprint)
-    assert np.array_equal(first.read("val"), second.read("val"))
-
-
-def test_other_settings_and_other_texts_have_other_folders(tmp_path):
-    path = tmp_path / "a.txt"
-    seen = set()
-    for text in ("abc" * 100, "abd" * 100):
-        path.write_text(text)
-        for seq_length in (10, 20):
-            seen.add(cached(DataConfig(input=(str(path),), seq_length=seq_length), tmp_path / "cache").path)
-    assert len(seen) == 4
-    assert sorted(seen) == sorted((tmp_path / "cache").iterdir())
-
-
-def test_cache_knows_a_text_by_its_content_not_its_place(tmp_path):
-    paths = [tmp_path / place / "a.txt" for place in ("here", "there")]
-    for path in paths:
-        path.parent.mkdir()
-        path.write_text("abc" * 100)
-    here, there = (cached(DataConfig(input=(str(path),), seq_length=10), tmp_path / "cache") for path in paths)
-    assert here.path == there.path
-
-
-def test_cache_is_in_the_users_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = tmp_path / "a.txt"
-    path.write_text("abc" * 100)
-    assert cached(DataConfig(input=(str(path),), seq_length=10)).path.parent == tmp_path / "tfcharrnn" / "data"
-
-
-def _empty_folder(folder):
-    for path in folder.iterdir():
-        path.unlink()
-
-
-def _flip_a_bit(folder):
-    shard = folder / "train-00000-of-00001.tfrecord"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _empty_folder,
-        _flip_a_bit,
-        lambda folder: (folder / "dataset.json").write_text("{"),
-        lambda folder: (folder / "dataset.json").unlink(),
-        lambda folder: (folder / "vocab.json").unlink(),
-        lambda folder: os.truncate(folder / "val-00000-of-00001.tfrecord", 10),
-    ],
-)
-def test_damaged_cache_is_made_again(tmp_path, damage):
-    path = tmp_path / "a.txt"
-    path.write_text("abc" * 100)
-    config = DataConfig(input=(str(path),), seq_length=10, val_fraction=0.1)
-    made = cached(config, tmp_path / "cache")
-    before = contents(made.path)
-    damage(made.path)
-    assert contents(made.path) != before
-    assert cached(config, tmp_path / "cache").path == made.path
-    assert contents(made.path) == before
-    assert names(tmp_path / "cache") == [made.path.name]

@@ -9,6 +9,7 @@ from tfcharrnn import reference
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.evaluation import Evaluation, Evaluator
+from tfcharrnn.examples import Examples
 from tfcharrnn.model import CharRNN
 
 RECORDS, SEQ_LENGTH, VOCABULARY = 7, 9, 6
@@ -28,6 +29,11 @@ def random_sequences():
     return np.random.default_rng(1).integers(0, VOCABULARY, (RECORDS, SEQ_LENGTH)).astype(np.int32)
 
 
+def cut_short(sequences, lengths):
+    """Examples that are the beginnings of some sequences; the rest of each stands between them."""
+    return Examples(sequences.ravel(), np.arange(len(sequences)) * SEQ_LENGTH, lengths)
+
+
 def expected_losses(model, sequences):
     """Nats of every target, `[records, seq_length - 1]`."""
     parameters = {name: np.float64(variable.numpy()) for name, variable in reference.variables(model).items()}
@@ -41,7 +47,7 @@ def expected_losses(model, sequences):
 def test_the_loss_is_the_mean_over_all_targets_whatever_the_batch(implementation, batch_size):
     """Also where the last batch is not full; and without dropout."""
     model, sequences = make_model(implementation), random_sequences()
-    result = Evaluator(model)(sequences, batch_size)
+    result = Evaluator(model)(Examples.of_rows(sequences), batch_size)
     assert result.characters == RECORDS * (SEQ_LENGTH - 1)
     assert result.loss == pytest.approx(expected_losses(model, sequences).mean(), rel=1e-6)
 
@@ -52,16 +58,16 @@ def test_only_real_symbols_count(batch_size):
     model, sequences = make_model(), random_sequences()
     lengths = np.array([9, 9, 4, 2, 1, 9, 8])
     real = np.arange(1, SEQ_LENGTH) < lengths[:, None]
-    result = Evaluator(model)(sequences, batch_size, lengths)
+    result = Evaluator(model)(cut_short(sequences, lengths), batch_size)
     assert result.characters == (lengths - 1).sum() == real.sum()
     assert result.loss == pytest.approx(expected_losses(model, sequences)[real].mean(), rel=1e-6)
     other = sequences.copy()
     other[:, 1:][~real] = (other[:, 1:][~real] + 1) % VOCABULARY
-    assert Evaluator(model)(other, batch_size, lengths).loss == pytest.approx(result.loss, rel=1e-7)
+    assert Evaluator(model)(cut_short(other, lengths), batch_size).loss == pytest.approx(result.loss, rel=1e-7)
 
 
 def test_an_evaluator_sees_the_weights_of_the_moment():
-    model, sequences = make_model(), random_sequences()
+    model, sequences = make_model(), Examples.of_rows(random_sequences())
     evaluator = Evaluator(model)
     before = evaluator(sequences, 4).loss
     for variable in model.trainable_variables:
@@ -71,7 +77,7 @@ def test_an_evaluator_sees_the_weights_of_the_moment():
 
 def test_nothing_to_evaluate():
     with pytest.raises(UserError, match="no text"):
-        Evaluator(make_model())(np.zeros((0, SEQ_LENGTH), np.int32), 4)
+        Evaluator(make_model())(Examples.of_rows(np.zeros((0, SEQ_LENGTH), np.int32)), 4)
 
 
 def test_units():

@@ -99,13 +99,15 @@ def test_losses_are_of_every_next_symbol(cell):
     rng = np.random.default_rng(13)
     model = random_model(rng, cell=cell, num_layers=2)
     ids = random_ids(rng)
-    losses = model.losses(ids)
+    losses, last = model.losses(ids)
     time_major = ids.numpy().T
     expected = reference.language_model(cell, parameters(model), time_major[:-1], time_major[1:])
     np.testing.assert_allclose(
         losses, reference.cross_entropy(expected.logits, time_major[1:])[0].T, rtol=1e-11, atol=1e-13
     )
     assert losses.shape == (BATCH, TIME - 1)
+    for got, want in zip(tf.nest.flatten(last), tf.nest.flatten(expected.state), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-13)
     assert float(model.loss(ids)) == pytest.approx(expected.loss, rel=1e-12)
 
 
@@ -131,10 +133,10 @@ def test_stepper_reads_as_the_model_does(cell, embedding):
     model = random_model(rng, cell=cell, num_layers=2, embedding_size=embedding)
     ids, state = random_ids(rng), random_state(rng, model)
     expected, expected_last = model(ids, state)
-    step = model.stepper()
+    advance, logits = model.stepper()
     for t in range(TIME):
-        logits, state = step(ids[:, t], state)
-        np.testing.assert_allclose(logits, expected[:, t], rtol=1e-11, atol=1e-12)
+        state = advance(ids[:, t], state)
+        np.testing.assert_allclose(logits(state), expected[:, t], rtol=1e-11, atol=1e-12)
     for got, want in zip(tf.nest.flatten(state), tf.nest.flatten(expected_last), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
 
@@ -259,8 +261,12 @@ def test_two_halves_of_a_batch_are_the_whole(cell, batch, monkeypatch):
     def losses_and_gradients(smallest):
         monkeypatch.setattr("tfcharrnn.model._MIN_BATCH_TO_HALVE", smallest)
         with tf.GradientTape() as tape:
-            losses = model.losses(ids, dropout_key(1))
-        return [losses, *map(tf.convert_to_tensor, tape.gradient(losses, model.trainable_variables))]
+            losses, state = model.losses(ids, None, dropout_key(1))
+        return [
+            losses,
+            *tf.nest.flatten(state),
+            *map(tf.convert_to_tensor, tape.gradient(losses, model.trainable_variables)),
+        ]
 
     for half, whole in zip(losses_and_gradients(2), losses_and_gradients(100), strict=True):
         np.testing.assert_allclose(half, whole, rtol=1e-10, atol=1e-13)
@@ -277,7 +283,7 @@ def test_a_learned_initial_state_starts_at_zero_and_is_learned(cell):
         CharRNN(dataclasses.replace(config, learned_initial_state=False), VOCABULARY),
     )
     ids = random_ids(np.random.default_rng(0), 9, 4)
-    np.testing.assert_array_equal(model.losses(ids), plain.losses(ids))
+    np.testing.assert_array_equal(model.losses(ids)[0], plain.losses(ids)[0])
     firsts = [first for state in model.initial_states for first in state]
     assert len(firsts) == 2 * model.cells[0].state_count
     assert model.num_parameters == plain.num_parameters + 5 * len(firsts)
