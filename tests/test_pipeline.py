@@ -10,7 +10,7 @@ from tfcharrnn import pipeline
 from tfcharrnn.config import TrainingConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.examples import Examples
-from tfcharrnn.pipeline import ShuffledOrder, calls, evaluation_batches, training_batches
+from tfcharrnn.pipeline import ShuffledOrder, StreamOrder, bucket_widths, calls, evaluation_batches, training_batches
 
 RECORDS = np.arange(23 * 5, dtype=np.int32).reshape(23, 5)
 STEPS = st.integers(0, 300)
@@ -164,3 +164,132 @@ def test_split_batch_pairs_each_symbol_with_the_next():
     inputs, targets = pipeline.split_batch(tf.constant([[0, 1, 2], [0, 3, 4]]))
     assert inputs.numpy().tolist() == [[0, 1], [0, 3]]
     assert targets.numpy().tolist() == [[1, 2], [3, 4]]
+
+
+# Streams
+
+
+@given(st.integers(0, 300), st.integers(1, 12), st.integers(1, 8))
+def test_every_step_of_a_stream_begins_where_the_one_before_ended(size, seq_length, batch_size):
+    length = max(size - 1, 0) // batch_size
+    if length < seq_length:
+        with pytest.raises(UserError, match=rf"^--batch_size={batch_size}: .*--seq_length={seq_length}"):
+            StreamOrder(np.arange(size, dtype=np.int32), seq_length, batch_size)
+        return
+    order = StreamOrder(np.arange(size, dtype=np.int32), seq_length, batch_size)
+    assert order.steps_per_epoch == length // seq_length
+    targets, ends = [], np.zeros(0)
+    for step in range(2 * order.steps_per_epoch):
+        starts, lengths = order.spans(step)
+        assert len(starts) == batch_size and order.width(step) == order.mean_width == seq_length + 1
+        assert np.all(lengths == seq_length + 1)
+        if step % order.steps_per_epoch:
+            assert starts.tolist() == (ends - 1).tolist()  # the last symbol that was predicted is read next
+        else:
+            assert starts.tolist() == [length * row for row in range(batch_size)]
+        ends = starts + lengths
+        assert np.all(ends <= (np.arange(batch_size) + 1) * length + 1)  # no stream runs into the next one
+        targets.extend(position for start in starts for position in range(start + 1, start + seq_length + 1))
+    once = targets[: len(targets) // 2]
+    assert once == targets[len(targets) // 2 :]
+    assert len(set(once)) == len(once) == order.steps_per_epoch * seq_length * batch_size
+    assert max(once) < size
+    assert length * batch_size - len(once) < seq_length * batch_size, "less than a step is left over"
+
+
+def test_batches_of_a_stream_are_its_text_read_on_and_on():
+    ids = np.random.default_rng(0).integers(0, 9, 95).astype(np.int32)
+    order = StreamOrder(ids, 5, 3)  # streams of 31, six steps an epoch
+    rows = np.array(steps_of(order, calls(0, 12, [5], 4), 4))
+    for row in range(3):
+        text = np.concatenate([rows[:6, row, :-1].ravel(), rows[5, row, -1:]])
+        assert text.tolist() == ids[31 * row : 31 * row + 31].tolist()
+    assert np.array_equal(rows[6:], rows[:6])
+
+
+# Examples of different lengths
+
+LENGTHS = st.lists(st.integers(1, 70), min_size=1, max_size=60)
+
+
+def steps_of(order, planned, steps_per_call):
+    """The batch of each step, padding and all."""
+    planned = list(planned)
+    dataset = training_batches(order, lambda: iter(planned), steps_per_call)
+    return [batch for _, count, batches in dataset.as_numpy_iterator() for batch in batches[:count].tolist()]
+
+
+def of_lengths(lengths):
+    """Examples of some lengths; each symbol stands in one of them, and none is 0."""
+    return Examples.side_by_side(np.arange(1, sum(lengths) + 1, dtype=np.int32), np.array(lengths, np.int64))
+
+
+@given(LENGTHS)
+def test_examples_are_padded_to_a_handful_of_widths(lengths):
+    widths = bucket_widths(np.array(lengths))
+    assert len(widths) == len(lengths)
+    assert len(set(widths.tolist())) <= 5
+    assert np.all(widths >= lengths)
+    assert widths.max() == max(lengths)
+
+
+@given(st.integers(1, 70), st.integers(1, 40))
+def test_examples_of_one_length_are_not_padded(length, count):
+    assert bucket_widths(np.full(count, length)).tolist() == [length] * count
+
+
+def test_the_widths_hold_about_equally_many_examples():
+    lengths = np.random.default_rng(0).geometric(0.002, 10_000)
+    _, counts = np.unique(bucket_widths(lengths), return_counts=True)
+    assert len(counts) == 5 and counts.min() > 1500
+
+
+@given(LENGTHS, st.integers(1, 6), st.sampled_from(["epoch", "once"]), st.integers(0, 3))
+def test_an_epoch_takes_every_example_once_whatever_its_length(lengths, batch_size, shuffle, index):
+    lengths = lengths[: len(lengths) // batch_size * batch_size]
+    if not lengths:
+        return
+    order = ShuffledOrder(of_lengths(lengths), TrainingConfig(batch_size=batch_size, shuffle=shuffle, seed=3))
+    taken = []
+    for step in range(index * order.steps_per_epoch, (index + 1) * order.steps_per_epoch):
+        starts, sizes = order.spans(step)
+        assert order.width(step) >= sizes.max()
+        taken.extend(zip(starts.tolist(), sizes.tolist(), strict=True))
+    expected = of_lengths(lengths)
+    assert sorted(taken) == list(zip(expected.starts.tolist(), lengths, strict=True))
+
+
+COUNTS = [72, 64, 64, 64, 56]
+
+
+def test_examples_of_like_length_are_batched_together_and_batches_are_shuffled():
+    lengths = np.random.default_rng(0).permutation(np.repeat([5, 20, 40, 60, 80], COUNTS)).tolist()
+    order = ShuffledOrder(of_lengths(lengths), TrainingConfig(batch_size=8))
+    widths = [order.width(step) for step in range(order.steps_per_epoch)]
+    assert sorted(widths) == np.repeat([8, 24, 40, 64, 80], np.array(COUNTS) // 8).tolist()
+    assert widths != sorted(widths)
+    assert order.mean_width == np.mean(widths)
+
+
+def test_one_order_for_all_epochs_if_asked_for():
+    def epochs(shuffle):
+        order = shuffled(30, 5, 2, shuffle=shuffle)
+        return [epoch(order, index) for index in range(3)]
+
+    once, anew = epochs("once"), epochs("epoch")
+    assert once[0] == once[1] == once[2] == anew[0] != anew[1]
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3], [4, 7]])
+def test_steps_have_their_width_whichever_call_they_fall_in(cuts):
+    lengths = np.random.default_rng(1).integers(3, 60, 100).tolist()
+    order = ShuffledOrder(of_lengths(lengths), TrainingConfig(batch_size=4, seed=5))
+    whole = steps_of(order, calls(0, 40, [], 6), 6)
+    widths = [len(batch[0]) for batch in whole]
+    assert all(len(set(widths[group : group + 6])) == 1 for group in range(0, 40, 6))
+    assert len(set(widths)) > 1
+    for start in (0, 9):
+        assert steps_of(order, calls(start, 40, cuts, 6), 6) == whole[start:]
+    for step, batch in enumerate(whole):
+        for row, start, length in zip(batch, *order.spans(step), strict=True):
+            assert row == [*range(start + 1, start + length + 1), *[0] * (widths[step] - length)]
