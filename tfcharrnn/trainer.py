@@ -127,8 +127,7 @@ class Trainer:
             step: the step that it belongs to.
         """
         step_tensor = tf.constant(step, tf.int64)
-        states = self._state_before(step_tensor, self._carried_states()) if self.carried else None
-        _, _, gradients, _ = self._gradients(ids, states, step_tensor)
+        _, _, gradients, _ = self._gradients(ids, self._carried_states() if self.carried else None, step_tensor)
         by_variable = {v.ref(): gradient for v, gradient in zip(self.variables, gradients, strict=True)}
         return {name: float(tf.norm(by_variable[v.ref()])) for name, v in self.model.named_variables.items()}
 
@@ -139,7 +138,7 @@ class Trainer:
 
         Args:
             ids: examples, `[batch, width]`.
-            state: the model's state before them; None: the initial one.
+            state: what the step before has carried to this one; None: each example begins at the initial state.
             step: updates done before, int64.
 
         Returns:
@@ -165,8 +164,9 @@ class Trainer:
         """The sum of the losses, over how many characters, the gradients of what is minimised, the state after."""
         dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
         characters = self.model.num_targets(ids)
-        with tf.GradientTape() as tape:
-            losses, after = self.model.losses(ids, state, dropout_key)
+        with tf.GradientTape() as tape:  # it must see the initial state, which may be learned
+            before = None if state is None else self._state_before(step, state)
+            losses, after = self.model.losses(ids, before, dropout_key)
             total = tf.reduce_sum(losses)
             loss = total / (characters if self.config.reduction == "mean" else self.config.batch_size)
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
@@ -194,10 +194,10 @@ class Trainer:
             index: tf.Tensor, states: States, skips_left: tf.Tensor, results: tf.TensorArray
         ) -> tuple[tf.Tensor, States, tf.Tensor, tf.TensorArray]:
             step, ids = first_step + tf.cast(index, tf.int64), batches[index]
-            before = self._state_before(step, states) if carries else None
-            result, after, finite = self.train_step(ids, before, step)
+            result, after, finite = self.train_step(ids, states if carries else None, step)
             row = tf.stack([tf.cast(value, tf.float64) for value in result])
             if carries:
+                before = self._state_before(step, states)
                 states = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), after, before)
             return index + 1, states, skips_left - tf.cast(~finite, tf.int32), results.write(index, row)
 
