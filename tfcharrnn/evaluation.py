@@ -77,6 +77,8 @@ class Evaluator:
         totals, count = np.zeros(len(examples)), 0
         state = self._model.initial_state(batch_size)
         for ids, real, indices in evaluation_batches(examples, batch_size, in_order=carries):
+            if not real.any():  # as in texts of nothing but <S>
+                continue
             batch_totals, after = self._totals(ids, real, state)
             totals[indices] = batch_totals.numpy()[: len(indices)]
             count += len(indices) if self._model.layout.last_only else int(np.count_nonzero(real))

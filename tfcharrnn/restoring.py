@@ -113,7 +113,7 @@ class TrainedModel:
             )
         lines = [corpora.normalise(line, self.run.data) for line in lines]
         examples = cutting.lines_as_examples(lines, self.run.vocabulary, name)
-        return (-self.evaluator.totals(examples, self.run.training.batch_size)[0]).tolist()
+        return (0.0 - self.evaluator.totals(examples, self.run.training.batch_size)[0]).tolist()
 
 
 def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedModel:
