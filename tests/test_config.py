@@ -162,3 +162,51 @@ def test_wrong_values_on_disk_name_the_file(values, message):
     with pytest.raises(UserError) as caught:
         config_lib.from_dict(ModelConfig, values, "config.json")
     assert str(caught.value) == message
+
+
+# Layouts
+
+
+SETTINGS_OF_LAYOUTS = {
+    "overlap": (0.5, ["sequences"]),
+    "stride": (3, ["windows"]),
+    "delimiter": (";", ["lines"]),
+    "max_length": (50, ["lines"]),
+    "seq_length": (50, ["sequences", "stream", "windows"]),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_setting_of_another_layout_is_refused(layout, name):
+    value, users = SETTINGS_OF_LAYOUTS[name]
+    if layout in users:
+        assert getattr(DataConfig(layout=layout, **{name: value}), name) == value
+    else:
+        with pytest.raises(ConfigError) as caught:
+            DataConfig(layout=layout, **{name: value})
+        assert str(caught.value) == f"--{name} is a setting of --layout={'|'.join(users)}, not of {layout}"
+
+
+def test_every_layout_setting_is_one():
+    assert {name for layout in LAYOUTS.values() for name in layout.settings} == set(SETTINGS_OF_LAYOUTS)
+
+
+@pytest.mark.parametrize("delimiter", ["(", "[a", "*", "a{2,1}", "(?P<n", "(?<=a*)b", "a{99999999999999999999}"])
+def test_a_delimiter_that_is_no_regular_expression_is_one_line(delimiter):
+    with pytest.raises(ConfigError) as caught:
+        DataConfig(layout="lines", delimiter=delimiter)
+    assert str(caught.value).startswith(f"--delimiter={delimiter!r} is no regular expression: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["first", "uniform", "0", "-1.5", "1e3"])
+def test_smoothing_starts_at_a_word_or_a_number(start):
+    assert TrainingConfig(smoothing_start=start).smoothing_start == start
+
+
+@pytest.mark.parametrize("start", ["", "last", "nan", "inf", "-inf", "1e999", "1,5", "FIRST"])
+def test_smoothing_starts_at_nothing_else(start):
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig(smoothing_start=start)
+    assert str(caught.value) == f"--smoothing_start must be first, uniform or a number. Received: {start!r}"
