@@ -294,9 +294,6 @@ class GradcheckConfig(_Checked):
     )
     batch_size: int = option(3, "Sequences in a batch.", at_least=1, at_most=1_000_000)
     seq_length: int = option(7, "Symbols in a sequence.", at_least=2, at_most=1_000_000)
-    skip_bad_steps: int = option(
-        0, "Steps with a loss or a gradient that is no finite number to leave out, before the run stops.", at_least=0
-    )
     seed: int = option(0, "Seed of weights, texts, states and masks.", at_least=0, at_most=2**31 - 1)
     tolerance: float = option(1e-7, "Largest relative error that passes.", at_least=0.0)
 

@@ -110,8 +110,9 @@ def read(
         raise UserError(f"{folder}: its files are too short for what dataset.json counts; {again}")
     ids, sizes = np.empty(num_symbols, np.int32), np.empty(count, np.int64)
     at, records = 0, 0
+    mean_length = max(1, num_symbols // max(1, count))
     for path in paths:
-        dataset = tf.data.TFRecordDataset(os.fsencode(path)).batch(max(1, _PARSED_IDS // lengths[1]))
+        dataset = tf.data.TFRecordDataset(os.fsencode(path)).batch(max(1, _PARSED_IDS // mean_length))
         dataset = dataset.map(_parse)
         try:
             for more_ids, more_sizes in dataset.as_numpy_iterator():
