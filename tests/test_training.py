@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tfcharrnn
-from tfcharrnn import checkpoints, starting, training
+from tfcharrnn import checkpoints, pipeline, starting, trainer
+from tfcharrnn import run as run_lib
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.interruption import Interruption
 from tfcharrnn.model import CharRNN
@@ -225,29 +226,49 @@ def test_a_request_to_stop_saves_and_says_so(train, tmp_path, monkeypatch):
     assert checkpoints.find(tmp_path / "r").step == 3
 
 
-def test_a_damaged_checkpoint_is_named(train, tmp_path):
+def test_a_damaged_checkpoint_is_named(train, tmp_path, capsys):
     train(tmp_path / "r", steps=4)
     path = checkpoints.find(tmp_path / "r").path / "ckpt.data-00000-of-00001"
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(tfcharrnn.UserError, match=r"ckpt\.data-00000-of-00001: missing or damaged"):
+    with pytest.raises(tfcharrnn.UserError, match="every checkpoint in it is damaged"):
         tfcharrnn.load_model(tmp_path / "r")
+    assert "step-00000004/ckpt.data-00000-of-00001: missing or damaged" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(train, tmp_path):
     settings = {"cell": "rnn", "optimizer": "sgd", "clip_norm": 0.0, "checkpoint_every": 1, "keep_checkpoints": 0}
-    with pytest.raises(tfcharrnn.UserError, match=r"step \d+: loss .* with a smaller --learning_rate"):
+    with pytest.raises(tfcharrnn.UserError, match=r"step \d+: loss .* and a smaller --learning_rate"):
         train(tmp_path / "r", steps=50, learning_rate=1e38, **settings)
     for checkpoint in checkpoints.listed(tmp_path / "r"):
         weights = tf.train.load_checkpoint(str(checkpoint.path / "ckpt"))
         assert np.isfinite(weights.get_tensor("model/output_kernel/.ATTRIBUTES/VARIABLE_VALUE")).all()
 
 
+def test_the_gradients_that_are_named_are_those_of_the_step_that_failed(train, tmp_path, monkeypatch):
+    """Also where its call begins within a group of steps, as after an evaluation."""
+    batches, measure = [], trainer.Trainer.gradient_norms
+    monkeypatch.setattr(
+        trainer.Trainer,
+        "gradient_norms",
+        lambda self, ids, step: batches.append((ids, step)) or measure(self, ids, step),
+    )
+    settings = {"cell": "rnn", "optimizer": "sgd", "clip_norm": 0.0, "eval_every": 1, "steps_per_call": 8}
+    with pytest.raises(tfcharrnn.UserError, match=r"gradient norms: output_kernel "):
+        train(tmp_path / "r", steps=50, learning_rate=1e38, **settings)
+    ((ids, step),) = batches
+    run, data = starting.start_run("", run_lib.load(tmp_path / "r").data_dir, {"batch_size": 8})
+    order = pipeline.training_order(data.read("train"), data.config, run.training)
+    starts, _ = order.spans(step)
+    assert step > 0
+    assert ids.numpy().tolist() == [order.ids[start : start + 21].tolist() for start in starts]
+
+
 def test_small_models_take_many_steps_a_call_and_large_ones_take_one():
     def size(units, seq_length, **config):
         model = CharRNN(ModelConfig(hidden_size=units), 68)
-        return training.Trainer(model, TrainingConfig(**config), seq_length, 1, 1).steps_per_call
+        return trainer.Trainer(model, TrainingConfig(**config), seq_length, 1, 1).steps_per_call
 
     assert size(50, 20, batch_size=1) == 1000
     assert 1 < size(100, 100, batch_size=1) < 1000

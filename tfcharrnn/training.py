@@ -87,7 +87,7 @@ def train(
     def due(interval: int) -> bool:
         return step == total or (interval > 0 and step % interval == 0)
 
-    def take(results: Results, ids: tf.Tensor) -> list[dict[str, Any]]:
+    def take(results: Results, first: int, ids: tf.Tensor) -> list[dict[str, Any]]:
         """Counts some steps; returns the rows of metrics due before the last of them."""
         nonlocal step
         rows = []
@@ -98,7 +98,7 @@ def train(
             else:
                 running.skipped += 1
                 if running.skipped > config.skip_bad_steps:
-                    raise _diverged(run, trainer, ids[(step - 1) % size], step, result)
+                    raise _diverged(run, trainer, ids[step - 1 - first], step, result)
                 progress.skipped(step, running.skipped, config.skip_bad_steps)
             if due(config.log_every) and index < len(results.steps) and not running.is_empty:
                 rows.append(running.row(step, step / order.steps_per_epoch, results.speed))
@@ -120,7 +120,7 @@ def train(
             for results in trainer.run(int(first), int(count), ids, config.skip_bad_steps - running.skipped):
                 progress.compiled(results)
                 evaluated = False
-                rows = take(results, ids)
+                rows = take(results, int(first), ids)
                 if len(validation) and due(config.eval_every):
                     val_loss, evaluated = evaluator(validation, config.batch_size).loss, True
                 if (evaluated or due(config.log_every)) and not running.is_empty:
