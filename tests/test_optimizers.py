@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tfcharrnn import optimizers, randomness, reference
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.model import CharRNN
-from tfcharrnn.training import Trainer
+from tfcharrnn.trainer import Trainer
 
 
 class PaperAdam:
@@ -230,7 +230,7 @@ def random_batches():
 
 
 def run(trainer, first, count, batches):
-    return trainer.run_steps(tf.constant(first, tf.int64), tf.constant(count, tf.int32), batches).numpy()
+    return trainer.run_steps(np.int64(first), np.int32(0), np.int32(count), batches, np.int32(0)).numpy()
 
 
 def weights(trainer):
