@@ -90,7 +90,8 @@ class Sampler:
 
     def generate(self, config: GenerationConfig) -> list[str]:
         """Generates whole texts; see `stream`."""
-        return ["".join(parts) for parts in zip(*self.stream(config), strict=True)]
+        beginnings = [""] * config.num_samples
+        return ["".join(parts) for parts in zip(beginnings, *self.stream(config), strict=True)]
 
     def _ids(self, config: GenerationConfig) -> Iterator[npt.NDArray[np.int32]]:
         """The symbols of all texts, prime included, in pieces `[time, num_samples]`."""
