@@ -60,7 +60,7 @@ def test_right_gradients_of_keras_pass(cell, kind):
 def test_every_variable_of_a_model_is_named():
     config = gradients.ModelConfig(cell="lstm", hidden_size=2, embedding_size=2, learned_initial_state=True)
     model = gradients.random_model(np.random.default_rng(0), config)
-    named = {id(variable) for variable in gradients.named_variables(model).values()}
+    named = {id(variable) for variable in model.named_variables.values()}
     assert named == {id(variable) for variable in model.trainable_variables}
 
 
