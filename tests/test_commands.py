@@ -128,6 +128,16 @@ def test_evaluate_prints_one_object(home):
     assert "'test'" in fail("evaluate", "--split=test", cwd=home)
 
 
+def test_a_likely_line_scores_above_the_same_with_a_letter_exchanged(home):
+    lines = ["the cat sat on the mat; the dog", "the cat smt on the mat; the dog", "the cat sat on tme mat; the dog"]
+    path = _file(home, "lines.txt", "\n".join(lines) + "\n")
+    printed = succeed("evaluate", f"--score={path}", cwd=home).splitlines()
+    scores = [float(line) for line in printed]
+    assert len(scores) == 3
+    assert all(score < 0 for score in scores)
+    assert scores[0] > max(scores[1:])
+
+
 def test_an_existing_folder_is_never_overwritten_unasked(home):
     def written():
         files = [*(home / "runs").rglob("*"), *(home / "data").rglob("*")]

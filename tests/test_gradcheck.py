@@ -85,7 +85,7 @@ def test_the_default_cases_are_those_of_the_contract():
 
 
 def test_a_wrong_backward_step_is_found(monkeypatch, capsys):
-    monkeypatch.setitem(cells.CELLS, "rnn", ForgetfulRNNCell)
+    monkeypatch.setattr("tfcharrnn.model.cell_type", lambda *_: ForgetfulRNNCell)
     least = dataclasses.replace(SMALL, cell="rnn", implementation="custom", num_layers=1, embedding_size=0)
     with pytest.raises(
         UserError, match=r"above --tolerance=1e-07; the largest, .* \(rnn custom, layers 1, embedding 0, "

@@ -102,29 +102,49 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         UserError: another one is at work there, or the folder cannot be made.
     """
-    import fcntl
-
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _lock(path / _LOCK)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{path}: another process trains there ({error}); stop it first, or choose another --run_dir"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --run_dir") from None
     try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (path / _LOCK).unlink()
+        os.close(descriptor)  # which unlocks
+
+
+def _lock(path: Path) -> int:
+    """Opens and locks a file, which dies with the process, and says in it whose it is; returns its descriptor.
+
+    Raises:
+        BlockingIOError: it is another's; the message says whose.
+    """
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # whoever unlocks removes the file; a lock on a removed one keeps nobody out
+            if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.close(descriptor)
+                continue
         except BlockingIOError:
-            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "unknown"
-            raise UserError(
-                f"{path}: another process trains there ({owner}); stop it first, or choose another --run_dir"
-            ) from None
+            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            raise BlockingIOError(owner or "unknown") from None
         except OSError as error:  # a file system without locks
-            warn(f"{path}: cannot be locked ({error.strerror}); let no other process train there")
+            warn(f"{path.parent}: cannot be locked ({error.strerror}); let no other process train there")
         with contextlib.suppress(OSError):  # it is only for the message
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)  # which unlocks
+        return descriptor
 
 
 def clear(path: Path) -> None:
