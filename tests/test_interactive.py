@@ -75,6 +75,43 @@ def test_a_text_may_begin_with_a_slash(conversation, written):
     assert conversation.text == "/help1111"
 
 
+class Offering(Echo):
+    def normalise(self, text):
+        return text.lower()
+
+    def likeliest(self, config, count):
+        return [("ab c"[len(config.prime) % 4], 0.75), ("z", 0.25)][:count]
+
+    def generate(self, config):
+        words = [" ran home", " ran on", " sat, then"]
+        return [config.prime.lower() + words[index % 3] for index in range(config.num_samples)]
+
+
+def test_the_person_may_pick_the_next_character(written):
+    conversation = Conversation(Offering(), GenerationConfig(), written.append)
+    assert conversation.answer("/pick 2") == "1 'a' 0.75  2 'z' 0.25"
+    assert conversation.answer("2") == "1 'b' 0.75  2 'z' 0.25"
+    conversation.answer("")
+    conversation.answer("xy")
+    assert conversation.text == "".join(written) == "zbxy"
+    conversation.answer("/undo")
+    assert conversation.text == "zb"
+    conversation.answer("/pick 0")
+    conversation.answer("")
+    assert conversation.text.startswith("zb0")
+
+
+def test_the_person_may_pick_the_next_word(written):
+    conversation = Conversation(Offering(), GenerationConfig(), written.append)
+    conversation.answer("/pick 1")
+    conversation.answer("The cat")
+    assert conversation.answer("/words 2") == "1 ' ran' 0.67  2 ' sat' 0.33"
+    conversation.answer("2")
+    assert conversation.text == "The cat sat"
+    with pytest.raises(UserError, match="takes a number"):
+        conversation.answer("/words many")
+
+
 def test_quit_leaves(conversation):
     with pytest.raises(EOFError):
         conversation.answer("/quit")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from tfcharrnn.config import GenerationConfig
@@ -20,7 +22,12 @@ takes the next line with it. Commands:
   /top_p X        draw from the likeliest with probability X     /length N  characters to generate
   /seed N         the same seed gives the same text      /stop TEXT end a text before TEXT; nothing: do not
   /undo           take back the last answer              /again     another answer in place of the last
+  /pick N         choose each next character yourself, of the N likeliest; 0: leave that mode
+  /words N        the same with words, of the N most often found among a hundred samples
   /settings       show the settings                      /quit      leave (or Ctrl-D); Ctrl-C stops an answer"""
+# so many samples, each so long, are drawn to find the likeliest words
+_WORD_SAMPLES = 100
+_WORD_LENGTH = 20
 _SETTINGS = ("temperature", "top_k", "top_p", "length", "seed", "stop")
 
 
@@ -39,6 +46,8 @@ class Conversation:
         self._sampler = sampler
         self._write = write
         self._before: list[tuple[str, str]] = []  # for each answer the text before it, and what it went on from
+        self._picking = ("", 0)  # `pick` or `words`, and how many are offered; 0: the model chooses
+        self._offered: list[str] = []
 
     def answer(self, line: str) -> str:
         """Takes a line: writes the text that follows it, or does what a command says.
@@ -53,6 +62,8 @@ class Conversation:
         if line.startswith("/") and not line.startswith("//"):
             return self._command(*line[1:].partition(" ")[::2])
         line = line.removeprefix("/") if line.startswith("//") else line
+        if self._picking[1]:
+            return self._take(line)
         self._go_on(line if line else self.text, is_new=bool(line))
         return ""
 
@@ -73,6 +84,35 @@ class Conversation:
         self.config = dataclasses.replace(self.config, seed=(self.config.seed + 1) % 2**31)
         self._write("\n")
 
+    def _take(self, line: str) -> str:
+        """Takes a number of what was offered (nothing: the first), or a text of the person's own; offers the next."""
+        number = int(line) if line.isascii() and line.isdigit() else 1 if not line else 0
+        taken = self._offered[number - 1] if 0 < number <= len(self._offered) else line
+        before, self.text = self.text, self.text + taken
+        try:
+            offer = self._offer()
+        except UserError:
+            self.text = before
+            raise
+        self._before.append((before, self.text))
+        self._write(taken)
+        return offer
+
+    def _offer(self) -> str:
+        """Finds the likeliest next characters or words and lists them."""
+        kind, count = self._picking
+        config = dataclasses.replace(self.config, prime=self.text)
+        if kind == "pick":
+            found = self._sampler.likeliest(config, count)
+        else:
+            samples = dataclasses.replace(config, num_samples=_WORD_SAMPLES, length=_WORD_LENGTH, stop="")
+            texts = self._sampler.generate(samples)
+            start = len(self._sampler.normalise(self.text))  # with which every text begins
+            words = Counter(match[0] for text in texts if (match := re.match(r"\W*\w*", text[start:])))
+            found = [(word, times / _WORD_SAMPLES) for word, times in words.most_common(count)]
+        self._offered = [text for text, _ in found]
+        return "  ".join(f"{index} {text!r} {share:.2f}" for index, (text, share) in enumerate(found, start=1))
+
     def _command(self, name: str, value: str) -> str:
         if name in ("quit", "exit"):
             raise EOFError
@@ -88,6 +128,11 @@ class Conversation:
                 self._go_on(prime, is_new=True)
                 return ""
             return f"the text ends now with {self.text[-40:]!r}" if self.text else "the text is empty now"
+        if name in ("pick", "words"):
+            if not value.strip().isdigit():
+                raise UserError(f"/{name} takes a number. Received: {value!r}")
+            self._picking = (name, int(value))
+            return self._offer() if self._picking[1] else ""
         if name not in _SETTINGS:
             raise UserError(f"/{name}: no such command; /help lists them")
         kind = type(getattr(self.config, name))

@@ -31,6 +31,11 @@ Reading = Any  # tuple[State, ...] | tf.Tensor
 class Sampler:
     """Draws text from a model.
 
+    Attributes:
+        model: the model.
+        vocabulary: its symbols.
+        normalise: what is done to a prime, as it was to the text that the model learnt from.
+
     A text begins as the model's layout has it: with `<S>`; or a stream goes on where training ended, but begins anew
     with a prime. Each step reads a symbol and gives the logits of the next one. As long as the prime lasts, the next
     symbol is the prime's; from then on it is drawn. A text ends at `</S>` where there is one.
@@ -57,7 +62,7 @@ class Sampler:
         self.vocabulary = vocabulary
         self._seq_length = seq_length
         self._carried = carried
-        self._normalise = normalise
+        self.normalise = normalise
         self._compiled = functools.cache(self._compile)
 
     def stream(self, config: GenerationConfig) -> Iterator[list[str]]:
@@ -72,10 +77,10 @@ class Sampler:
         Raises:
             UserError: the prime has characters outside the vocabulary, or there is nothing to begin with.
         """
-        config = dataclasses.replace(config, prime=self._normalise(config.prime))
+        config = dataclasses.replace(config, prime=self.normalise(config.prime))
         end_id = self.vocabulary.end_id
         endings = [_Ending(config.prime, config.stop) for _ in range(config.num_samples)]
-        for ids in self._ids(config):
+        for ids, _ in self._ids(config):
             pieces = []
             for ending, row in zip(endings, ids.T, strict=True):
                 ended = np.flatnonzero(row == (-1 if end_id is None else end_id))
@@ -93,14 +98,38 @@ class Sampler:
         beginnings = [""] * config.num_samples
         return ["".join(parts) for parts in zip(beginnings, *self.stream(config), strict=True)]
 
-    def _ids(self, config: GenerationConfig) -> Iterator[npt.NDArray[np.int32]]:
-        """The symbols of all texts, prime included, in pieces `[time, num_samples]`."""
+    def likeliest(self, config: GenerationConfig, count: int) -> list[tuple[str, float]]:
+        """What may follow a prime.
+
+        Args:
+            config: has the prime and the temperature.
+            count: how many to give.
+
+        Returns:
+            The likeliest characters, each with its probability; "" is the end of the text.
+        """
+        prime = self.normalise(config.prime)
+        *_, (_, logits) = self._ids(dataclasses.replace(config, prime=prime, length=1, num_samples=1))
+        probabilities = tf.nn.softmax(tf.cast(logits[0], tf.float64) / config.temperature).numpy()
+        best = np.argsort(-probabilities, kind="stable")[: min(count, len(self.vocabulary) - self._num_unpredicted)]
+        return [(self.vocabulary.decode([symbol]), float(probabilities[symbol])) for symbol in best]
+
+    @property
+    def _num_unpredicted(self) -> int:
+        return self.model.layout.num_unpredicted
+
+    def _ids(self, config: GenerationConfig) -> Iterator[tuple[npt.NDArray[np.int32], Any]]:
+        """The symbols of all texts, prime included, in pieces.
+
+        Yields:
+            `[time, num_samples]`; and the logits that the last of them was drawn from, `[num_samples, vocabulary]`.
+        """
         batch, size = config.num_samples, len(self.vocabulary)
         prime = self.vocabulary.encode(config.prime, "--prime")
         total = len(prime) + config.length
         symbols, reading, first = self._begin(batch, prime)
         if total and first:
-            yield np.tile(prime[:first, np.newaxis], [1, batch])
+            yield np.tile(prime[:first, np.newaxis], [1, batch]), None
         top_k = config.top_k if 0 < config.top_k < size else size
         run = self._compiled(config.greedy, top_k < size or config.top_p < 1.0)
         start, chunk = first, min(_FIRST_CHUNK, CHUNK)
@@ -109,7 +138,7 @@ class Sampler:
             given = np.full(CHUNK, _SAMPLE, np.int32)
             piece = prime[start : start + count]
             given[: len(piece)] = piece
-            texts, symbols, reading = run(
+            texts, symbols, reading, logits = run(
                 symbols,
                 reading,
                 given,
@@ -120,7 +149,7 @@ class Sampler:
                 np.int32(top_k),
                 np.float64(config.top_p),
             )
-            yield texts.numpy()[:count]
+            yield texts.numpy()[:count], logits
             start, chunk = start + count, min(2 * chunk, CHUNK)
 
     def _begin(self, batch: int, prime: npt.NDArray[np.int32]) -> tuple[tf.Tensor, Reading, int]:
@@ -177,8 +206,11 @@ class Sampler:
             temperature: tf.Tensor,
             top_k: tf.Tensor,
             top_p: tf.Tensor,
-        ) -> tuple[tf.Tensor, tf.Tensor, Reading]:
-            """From the last symbols `[batch]` and the reading: `count` symbols more, `[CHUNK, batch]`, and both."""
+        ) -> tuple[tf.Tensor, tf.Tensor, Reading, tf.Tensor]:
+            """From the last symbols `[batch]` and the reading: `count` symbols more, `[CHUNK, batch]`, and both again.
+
+            Last come the logits of the last symbol, `[batch, vocabulary]`.
+            """
             read = self._reader()
             texts = tf.TensorArray(tf.int32, CHUNK, element_shape=symbols.shape)
             shape = [symbols.shape[0], len(self.vocabulary)]
@@ -188,25 +220,30 @@ class Sampler:
                 return gumbel(shape, randomness.key(seed, randomness.Purpose.SAMPLING, position), self.model.dtype)
 
             def body(
-                index: tf.Tensor, symbols: tf.Tensor, reading: Reading, noise: tf.Tensor, texts: tf.TensorArray
-            ) -> tuple[tf.Tensor, tf.Tensor, Reading, tf.Tensor, tf.TensorArray]:
+                index: tf.Tensor,
+                symbols: tf.Tensor,
+                reading: Reading,
+                noise: tf.Tensor,
+                texts: tf.TensorArray,
+                logits: tf.Tensor,
+            ) -> tuple[tf.Tensor, tf.Tensor, Reading, tf.Tensor, tf.TensorArray, tf.Tensor]:
                 logits, reading = read(symbols, reading)
-                hidden = tf.range(logits.shape[1]) < self.model.layout.num_unpredicted
+                hidden = tf.range(logits.shape[1]) < self._num_unpredicted
                 logits = tf.where(hidden, logits.dtype.min, logits)
                 filters = {"top_k": top_k, "top_p": top_p} if filtered else {}
                 drawn = pick(logits, None if greedy else noise, temperature=temperature, **filters)
                 symbols = tf.where(given[index] == _SAMPLE, drawn, given[index])
                 # the next step's noise depends on nothing in this one, so it is made beside it
                 noise = noise if greedy else noise_of(index + 1)
-                return index + 1, symbols, reading, noise, texts.write(index, symbols)
+                return index + 1, symbols, reading, noise, texts.write(index, symbols), logits
 
-            _, symbols, reading, _, texts = tf.while_loop(
+            _, symbols, reading, _, texts, logits = tf.while_loop(
                 lambda index, *_: index < count,
                 body,
-                (tf.constant(0), symbols, reading, noise_of(tf.constant(0)), texts),
+                (tf.constant(0), symbols, reading, noise_of(tf.constant(0)), texts, tf.zeros(shape, self.model.dtype)),
                 maximum_iterations=CHUNK,
             )
-            return texts.stack(), symbols, reading
+            return texts.stack(), symbols, reading, logits
 
         return run
 
