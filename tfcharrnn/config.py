@@ -12,7 +12,7 @@ import re
 import typing
 from typing import Any, TypeVar
 
-from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.errors import ConfigError, UserError, short
 from tfcharrnn.layouts import LAYOUTS
 
 ConfigT = TypeVar("ConfigT")
@@ -55,7 +55,7 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
     """Returns `value` as the field's type, or raises `ConfigError` naming the flag."""
 
     def refuse(what: str) -> ConfigError:
-        return ConfigError(f"--{field.name} must be {what}. Received: {value!r}")
+        return ConfigError(f"--{field.name} must be {what}. Received: {short(value)}")
 
     if kind == tuple[str, ...]:
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
@@ -321,7 +321,7 @@ def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise UserError(f"{where}: unknown setting {name!r}; was it written by a newer version?")
+            raise UserError(f"{where}: unknown setting {short(name)}; was it written by a newer version?")
     try:
         return cls(**values)
     except ConfigError as error:

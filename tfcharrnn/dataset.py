@@ -20,7 +20,7 @@ import numpy.typing as npt
 from tfcharrnn import config as config_lib
 from tfcharrnn import corpora, cutting, files
 from tfcharrnn.config import DataConfig
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, first_line, short
 from tfcharrnn.layouts import LAYOUTS, Layout
 from tfcharrnn.vocabulary import Vocabulary
 
@@ -193,15 +193,16 @@ def open_data(path: str | Path) -> DataFolder:
         }
         config = config_lib.from_dict(DataConfig, settings, "settings")
         splits = {name: _split(value["splits"][name], name) for name in SPLITS}
-        dropped = {str(kind): int(count) for kind, count in value.get("dropped", {}).items()}
-        name = ", ".join(str(source["name"]) for source in value["inputs"])
+        dropped = {kind: _count(count, kind) for kind, count in value.get("dropped", {}).items()}
+        name = ", ".join(_text(source["name"]) for source in value["inputs"])
         fingerprint = _fingerprint(value)
         if not splits["train"].records:
             raise ValueError("no training records")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}: damaged ({type(error).__name__}: {error}); prepare the data again") from None
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{where}: damaged ({what}); prepare the data again") from None
     except (ValueError, UserError) as error:
-        raise UserError(f"{where}: damaged ({error}); prepare the data again") from None
+        raise UserError(f"{where}: damaged ({first_line(error)}); prepare the data again") from None
     vocabulary = Vocabulary.load(path / "vocab.json")
     return DataFolder(path, name, fingerprint, config, vocabulary, splits, dropped)
 
@@ -319,10 +320,21 @@ def _fingerprint(description: dict[str, Any]) -> str:
 def _split(value: dict[str, Any], name: str) -> Split:
     characters, records, shards = value["characters"], value["records"], value["shards"]
     for count in (characters, records):
-        if type(count) is not int or not 0 <= count < _INT_LIMIT:
-            raise ValueError(f"{name}: a count of {count!r} cannot be")
+        _count(count, name)
     if records > characters:
         raise ValueError(f"{name}: {records} records cannot come from {characters} characters")
     if not isinstance(shards, list) or shards != shard_names(name, len(shards)) or bool(shards) != bool(records):
         raise ValueError(f"{name}: 'shards' does not name the files of {records} records")
     return Split(characters, records, tuple(shards))
+
+
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value < _INT_LIMIT:
+        raise ValueError(f"{name}: a count of {short(value)} cannot be")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{short(value)} is no name")
+    return value

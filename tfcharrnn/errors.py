@@ -1,6 +1,14 @@
 """The errors that a user can mend, each told in one line."""
 
+from __future__ import annotations
+
+import re
 import sys
+from typing import Any
+
+# what ends a line or steers a terminal, as the name of a folder or a damaged file may hold it
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SHORT, _LONG = 200, 500
 
 
 class UserError(Exception):
@@ -9,10 +17,24 @@ class UserError(Exception):
     The commands print the message alone, without a traceback, and exit with code 1.
     """
 
+    def __init__(self, message: str):
+        """Takes the message; control characters in it, line ends too, are written as escapes."""
+        super().__init__(_CONTROL.sub(lambda found: repr(found[0])[1:-1], message))
+
 
 def first_line(error: BaseException) -> str:
     """What an error from elsewhere says, in one line: its first, or its kind if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= _LONG else line[:_LONG] + "..."
+
+
+def short(value: Any) -> str:
+    """A value from elsewhere as Python writes it, cut where it is long."""
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+        shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= _SHORT else f"{shown[:_SHORT]}... ({len(shown)} characters)"
 
 
 class ConfigError(UserError):

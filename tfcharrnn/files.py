@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,17 +65,41 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: the file is missing, unreadable, too large or not JSON.
     """
+    data = read_bytes(path)
     try:
-        size = path.stat().st_size
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON; the file is damaged ({type(error).__name__})") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a small file.
+
+    Raises:
+        UserError: the file is missing, unreadable, too large, or a pipe or device, which might never end.
+    """
+    try:
+        size = regular_size(path)
         if size > MAX_JSON_BYTES:
             raise UserError(f"{path}: {size} bytes are more than such a file can have; it is damaged")
-        return json.loads(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON; the file is damaged ({type(error).__name__})") from error
+
+
+def regular_size(path: Path) -> int:
+    """The size of a file in bytes.
+
+    Raises:
+        OSError: it is missing.
+        UserError: it is a pipe or a device, which might never end.
+    """
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # to open a folder is an error of its own
+        raise UserError(f"{path}: is no regular file")
+    return status.st_size
 
 
 @contextlib.contextmanager

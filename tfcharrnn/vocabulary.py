@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, short
 from tfcharrnn.files import read_json, write_json
 from tfcharrnn.layouts import END, PAD, START
 
@@ -41,7 +41,7 @@ class Vocabulary:
         special, characters = self.symbols[: self.num_special], self.symbols[self.num_special :]
         for symbol in characters:
             if len(symbol) != 1 or 0xD800 <= ord(symbol) < 0xE000:
-                raise UserError(f"vocabulary: {symbol!r} is neither a character nor one of {', '.join(_SPECIAL)}")
+                raise UserError(f"vocabulary: {short(symbol)} is neither a character nor one of {', '.join(_SPECIAL)}")
         if not characters:
             raise UserError("vocabulary: it has no characters")
         if len(set(special)) < len(special):
@@ -149,6 +149,11 @@ class Vocabulary:
         if len(characters) <= 40:
             return repr(characters)
         return f"{len(characters)} characters, {characters[:40]!r} and more"
+
+
+def is_symbol(symbol: str) -> bool:
+    """Whether a vocabulary may have this: a special symbol, or a single character that is no lone surrogate."""
+    return symbol in _SPECIAL or (len(symbol) == 1 and not 0xD800 <= ord(symbol) < 0xE000)
 
 
 def _code_points(text: str) -> Iterator[npt.NDArray[np.uint32]]:
