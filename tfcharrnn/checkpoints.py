@@ -7,8 +7,10 @@ the validation loss, where the logs stood and a SHA-256 of each file.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from tfcharrnn import files
 from tfcharrnn.errors import UserError, first_line, warn
 
 FORMAT = 1
+# beyond the steps that a run can have
+_STEPS = 10**13
 _FOLDER = re.compile(r"step-(\d{8,12})")
 _DESCRIPTION = "checkpoint.json"
 _PREFIX = "ckpt"
@@ -123,9 +127,13 @@ def describe(path: Path) -> Checkpoint:
     if not isinstance(value, dict) or value.get("format") != FORMAT or type(value.get("step")) is not int:
         raise UserError(f"{path / _DESCRIPTION}: not a checkpoint of format {FORMAT}")
     losses = Losses(value.get("smooth_loss"), value.get("val_loss"))
-    if any(type(loss) not in (float, int, type(None)) for loss in losses) or not isinstance(value.get("log"), dict):
-        raise UserError(f"{path / _DESCRIPTION}: its losses are not what they should be; the file is damaged")
+    if not all(map(_is_loss, losses)) or not 0 <= value["step"] < _STEPS or not isinstance(value.get("log"), dict):
+        raise UserError(f"{path / _DESCRIPTION}: its step, losses or log cannot be; the file is damaged")
     return Checkpoint(path, value["step"], losses, value["log"])
+
+
+def _is_loss(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
 
 
 def find(run_dir: Path, which: str = "latest") -> Checkpoint:
@@ -143,9 +151,9 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
         UserError: there is none.
     """
     if which not in ("latest", "best"):
-        names = [which, f"step-{int(which):08d}"] if which.isascii() and which.isdigit() else [which]
+        names = [which, f"step-{which.lstrip('0'):0>8}"] if which.isascii() and which.isdigit() else [which]
         for path in (Path(which), *(run_dir / "checkpoints" / name for name in names)):
-            if (path / _DESCRIPTION).is_file():
+            if os.path.isfile(path / _DESCRIPTION):  # false, where Path.is_file would raise: for too long a name
                 checkpoint = describe(path)
                 verify(checkpoint)
                 return checkpoint
@@ -185,7 +193,9 @@ def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
                     f"{name} is {shape or 'missing'} here and should be {variable.shape.as_list()}"
                 )
         root.read(prefix).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, ValueError, AssertionError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a file that was made to be wrong, TensorFlow says so in many ways
         raise UserError(f"{checkpoint.path}: cannot be read ({first_line(error)}); take another checkpoint") from None
 
 
@@ -210,13 +220,17 @@ def verify(checkpoint: Checkpoint) -> None:
         UserError: a file is missing or damaged.
     """
     value = files.read_json(checkpoint.path / _DESCRIPTION)
-    sums = value.get("files")
+    sums = value.get("files") if isinstance(value, dict) else None
     if not isinstance(sums, dict) or f"{_PREFIX}.index" not in sums:
         raise UserError(f"{checkpoint.path / _DESCRIPTION}: names no files; it is damaged")
-    for name, expected in sums.items():
-        path = checkpoint.path / name
-        if path.parent != checkpoint.path or not path.is_file() or files.file_sha256(path) != expected:
-            raise UserError(f"{path}: missing or damaged")
+    try:
+        present = {file.name for file in checkpoint.path.glob(f"{_PREFIX}.*")}
+        for name in sorted({*sums, *present}):
+            if name not in present or files.file_sha256(checkpoint.path / name) != sums.get(name):
+                # the name may be another path altogether, or very long
+                raise UserError(f"{checkpoint.path}{os.sep}{name[:100]}: missing or damaged")
+    except OSError as error:
+        raise UserError(f"{checkpoint.path}: cannot be read ({error.strerror})") from None
 
 
 def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:

@@ -12,7 +12,7 @@ import re
 import typing
 from typing import Any, TypeVar
 
-from tfcharrnn.errors import ConfigError, UserError, short
+from tfcharrnn.errors import ConfigError, UserError, first_line, short
 from tfcharrnn.layouts import LAYOUTS
 
 ConfigT = TypeVar("ConfigT")
@@ -137,11 +137,15 @@ class DataConfig(_Checked):
                 f"Received: {self.val_fraction} + {self.test_fraction}"
             )
         if self.input and self.corpus:
-            raise ConfigError(f"--input and --corpus exclude each other. Received: {self.input} and {self.corpus!r}")
+            raise ConfigError(
+                f"--input and --corpus exclude each other. Received: {short(self.input)} and {short(self.corpus)}"
+            )
         try:
             re.compile(self.delimiter)
         except (re.error, RecursionError, OverflowError) as error:
-            raise ConfigError(f"--delimiter={self.delimiter!r} is no regular expression: {error}") from None
+            raise ConfigError(
+                f"--delimiter={short(self.delimiter)} is no regular expression: {first_line(error)}"
+            ) from None
         self._check_layout()
 
     def _check_layout(self) -> None:
@@ -258,7 +262,7 @@ class TrainingConfig(_Checked):
                 finite = False
             if not finite:
                 raise ConfigError(
-                    f"--smoothing_start must be first, uniform or a number. Received: {self.smoothing_start!r}"
+                    f"--smoothing_start must be first, uniform or a number. Received: {short(self.smoothing_start)}"
                 )
 
 

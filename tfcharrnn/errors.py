@@ -8,6 +8,8 @@ from typing import Any
 
 # what ends a line or steers a terminal, as the name of a folder or a damaged file may hold it
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# where in a graph TensorFlow met an error
+_PLACE = re.compile(r"\{\{.*?\}\}\s*")
 _SHORT, _LONG = 200, 500
 
 
@@ -24,7 +26,7 @@ class UserError(Exception):
 
 def first_line(error: BaseException) -> str:
     """What an error from elsewhere says, in one line: its first, or its kind if it says nothing."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (_PLACE.sub("", str(error)).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= _LONG else line[:_LONG] + "..."
 
 

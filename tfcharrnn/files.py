@@ -27,6 +27,7 @@ def sha256(data: bytes) -> str:
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal, read in blocks."""
     digest = hashlib.sha256()
+    regular_size(path)  # a pipe would never end
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)

@@ -21,6 +21,7 @@ from tfcharrnn.errors import UserError, first_line, short
 from tfcharrnn.vocabulary import is_symbol
 
 _MARK = object()
+_HIGHEST_PROTOCOL = 5
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 # bytes, as Python 2 pickled its plain strings, come as str; pickletools reads them as Latin-1
@@ -94,6 +95,7 @@ def _interpret(data: bytes, path: Path) -> dict[str, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of strange escapes in a string
+            argument: Any
             for opcode, argument, position in pickletools.genops(data):
                 name, at = opcode.name, position or 0
                 if name in _STRINGS or name in _OLD_STRINGS:
@@ -126,7 +128,13 @@ def _interpret(data: bytes, path: Path) -> dict[str, int]:
                     stack.append(memo[argument])
                 elif name == "STOP":
                     break
-                elif name not in ("PROTO", "FRAME"):
+                elif name == "PROTO":
+                    if argument > _HIGHEST_PROTOCOL:
+                        raise damaged(f"protocol {argument}")
+                elif name == "FRAME":
+                    if at + 9 + argument > len(data):
+                        raise damaged("a frame that is cut short")
+                else:
                     raise UserError(
                         f"{path}: its opcode {name} at byte {at} is refused, as it may make or call anything; "
                         f"only a dict of str to int is read; {_AS_JSON}"

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import functools
 import itertools
+import mmap
 import os
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from tfcharrnn import files
 from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.examples import Examples
 
 FEATURE = "seq"
 # ids that are parsed together; 64-bit numbers for a moment
 _PARSED_IDS = 2**20
+# bytes read from disk together
+_BUFFER = 2**18
+# of a record's frame
+_SIZE, _AROUND = struct.Struct("<Q"), 16
 
 
 def write(paths: Sequence[Path], examples: Iterable[bytes], count: int) -> None:
@@ -103,7 +110,7 @@ def read(
         return Examples.side_by_side(np.empty(0, np.int32), np.empty(0, np.int64))
     folder = paths[0].parent
     try:
-        size = sum(path.stat().st_size for path in paths)
+        size = sum(files.regular_size(path) for path in paths)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {again}") from None
     if max(num_symbols, count) > size:  # an id takes at least a byte; checked before memory is taken
@@ -112,10 +119,18 @@ def read(
     at, records = 0, 0
     mean_length = max(1, num_symbols // max(1, count))
     for path in paths:
-        dataset = tf.data.TFRecordDataset(os.fsencode(path)).batch(max(1, _PARSED_IDS // mean_length))
-        dataset = dataset.map(_parse)
         try:
-            for more_ids, more_sizes in dataset.as_numpy_iterator():
+            _check_sizes(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {again}") from None
+        # the bare operation: the class around it, and a mapped function, would be traced for each file
+        dataset = tf.data.experimental.from_variant(
+            tf.raw_ops.TFRecordDataset(filenames=[os.fsencode(path)], compression_type="", buffer_size=_BUFFER),
+            tf.TensorSpec([], tf.string),
+        )
+        try:
+            for serialised in dataset.batch(max(1, _PARSED_IDS // mean_length)):
+                more_ids, more_sizes = (array.numpy() for array in _parse(serialised))
                 if more_sizes.min() < lengths[0] or more_sizes.max() > lengths[1]:
                     raise UserError(f"{path}: holds a record of a wrong length, so it is not of this layout; {again}")
                 if more_ids.min() < 0 or more_ids.max() >= vocabulary_size:
@@ -125,9 +140,7 @@ def read(
                 ids[at : at + len(more_ids)] = more_ids
                 sizes[records : records + len(more_sizes)] = more_sizes
                 at, records = at + len(more_ids), records + len(more_sizes)
-        except tf.errors.NotFoundError:
-            raise UserError(f"{path}: no such file; {again}") from None
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where the message would quote a record
             raise UserError(f"{path}: damaged or not of this layout ({first_line(error)}); {again}") from None
     if (records, at) != (count, num_symbols):
         raise UserError(
@@ -136,6 +149,24 @@ def read(
     return Examples.side_by_side(ids, sizes)
 
 
+def _check_sizes(path: Path) -> None:
+    """Checks that each record lies within its file; TensorFlow takes memory for as much as it is told, or aborts.
+
+    A record has its size before it, in eight bytes, and around it eight bytes of checksums.
+    """
+    with open(path, "rb") as file:
+        size, at = os.fstat(file.fileno()).st_size, 0
+        if not size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            while at < size:
+                record = _SIZE.unpack_from(content, at)[0] if at + _AROUND <= size else 0
+                if at + _AROUND + record > size:
+                    raise UserError(f"{path}: damaged (its record at byte {at} is cut short); prepare the data again")
+                at += _AROUND + record
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def _parse(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The ids of some records, one after another, and how many each has; a record without the feature has none."""
     ragged = tf.io.parse_example(serialised, {FEATURE: tf.io.RaggedFeature(tf.int64)})[FEATURE]
