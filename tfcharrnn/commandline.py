@@ -94,6 +94,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], None]) -> None:
+    # whatever the terminal's own encoding is; a path that is no UTF-8 is printed as it is
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     try:
         main()
         sys.stdout.flush()

@@ -6,7 +6,6 @@ With no flags: a thousand characters from the newest run in runs/.
 from __future__ import annotations
 
 import json
-import sys
 
 from absl import flags
 
@@ -31,8 +30,6 @@ def main() -> None:
             print(found.describe())
         return
     trained = restoring.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
-    # whatever the terminal's own encoding is
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     if _FLAGS.interactive:
         interactive.converse(trained.sampler, config)
     elif _FLAGS.json:
