@@ -6,8 +6,8 @@ import re
 import sys
 from typing import Any
 
-# what ends a line or steers a terminal, as the name of a folder or a damaged file may hold it
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# what ends a line, steers a terminal or is no text, as the name of a folder or a damaged file may hold it
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # where in a graph TensorFlow met an error
 _PLACE = re.compile(r"\{\{.*?\}\}\s*")
 _SHORT, _LONG = 200, 500
@@ -20,7 +20,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        """Takes the message; control characters in it, line ends too, are written as escapes."""
+        """Takes the message; control characters in it, line ends too, and surrogates are written as escapes."""
         super().__init__(_CONTROL.sub(lambda found: repr(found[0])[1:-1], message))
 
 

@@ -38,12 +38,14 @@ class RunningMetrics:
         }
 
     def restore(self, value: dict[str, Any]) -> None:
-        """Takes what `to_dict` gave; raises KeyError, TypeError or ValueError where it is not that."""
+        """Takes what `to_dict` gave; raises an error of Python where it is not that."""
         self.smooth_loss = None if value["smooth_loss"] is None else float(value["smooth_loss"])
         count, loss, characters, norm, rate = value["window"]
         self.window = [float(count), float(loss), float(characters), float(norm), float(rate)]
-        self.skipped = int(value["skipped"])
+        self.skipped = int(value.get("skipped", 0))
         self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
+        if min(self.sizes.values(), default=0) < 0:
+            raise ValueError("a log of a negative size")
 
     def add(self, total: float, characters: float, norm: float, rate: float) -> None:
         """Takes the results of one step."""

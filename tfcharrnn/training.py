@@ -13,7 +13,7 @@ from tfcharrnn import run as run_lib
 from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.dataset import DataFolder
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.evaluation import Evaluator
 from tfcharrnn.interruption import Interruption
 from tfcharrnn.metrics import RunningMetrics
@@ -167,6 +167,10 @@ def _restore(run: Run, state: dict[str, Any], running: RunningMetrics) -> int:
         raise UserError(f"{checkpoint.path}: its step is {int(state['step'])} in the weights' file; it is damaged")
     try:
         running.restore(checkpoint.log)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{checkpoint.path}: checkpoint.json is damaged ({type(error).__name__}: {error})") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(
+            f"{checkpoint.path}: checkpoint.json is damaged ({what}); remove {checkpoint.path.name} "
+            "to use the one before it"
+        ) from None
     return checkpoint.step

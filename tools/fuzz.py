@@ -252,7 +252,7 @@ READERS["vocab.json"] = Reader(
 )
 
 
-_DATA_SETTINGS: dict[str, Any] = {"sequences": {"seq_length": 21, "overlap": 0.5, "num_shards": 2}, "lines": {}}
+_DATA_SETTINGS: dict[str, Any] = {"sequences": {"seq_length": 21, "overlap": 0.5}, "lines": {}}
 
 
 def _make_data(layout: str, folder: Path) -> None:
@@ -631,7 +631,7 @@ def _attempt(reader: Reader, folder: Path, damaged: Files, whole: Any) -> bool:
         message = str(error)
         named = [str(folder), "--encoding=", *(Path(file).name for file in damaged)]
         assert any(name in message for name in named), f"its message does not name the file: {message[:300]}"
-        control = re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", message)
+        control = re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", message)
         assert not control, f"its message has several lines, or steers a terminal: {message[:300]!r}"
         assert len(message) <= _LONGEST_MESSAGE + 2 * len(str(folder)), f"a message of {len(message)} characters"
         is_flag = isinstance(error, ConfigError) and "--encoding" not in message
