@@ -122,7 +122,7 @@ def test_a_pipe_in_the_place_of_weights_is_one_error(run_dir, name):
     path = run_dir / "checkpoints/step-00000300" / name
     path.unlink()
     os.mkfifo(path)
-    assert "is no regular file" in error_of(tfcharrnn.load_model, run_dir, names=path)
+    assert "is no regular file" in error_of(tfcharrnn.load_model, run_dir, "300", names=path)
 
 
 def test_a_pipe_in_the_place_of_a_shard_is_one_error(data_dir):
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_names_other_files_is_one_error_and_they_are_not_opene
     opened = []
     sum_of = files.file_sha256
     monkeypatch.setattr(files, "file_sha256", lambda path: opened.append(path.name) or sum_of(path))
-    assert "missing or damaged" in error_of(tfcharrnn.load_model, run_dir, names=run_dir)
+    assert "missing or damaged" in error_of(tfcharrnn.load_model, run_dir, "300", names=run_dir)
     assert set(opened) <= {"ckpt.index", "ckpt.data-00000-of-00001"}
 
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_that_leaves_a_file_unnamed_is_one_error(run_dir):
     value = json.loads(description(run_dir).read_text())
     del value["files"]["ckpt.data-00000-of-00001"]
     description(run_dir).write_text(json.dumps(value))
-    assert "missing or damaged" in error_of(tfcharrnn.load_model, run_dir, names="ckpt.data-00000-of-00001")
+    assert "missing or damaged" in error_of(tfcharrnn.load_model, run_dir, "300", names="ckpt.data-00000-of-00001")
 
 
 @pytest.mark.parametrize("name", ["ckpt.index", "ckpt.data-00000-of-00001"])

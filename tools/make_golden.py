@@ -56,6 +56,7 @@ def make(cell: str, folder: Path) -> dict[str, Any]:
     with _elsewhere():
         Path("text.txt").write_text(_TEXT * 40, encoding="utf-8")
         train_model(folder, input=["text.txt"], cell=cell, quiet=True, **_SMALL, **_SETTINGS[cell])
+    (folder / ".lock").unlink(missing_ok=True)
     trained = load_model(folder)
     changed = []
     for trial in range(_TRIALS):
