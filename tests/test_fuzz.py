@@ -45,7 +45,7 @@ def whole_too(monkeypatch):
     monkeypatch.setitem(fuzz.READERS, "npy", fuzz.dataclasses.replace(fuzz.READERS["npy"], make=and_keep))
 
 
-@pytest.mark.parametrize("name", fuzz.READERS)
+@pytest.mark.parametrize("name", [name for name in fuzz.READERS if not name.startswith("keras")])
 def test_every_reader_stands_damaged_files(name):
     done = subprocess.run(
         [sys.executable, TOOLS / "fuzz.py", f"--reader={name}", "--count=150", "--seed=1"],

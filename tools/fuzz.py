@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,14 +214,12 @@ class Reader:
         read: reads the folder.
         check: raises AssertionError where what was read, with these files, is not correct; the last argument is what
             was read of the whole ones.
-        weight: how many times as long as a quick one it takes, for sharing the work.
     """
 
     make: Callable[[Path], None]
     damage: Callable[[random.Random, Files], Files]
     read: Callable[[Path], Any]
     check: Callable[[Any, Files, Any], None]
-    weight: int = 1
 
 
 READERS: dict[str, Reader] = {}
@@ -307,7 +306,7 @@ def _check_run(run: Run, damaged: Files, whole: Run) -> None:
     _check_vocabulary(run.vocabulary, damaged, None)
 
 
-READERS["config.json"] = Reader(_make_run, _damage_run, run_lib.load, _check_run, weight=2)
+READERS["config.json"] = Reader(_make_run, _damage_run, run_lib.load, _check_run)
 
 
 @functools.cache
@@ -386,7 +385,7 @@ def _make_sequences(folder: Path) -> None:
     _make_data("sequences", folder)
 
 
-READERS["records"] = Reader(_make_sequences, _damage_records, _read_records, _check_records, weight=20)
+READERS["records"] = Reader(_make_sequences, _damage_records, _read_records, _check_records)
 
 
 @functools.cache
@@ -441,7 +440,7 @@ def _check_checkpoint(value: Any, damaged: Files, whole: Any) -> None:
         assert all(np.array_equal(array, whole[1][name]) for name, array in weights.items())
 
 
-READERS["checkpoint"] = Reader(_make_checkpoint, _damage_checkpoint, _read_checkpoint, _check_checkpoint, weight=8)
+READERS["checkpoint"] = Reader(_make_checkpoint, _damage_checkpoint, _read_checkpoint, _check_checkpoint)
 
 
 _ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "latin-1", "cp1252", "ascii")
@@ -599,6 +598,118 @@ def _check_npy(array: Any, damaged: Files, whole: Any) -> None:
 
 
 READERS["npy"] = Reader(_make_npy, _damage_npy, lambda folder: legacy.read_npy(folder / "array.npy"), _check_npy)
+
+
+_KERAS_LAYERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("LSTM", {"units": 3, "batch_input_shape": [None, 9, 5], "return_sequences": True}),
+    ("Dropout", {"rate": 0.5}),
+    ("LSTM", {"units": 3, "recurrent_activation": "sigmoid"}),
+    ("Dense", {"units": 5, "activation": "softmax"}),
+)
+_KERAS_SHAPES = {"lstm_0": ((5, 12), (3, 12), (12,)), "lstm_2": ((3, 12), (3, 12), (12,)), "dense_3": ((3, 5), (5,))}
+
+
+def _keras_config() -> str:
+    """The layers of a model as Keras describes them."""
+    layers = [
+        {"class_name": kind, "config": {"name": f"{kind.lower()}_{index}", **settings}}
+        for index, (kind, settings) in enumerate(_KERAS_LAYERS)
+    ]
+    return json.dumps({"class_name": "Sequential", "config": {"name": "model", "layers": layers}})
+
+
+def _make_h5(folder: Path) -> None:
+    import h5py
+
+    with h5py.File(folder / "model", "w") as file:
+        file.attrs["keras_version"], file.attrs["model_config"] = "2.4.0", _keras_config()
+        groups = file.create_group("model_weights")
+        groups.attrs["layer_names"] = [name.encode() for name in _KERAS_SHAPES]
+        for name, shapes in _KERAS_SHAPES.items():
+            group = groups.create_group(name)
+            group.attrs["weight_names"] = [f"{index}:0".encode() for index in range(len(shapes))]
+            for index, shape in enumerate(shapes):
+                group[f"{index}:0"] = np.full(shape, 0.5, np.float32)
+
+
+def _make_zip(folder: Path) -> None:
+    import h5py
+
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for name, shapes in zip(("lstm/cell", "lstm_1/cell", "dense"), _KERAS_SHAPES.values(), strict=True):
+            for index, shape in enumerate(shapes):
+                file[f"layers/{name}/vars/{index}"] = np.full(shape, 0.5, np.float32)
+    _zip(
+        folder / "model",
+        {
+            "metadata.json": json.dumps({"keras_version": "3.6.0"}).encode(),
+            "config.json": _keras_config().encode(),
+            "model.weights.h5": weights.getvalue(),
+        },
+    )
+
+
+def _zip(target: Path | io.BytesIO, members: Files) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
+def _damage_h5_text(rng: random.Random, data: bytes) -> bytes:
+    """Changes the layers' settings in place, where they take no more room."""
+    found = re.search(rb"\{\"class_name.*\}", data, re.DOTALL)
+    assert found is not None
+    new = damage_json(rng, found[0]).replace(b", ", b",").replace(b": ", b":")
+    return data[: found.start()] + new[: len(found[0])].ljust(len(found[0])) + data[found.end() :]
+
+
+def _damage_zip(rng: random.Random, data: bytes) -> bytes:
+    """Damages a member, or its name, and zips them again."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = rng.choice(sorted(members))
+    if rng.random() < 0.1:
+        members[rng.choice(("../x", "/etc/x", "", "a" * 300, "config.json/x"))] = members.pop(name)
+    else:
+        members[name] = (
+            _either(rng, members[name], 0.7, damage_json) if name[-1] == "n" else damage_bytes(rng, members[name])
+        )
+    target = io.BytesIO()
+    _zip(target, members)
+    return target.getvalue()
+
+
+def _read_keras(folder: Path) -> Any:
+    import import_keras
+    import keras_reader
+
+    keras_reader.SECONDS = 3
+    return import_keras.convert(keras_reader.read_guarded(folder / "model"))
+
+
+def _check_keras(imported: Any, damaged: Files, whole: Any) -> None:
+    """Correct: a network within its bounds, and the arrays that it needs."""
+    config, arrays = imported.config, imported.variables
+    assert config_lib.from_dict(ModelConfig, config_lib.to_dict(config), "x") == config
+    assert set(arrays) >= {"output_kernel", "output_bias", "cells/0/kernel"}
+    assert arrays["output_kernel"].shape == (config.hidden_size, imported.vocabulary_size)
+    for layer in range(config.num_layers):
+        assert arrays[f"cells/{layer}/recurrent_kernel"].shape[0] == config.hidden_size
+
+
+READERS["keras-h5"] = Reader(
+    _make_h5,
+    lambda rng, originals: {"model": _either(rng, originals["model"], 0.4, _damage_h5_text)},
+    _read_keras,
+    _check_keras,
+)
+READERS["keras-zip"] = Reader(
+    _make_zip,
+    lambda rng, originals: {"model": _either(rng, originals["model"], 0.7, _damage_zip)},
+    _read_keras,
+    _check_keras,
+)
 
 
 # Trying them
@@ -773,7 +884,9 @@ def fuzz(names: list[str], count: int, seed: int, jobs: int, first: int = 0) -> 
 
 def main() -> None:
     """Reads the flags and tries the readers."""
-    names = list(READERS) if _FLAGS.reader == "all" else [_FLAGS.reader]
+    # HDF5 takes a process of its own for each file, and seconds where it loops: by name only
+    quick = [name for name in READERS if not name.startswith("keras")]
+    names = quick if _FLAGS.reader == "all" else [_FLAGS.reader]
     if sys.platform != "linux":
         raise UserError("tools/fuzz.py: bounds memory as Linux does; run it there")
     fuzz(names, _FLAGS.count, _FLAGS.seed, _FLAGS.jobs, _FLAGS.first)

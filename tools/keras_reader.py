@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import tempfile
 import zipfile
 import zlib
@@ -40,6 +41,8 @@ _MAX_LAYERS = 1000
 # The filters of HDF5 itself; for any other it would look for a plug-in.
 _LAST_FILTER = 6
 _BLOCK = 2**20
+# that the child may take
+SECONDS = 120
 _FUNCTIONAL = ("Model", "Functional")
 RECURRENT = ("SimpleRNN", "LSTM", "GRU")
 _KINDS = ("InputLayer", "Embedding", *RECURRENT, "Dropout", "Dense", "Activation")
@@ -119,6 +122,8 @@ def read_guarded(path: str | Path) -> KerasModel:
     """
     child = os.fork()
     if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the child even where it loops in the library
+        signal.alarm(SECONDS)
         with contextlib.suppress(BaseException):
             read(path)
         os._exit(0)
