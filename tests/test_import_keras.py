@@ -469,6 +469,11 @@ def test_another_order_of_the_symbols_is_the_same_function(tmp_path):
 # The run folder
 
 
+def write_run(imported, run_dir):
+    data = import_keras.data_config(imported, CHARACTERS)
+    import_keras.write_run(imported.config, imported.variables, CHARACTERS, data, run_dir)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -485,9 +490,9 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
     model.save(tmp_path / "model.keras")
     source = keras_reader.read(tmp_path / "model.keras")
     imported = import_keras.convert(source)
-    order = import_keras.code_point_order(CHARACTERS)
+    order = import_keras.symbol_order(CHARACTERS)
     assert import_keras.largest_difference(source, imported, order) < 1e-12
-    import_keras.write_run(imported, CHARACTERS, tmp_path / "run")
+    write_run(imported, tmp_path / "run")
     trained = restoring.load_model(tmp_path / "run")
     assert (trained.run.data.layout, trained.run.data.seq_length, trained.run.data.stride) == ("windows", TIME, 3)
     assert trained.run.data.lowercase and trained.checkpoint.step == 0
@@ -501,7 +506,7 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
 def test_a_wrong_import_is_noticed(tmp_path):
     source = keras_reader.read(write_old(tmp_path / "old.h5"))
     imported = import_keras.convert(source)
-    order = import_keras.code_point_order(CHARACTERS)
+    order = import_keras.symbol_order(CHARACTERS)
     assert import_keras.largest_difference(source, imported, order) < 1e-12
     for change in ({"recurrent_activation": "hard_sigmoid_6"}, {"recurrent_activation": "sigmoid"}):
         wrong = dataclasses.replace(imported, config=dataclasses.replace(imported.config, **change))
@@ -540,7 +545,7 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
 
 def test_an_imported_model_is_fine_tuned_on_a_text(tmp_path):
     source = keras_reader.read(write_old(tmp_path / "old.h5"))
-    import_keras.write_run(import_keras.convert(source), CHARACTERS, tmp_path / "run")
+    write_run(import_keras.convert(source), tmp_path / "run")
     (tmp_path / "text.txt").write_text("Bay! " * 50)
     settings = {"input": (str(tmp_path / "text.txt"),), "init_from": tmp_path / "run", "quiet": True}
     starting.train_model(tmp_path / "tuned", **settings, batch_size=4, steps=30, learning_rate=0.01)

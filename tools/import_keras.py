@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags
 from keras_reader import Array, KerasModel, Layer, short
+from run_writer import read_characters, reordered, symbol_order, write_run
 
-from tfcharrnn import commandline, corpora, files, reference
-from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn import commandline, corpora, reference
+from tfcharrnn.config import DataConfig, ModelConfig
 from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
@@ -255,40 +256,6 @@ def numpy_logits(source: KerasModel, ids: npt.NDArray[np.integer[Any]]) -> Array
     return x
 
 
-def reordered(variables: dict[str, Array], order: Sequence[int]) -> dict[str, Array]:
-    """The same model with its symbols in another order.
-
-    Args:
-        variables: as `tfcharrnn.reference.variables` names them.
-        order: for each new id the old one.
-    """
-    order = list(order)
-    by_row = "embedding" if "embedding" in variables else "cells/0/kernel"
-    return variables | {
-        by_row: variables[by_row][order],
-        "output_kernel": variables["output_kernel"][:, order],
-        "output_bias": variables["output_bias"][order],
-    }
-
-
-def read_characters(path: Path) -> list[str]:
-    """A model's characters in id order, from a JSON list of them or an object that gives each its id.
-
-    Raises:
-        UserError: the file is neither.
-    """
-    value = files.read_json(path)
-    if isinstance(value, dict):
-        if sorted(map(repr, value.values())) != sorted(map(repr, range(len(value)))):
-            raise UserError(f"{path}: its ids must be 0 to {len(value) - 1}, each for one character")
-        value = sorted(value, key=value.__getitem__)
-    if not isinstance(value, list) or not all(isinstance(c, str) and len(c) == 1 for c in value):
-        raise UserError(f"{path}: must be a JSON list of single characters, or an object from characters to ids")
-    if len(set(value)) < len(value):
-        raise UserError(f"{path}: a character stands in it twice")
-    return value
-
-
 def largest_difference(source: KerasModel, imported: Imported, order: Sequence[int]) -> float:
     """Runs random texts through the file's layers in NumPy and through this library's model, both in float64.
 
@@ -313,48 +280,21 @@ def largest_difference(source: KerasModel, imported: Imported, order: Sequence[i
     return float(np.abs(logits.numpy() - numpy_logits(source, ids)[..., list(order)]).max())
 
 
-def write_run(
-    imported: Imported, characters: Sequence[str], run_dir: Path, *, seq_length: int = 0, stride: int = 3
-) -> None:
-    """Writes a run folder, whole or not at all.
+def data_config(imported: Imported, characters: Sequence[str], *, seq_length: int = 0, stride: int = 3) -> DataConfig:
+    """How a text is to be read for an imported model.
 
     Args:
         imported: the model.
-        characters: in Keras's order.
-        run_dir: the folder to make.
+        characters: those it knows; if there are no capitals, a text is turned to lower case.
         seq_length: characters that a prediction sees; 0: as many as the model says, or 40.
         stride: from one training window to the next, for fine-tuning.
-
-    Raises:
-        UserError: the folder exists already or cannot be written.
     """
-    from tfcharrnn import checkpoints
-    from tfcharrnn.layouts import LAYOUTS
-    from tfcharrnn.model import CharRNN
-    from tfcharrnn.run import Run
-    from tfcharrnn.vocabulary import Vocabulary
-
-    data = DataConfig(
+    return DataConfig(
         layout="windows",
         seq_length=seq_length or imported.seq_length or _SEQ_LENGTH,
         stride=stride,
         lowercase=all(character == character.lower() for character in characters),
     )
-    order = code_point_order(characters)
-    vocabulary = Vocabulary([characters[index] for index in order])
-    model = CharRNN(imported.config, len(vocabulary), layout=LAYOUTS[data.layout])
-    arrays = reordered(imported.variables, order)
-    for name, variable in reference.variables(model).items():
-        variable.assign(arrays[name])
-    with files.new_folder(run_dir) as folder:
-        # without a fingerprint of data: it has none of its own
-        Run(folder, data, "", "", imported.config, TrainingConfig(), vocabulary).save()
-        checkpoints.save(folder, {"model": model}, 0, checkpoints.Losses(None, None), {})
-
-
-def code_point_order(characters: Sequence[str]) -> list[int]:
-    """For each id of a vocabulary, which is in code point order, the id in Keras."""
-    return sorted(range(len(characters)), key=characters.__getitem__)
 
 
 def main() -> None:
@@ -383,11 +323,12 @@ def main() -> None:
     for note in imported.notes:
         commandline.say(f"note       {note}")
     if _FLAGS.verify:
-        difference = largest_difference(source, imported, code_point_order(characters))
+        difference = largest_difference(source, imported, symbol_order(characters))
         if not difference <= _TOLERANCE:
             raise UserError(f"{source.path}: imported, its logits differ by {difference:.1e} from the file's layers")
         commandline.say(f"checked    logits differ by at most {difference:.1e} from those of the file in NumPy")
-    write_run(imported, characters, Path(_FLAGS.run_dir), seq_length=_FLAGS.seq_length, stride=_FLAGS.stride)
+    data = data_config(imported, characters, seq_length=_FLAGS.seq_length, stride=_FLAGS.stride)
+    write_run(imported.config, imported.variables, characters, data, Path(_FLAGS.run_dir))
     print(_FLAGS.run_dir)
 
 
