@@ -178,7 +178,7 @@ def test_wrong_flags_exit_with_2(arguments, named, tmp_path):
 )
 def test_every_flagfile_is_understood(flagfile, tmp_path):
     """Only the text is missing."""
-    assert "missing.txt" in fail("train", f"--flagfile={flagfile}", "--input=missing.txt", cwd=tmp_path)
+    assert "missing.txt" in fail("train", f"--flagfile={flagfile}", "--corpus=", "--input=missing.txt", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ States = tuple[State, ...]
 _CALL_FLOPS = 5e9
 _MAX_STEPS_PER_CALL = 1000
 # However many steps a call is asked to have, it is left and entered again about so often, in seconds.
-_LONGEST = 2.0
+_LONGEST = 1.0
 # As long as nothing was measured, a machine is taken to be as slow as this, in operations a second.
 _SLOW_MACHINE = 2e10
 # Below so many operations a step's own overhead counts.
