@@ -114,14 +114,18 @@ def names() -> tuple[str, ...]:
     return (*EMBEDDED, *DOWNLOADS)
 
 
-def load(config: DataConfig) -> Corpus:
+def load(config: DataConfig, *, between: str = "\n") -> Corpus:
     """Reads the text that `config` names and normalises it.
+
+    Args:
+        config: which files or which corpus, and how to normalise it.
+        between: what to put between two files.
 
     Raises:
         UserError: a file or a corpus that cannot be had, is not in its encoding, or leaves no text.
     """
     named = config.corpus or DEFAULT_CORPUS
-    corpus = _from_files(config.input, config.encoding) if config.input else _from_name(named)
+    corpus = _from_files(config.input, config.encoding, between) if config.input else _from_name(named)
     text = normalise(corpus.text, config)
     if not text:
         raise UserError(f"{corpus.name}: no text is left; the input is empty, or --drop_... removed all of it")
@@ -165,7 +169,7 @@ def decode(data: bytes, encoding: str, name: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _from_files(paths: tuple[str, ...], encoding: str) -> Corpus:
+def _from_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
     texts, sources = [], []
     for path in paths:
         try:
@@ -179,7 +183,7 @@ def _from_files(paths: tuple[str, ...], encoding: str) -> Corpus:
             raise UserError(f"{path}: is empty; --input needs text")
         texts.append(decode(data, encoding, path))
         sources.append(Source(Path(path).name, len(data), sha256(data)))
-    return Corpus("+".join(source.name for source in sources), "\n".join(texts), tuple(sources))
+    return Corpus("+".join(source.name for source in sources), between.join(texts), tuple(sources))
 
 
 def _from_name(name: str) -> Corpus:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import ConfigError
 from tfcharrnn.examples import Examples
-from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.layouts import LAYOUTS, PAD, START
 from tfcharrnn.vocabulary import Vocabulary
 
 # one part of a text: a piece of it, or for the layout `lines` its lines
@@ -132,6 +132,26 @@ def stream_pieces(ids: npt.NDArray[np.int32], piece: int = 1024) -> Examples:
     """A text in pieces of `piece` predictions, each beginning with the character that the one before it ends with."""
     starts = np.arange(0, max(len(ids) - 1, 0), piece, dtype=np.int64)
     return Examples(ids, starts, np.minimum(piece + 1, len(ids) - starts))
+
+
+def characters_once(records: Examples, vocabulary: Vocabulary, config: DataConfig) -> npt.NDArray[np.int32]:
+    """The characters in the records of a split, in order, each once; of lines also their ends.
+
+    Characters that sequences of a split repeat (`--overlap`) are left out where they stand again.
+    """
+    if config.layout == "lines":
+        kept = [i for i, symbol in enumerate(vocabulary.symbols) if symbol not in (PAD, START)]
+        return records.ids[np.isin(records.ids, kept)]
+    if config.layout != "sequences" or not len(records):
+        return records.ids
+    step = stride(config.seq_length, config.overlap)
+    rows = records.padded()
+    return np.concatenate([rows[0, 1:-step], rows[:, -step:].ravel()])
+
+
+def in_one_piece(ids: npt.NDArray[np.int32], start_id: int | None) -> Examples:
+    """A text as pieces to be read one after another with the state carried over, after one `<S>` if there is one."""
+    return stream_pieces(ids if start_id is None else np.concatenate([np.array([start_id], np.int32), ids]))
 
 
 def of_text(text: str, vocabulary: Vocabulary, config: DataConfig, name: str) -> Examples:

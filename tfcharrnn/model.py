@@ -154,24 +154,52 @@ class CharRNN(tf.Module):
             The losses, `[batch, width - 1]`, or for a layout that predicts the last symbol only `[batch, 1]`; and the
             state after the last symbol but one.
         """
+        losses, _, state = self._predict(ids, state, dropout_key)
+        return losses, state
+
+    def losses_and_hits(
+        self, ids: tf.Tensor, state: Sequence[State] | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
+        """The losses as `losses` gives them, and for each whether its target was the likeliest symbol.
+
+        Symbols that are never predicted, such as `<S>`, are not in the running; of equally likely ones the first counts.
+
+        Args:
+            ids: as in `losses`, like `state`.
+            state: see `ids`.
+
+        Returns:
+            The losses and the hits, a bool for each, and the state after the last symbol but one.
+        """
+        return self._predict(ids, state, None, with_hits=True)
+
+    def _predict(
+        self, ids: tf.Tensor, state: Sequence[State] | None, dropout_key: tf.Tensor | None, with_hits: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tuple[State, ...]]:
+        """See `losses` and `losses_and_hits`; without hits there is None in their place."""
         batch = ids.shape[0]
         state = self.initial_state(batch) if state is None else state
         halve = self.implementation.halves_batch and batch >= _MIN_BATCH_TO_HALVE
         bounds = [0, batch // 2, batch] if halve else [0, batch]
-        losses, states = [], []
+        losses, hits, states = [], [], []
         for first, end in itertools.pairwise(bounds):
             inputs, targets = split_batch(ids[first:end])
             before = tf.nest.map_structure(lambda array, first=first, end=end: array[first:end], tuple(state))
             hidden, after = self._hidden(inputs, before, self._dropout(dropout_key, range(first, end), batch))
             if self.layout.last_only:
                 hidden, targets = hidden[-1:], targets[:, -1:]
-            part = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(targets), self._logits(hidden))
-            part = tf.transpose(part)
+            logits = self._logits(hidden)
+            part = tf.transpose(tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(targets), logits))
+            if with_hits:
+                first_id = self.layout.num_unpredicted
+                likeliest = tf.argmax(logits[..., first_id:], axis=-1, output_type=targets.dtype) + first_id
+                hits.append(tf.transpose(likeliest) == targets)
             if self.layout.pad_id is not None:
                 part = tf.where(targets == self.layout.pad_id, tf.zeros_like(part), part)
             losses.append(part)
             states.append(after)
-        return tf.concat(losses, axis=0), tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *states)
+        after = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *states)
+        return tf.concat(losses, axis=0), tf.concat(hits, axis=0) if with_hits else None, after
 
     def num_targets(self, ids: tf.Tensor) -> tf.Tensor:
         """How many symbols of some examples are predicted: all but the first, or the last, and no padding.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tfcharrnn import checkpoints, corpora, cutting, dataset
+from tfcharrnn import checkpoints, corpora, cutting, dataset, passages
 from tfcharrnn import run as run_lib
 from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.config import GenerationConfig
+from tfcharrnn.dataset import DataFolder
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.evaluation import Evaluation, Evaluator
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model import Carried, CharRNN
+from tfcharrnn.passages import Passage
 from tfcharrnn.run import Run
 from tfcharrnn.sampling import Sampler
 
@@ -54,45 +56,68 @@ class TrainedModel:
             raise ConfigError("--num_samples: generate() gives one text; use sampler.generate for several")
         return self.sampler.generate(config)[0]
 
-    def evaluate_split(self, split: str = "val", data_dir: str | Path = "") -> Evaluation:
+    def evaluate_split(
+        self, split: str = "val", data_dir: str | Path = "", *, read: str = "", batch_size: int = 0
+    ) -> Evaluation:
         """Measures the loss on a part of the run's own data.
 
         Args:
             split: `train`, `val` or `test`.
             data_dir: the data folder, where it is no longer where the run found it.
+            read: `examples`: as the validation in training, each from its own beginning; `whole`: in one piece, with
+                the state carried over; empty: as in training.
+            batch_size: examples side by side; 0: as many as in training. It changes nothing but the speed.
 
         Raises:
             UserError: the data cannot be had, is another, or the part is empty.
         """
-        if not self.run.fingerprint:
-            raise UserError(f"{self.run.path}: was imported and has no text of its own; name an --input")
-        try:
-            data = dataset.find(self.run.data, data_dir or self.run.data_dir, self.run.fingerprint)
-        except UserError as error:
-            raise UserError(f"{self.run.path}: its data is not where it was ({error}); name its --data_dir") from None
-        if data.fingerprint != self.run.fingerprint:
-            raise UserError(f"{data.path}: is not the data that {self.run.path} was trained on; name its --data_dir")
-        if split not in data.splits:
-            raise ConfigError(f"--split must be one of {', '.join(data.splits)}. Received: {split!r}")
-        if not data.splits[split].records:
-            raise UserError(f"{data.path}: its part {split!r} is empty; choose another --split")
-        data = data.with_vocabulary(self.run.vocabulary)
-        examples = cutting.predicted_once(data.read(split), data.config)
-        return self.evaluator(examples, self.run.training.batch_size)
+        return self.evaluate(self.passage_of_split(split, data_dir, read), batch_size)
 
-    def evaluate_text(self, text: str, name: str = "text") -> Evaluation:
-        """Measures the loss on a text, normalised and cut as in training; each character is predicted once.
+    def evaluate_text(
+        self,
+        text: str | Iterable[str],
+        name: str = "text",
+        *,
+        read: str = "",
+        unknown: str = "error",
+        batch_size: int = 0,
+    ) -> Evaluation:
+        """Measures the loss on a text, normalised as in training; each character is predicted once.
 
         Args:
-            text: what to predict.
+            text: what to predict; of pieces of a text the whole is read.
             name: of the text, for errors.
+            read: `whole`: in one piece, with the state carried over from its beginning to its end; `examples`: cut as
+                in training; empty: in one piece, or for the layouts `lines` and `windows` cut.
+            unknown: `skip` leaves out characters outside the vocabulary.
+            batch_size: examples side by side; 0: as many as in training. It changes nothing but the speed.
 
         Raises:
             UserError: the text is empty or has characters outside the vocabulary.
         """
-        text = corpora.normalise(text, self.run.data)
-        examples = cutting.of_text(text, self.run.vocabulary, self.run.data, name)
-        return self.evaluator(examples, self.run.training.batch_size)
+        return self.evaluate(self.passage_of_text(text, name, read=read, unknown=unknown), batch_size)
+
+    def evaluate(self, passage: Passage, batch_size: int = 0) -> Evaluation:
+        """Measures the loss on a passage, which the methods below make."""
+        size = batch_size or self.run.training.batch_size
+        result = self.evaluator(passage.examples, size, in_order=passage.in_order)
+        return dataclasses.replace(result, unknown=passage.unknown)
+
+    def passage_of_split(self, split: str = "val", data_dir: str | Path = "", read: str = "") -> Passage:
+        """A part of the run's own data, as `evaluate_split` takes it."""
+        data = data_of(self.run, data_dir)
+        if split not in data.splits:
+            raise ConfigError(f"--split must be one of {', '.join(data.splits)}. Received: {split!r}")
+        if not data.splits[split].records:
+            raise UserError(f"{data.path}: its part {split!r} is empty; choose another --split")
+        return passages.of_split(data.read(split), self.run.vocabulary, data.config, read)
+
+    def passage_of_text(
+        self, text: str | Iterable[str], name: str = "text", *, read: str = "", unknown: str = "error"
+    ) -> Passage:
+        """A text, as `evaluate_text` takes it."""
+        text = corpora.normalise(text if isinstance(text, str) else "".join(text), self.run.data)
+        return passages.of_text(text, self.run.vocabulary, self.run.data, name, read=read, unknown=unknown)
 
     def score(self, lines: Sequence[str], name: str = "text") -> list[float]:
         """The log-probability of each line, in nats: log p(line | `<S>`), and that it ends there if the model has ends.
@@ -114,6 +139,27 @@ class TrainedModel:
         lines = [corpora.normalise(line, self.run.data) for line in lines]
         examples = cutting.lines_as_examples(lines, self.run.vocabulary, name)
         return (0.0 - self.evaluator.totals(examples, self.run.training.batch_size)[0]).tolist()
+
+
+def data_of(run: Run, data_dir: str | Path = "") -> DataFolder:
+    """The data that a run was trained on, in the ids of its vocabulary.
+
+    Args:
+        run: the run.
+        data_dir: the data folder, where it is no longer where the run found it.
+
+    Raises:
+        UserError: the data cannot be had, or is another.
+    """
+    if not run.fingerprint:
+        raise UserError(f"{run.path}: was imported and has no text of its own; name an --input")
+    try:
+        data = dataset.find(run.data, data_dir or run.data_dir, run.fingerprint)
+    except UserError as error:
+        raise UserError(f"{run.path}: its data is not where it was ({error}); name its --data_dir") from None
+    if data.fingerprint != run.fingerprint:
+        raise UserError(f"{data.path}: is not the data that {run.path} was trained on; name its --data_dir")
+    return data.with_vocabulary(run.vocabulary)
 
 
 def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedModel:

@@ -131,6 +131,11 @@ class Vocabulary:
             raise UserError(f"{what}: the model's vocabulary does not have {shown}{more}; it has {self.describe()}")
         return ids
 
+    def known(self, text: str) -> str:
+        """`text` without the characters outside the vocabulary."""
+        unknown = set(text).difference(self.symbols)
+        return text.translate({ord(character): None for character in unknown}) if unknown else text
+
     def decode(self, ids: npt.ArrayLike) -> str:
         """The text of `ids`; special symbols are left out.
 
