@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfcharrnn
-from tfcharrnn import checkpoints
+from tfcharrnn import checkpoints, metrics
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.metrics import RunningMetrics
@@ -109,7 +109,7 @@ CASES = {
 
 def timeless(run_dir):
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "chars_per_second"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in metrics.TIMING} for row in rows]
 
 
 def final_weights(run_dir):

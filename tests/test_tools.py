@@ -1,6 +1,5 @@
 """The tools run, on small work."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,33 +9,12 @@ import pytest
 TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
-import plot  # noqa: E402
 import readme  # noqa: E402
 from peers import work  # noqa: E402
-
-from tfcharrnn.errors import UserError  # noqa: E402
 
 
 def tool(name, *arguments, cwd):
     return subprocess.run([sys.executable, TOOLS / name, *arguments], cwd=cwd, capture_output=True, timeout=300)
-
-
-def test_plot_draws_a_picture_of_every_run(tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        rows = [{"step": step, "loss": 3 / step} for step in range(1, 9)]
-        rows[-1]["val_loss"] = 0.5
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = tool("plot.py", "--run_dir=one,two", "--output=loss.png", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr.decode()
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_plot_names_what_is_missing(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        plot.read_metrics(tmp_path)
-    assert tool("plot.py", cwd=tmp_path).returncode == 2
 
 
 def test_the_arithmetic_of_a_step_is_counted_right():

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfcharrnn
-from tfcharrnn import checkpoints, pipeline, starting, trainer
+from tfcharrnn import checkpoints, metrics, pipeline, starting, trainer
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.interruption import Interruption
@@ -52,7 +52,7 @@ def rows(run_dir):
 
 
 def timeless(run_dir):
-    return [{name: value for name, value in row.items() if name != "chars_per_second"} for row in rows(run_dir)]
+    return [{name: value for name, value in row.items() if name not in metrics.TIMING} for row in rows(run_dir)]
 
 
 def final_weights(run_dir):

@@ -1,4 +1,4 @@
-"""How well simple means predict a text: n-gram models and general compressors, for orientation beside a model's loss."""
+"""How well n-gram models and general compressors predict a text, for orientation beside a model's loss."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _sum_before(
     flags: npt.NDArray[np.bool_], order: npt.NDArray[np.int64], seen: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """For each place how many flags are set before it at places of the same value, which `order` has side by side."""
-    before = np.cumsum(flags[order]) - flags[order]
+    before: npt.NDArray[np.int64] = np.cumsum(flags[order]) - flags[order]
     result = np.zeros(len(flags), np.int64)
     result[order] = before - before[np.arange(len(order)) - seen[order]]
     return result

@@ -252,6 +252,11 @@ class TrainingConfig(_Checked):
     checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
     keep_checkpoints: int = option(3, "Newest checkpoints kept, beside the one of the least loss; 0: all.", at_least=0)
     keep_every: int = option(0, "Checkpoints at multiples of so many steps are kept for ever; 0: none.", at_least=0)
+    plot: bool = option(False, "Keep a picture of the loss in the run folder, loss.png (needs matplotlib).")
+    tensorboard: bool = option(
+        False,
+        "Write metrics, samples and histograms of the weights for TensorBoard into tensorboard/ in the run folder.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

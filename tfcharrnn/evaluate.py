@@ -4,16 +4,17 @@ The text is a split of the model's own data (--split), or any files (--input), w
 text, with nothing between them. With --score=FILE it prints the log-probability of each line of a file instead, in
 nats, one a line.
 
-How the text is read (--read): 'whole': once, in order, with the state carried over from its beginning to its end, after
-one <S> if the layout has it. 'examples': cut as in training, each example from its own beginning. A split is read as the
-validation in training reads it, so of the layout 'sequences' as examples; any other text of the layouts 'sequences' and
-'stream' is read whole. Lines and windows are always examples. However it is read, each character counts once, and
-nothing that fills up a batch does. Without <S> the first character, or the first window, is not predicted.
+How the text is read (--read): 'whole': once, in order, with the state carried over from its beginning to its end,
+after one <S> if the layout has it. 'examples': cut as in training, each example from its own beginning. A split is
+read as the validation in training reads it, so of the layout 'sequences' as examples; any other text of the layouts
+'sequences' and 'stream' is read whole. Lines and windows are always examples. However it is read, each character
+counts once, and nothing that fills up a batch does. Without <S> the first character, or the first window, is not
+predicted.
 
-The object: loss (nats a character), bits_per_char, perplexity, characters (how many were predicted), accuracy (the share
-of them that the model held for the likeliest), unknown (characters left out by --unknown=skip), read, step; with
---by_character the loss of each kind of character; with --baselines what n-gram models, gzip and xz need for the same
-text, in bits a character.
+The object: loss (nats a character), bits_per_char, perplexity, characters (how many were predicted), accuracy (the
+share of them that the model held for the likeliest), unknown (characters left out by --unknown=skip), read, step;
+with --by_character the loss of each kind of character; with --baselines what n-gram models, gzip and xz need for
+the same text, in bits a character.
 """
 
 from __future__ import annotations

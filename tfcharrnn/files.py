@@ -45,11 +45,15 @@ def sync(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON: the whole file appears at once, or the old one stays."""
-    text = json.dumps(value, indent=1, ensure_ascii=True) + "\n"
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode("ascii"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file: the whole of it appears at once, or the old one stays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -7,6 +7,9 @@ from typing import Any
 
 from tfcharrnn.config import TrainingConfig
 
+# the columns of a row that say how long something took; all others are the same whenever a run is repeated or resumed
+TIMING = ("chars_per_second", "seconds")
+
 
 class RunningMetrics:
     """What has been measured and goes on after a resume.
@@ -17,6 +20,7 @@ class RunningMetrics:
             last learning rate.
         skipped: steps whose update was left out, since a loss or a gradient was no finite number.
         sizes: of the log files at the last checkpoint.
+        seconds: spent in training steps.
     """
 
     def __init__(self, config: TrainingConfig, vocabulary_size: int):
@@ -27,6 +31,7 @@ class RunningMetrics:
         self.window = [0.0] * 5
         self.skipped = 0
         self.sizes: dict[str, int] = {}
+        self.seconds = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, JSON-ready, for a checkpoint."""
@@ -35,6 +40,7 @@ class RunningMetrics:
             "window": self.window,
             "skipped": self.skipped,
             "sizes": self.sizes,
+            "seconds": self.seconds,
         }
 
     def restore(self, value: dict[str, Any]) -> None:
@@ -46,6 +52,7 @@ class RunningMetrics:
         self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
         if min(self.sizes.values(), default=0) < 0:
             raise ValueError("a log of a negative size")
+        self.seconds = float(value.get("seconds", 0.0))  # checkpoints did not always have it
 
     def add(self, total: float, characters: float, norm: float, rate: float) -> None:
         """Takes the results of one step."""
@@ -76,6 +83,7 @@ class RunningMetrics:
             "learning_rate": rate,
             "grad_norm": norms / count,
             "chars_per_second": round(speed, 1),
+            "seconds": round(self.seconds, 3),
         }
         self.window = [0.0] * 5
         return row | {name: value for name, value in more.items() if value is not None}

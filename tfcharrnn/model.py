@@ -162,7 +162,7 @@ class CharRNN(tf.Module):
     ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
         """The losses as `losses` gives them, and for each whether its target was the likeliest symbol.
 
-        Symbols that are never predicted, such as `<S>`, are not in the running; of equally likely ones the first counts.
+        Symbols that are never predicted, such as `<S>`, are left out; of equally likely ones the first counts.
 
         Args:
             ids: as in `losses`, like `state`.

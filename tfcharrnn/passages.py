@@ -36,7 +36,7 @@ class Passage:
 
     def text(self, vocabulary: Vocabulary) -> str:
         """Its characters as text, with a newline for the end of a line."""
-        ends = [] if vocabulary.end_id is None else np.flatnonzero(self.ids == vocabulary.end_id)
+        ends = np.flatnonzero(self.ids == (-1 if vocabulary.end_id is None else vocabulary.end_id))
         return "\n".join(vocabulary.decode(part) for part in np.split(self.ids, ends))
 
 
@@ -69,7 +69,7 @@ def of_text(
         vocabulary: the model's.
         config: how the model's texts are cut.
         name: of the text, for errors.
-        read: one of `READ`; empty: in one piece, or where the layout has no such thing (`lines`, `windows`) as examples.
+        read: one of `READ`; empty: in one piece, or where a layout does not allow that as examples.
         unknown: what to do with characters outside the vocabulary: `error`, or `skip` them.
 
     Raises:

@@ -1,7 +1,7 @@
 """Run folders: all that a training run leaves behind, and all that sampling from it needs.
 
-A run folder holds `config.json`, `vocab.json`, `checkpoints/`, `metrics.jsonl` and `samples.txt`. No path in it
-matters, so it can be moved, renamed, or copied to another machine.
+A run folder holds `config.json`, `vocab.json`, `checkpoints/`, `metrics.jsonl` and `samples.txt`, and if asked for
+`loss.png` and `tensorboard/`. No path in it matters, so it can be moved, renamed, or copied to another machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _CONFIG = "config.json"
 _LOCK = ".lock"
 # what stands in a run folder, also where a process was killed while it wrote
 _OURS = re.compile(
-    r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|checkpoints|\.lock|\.(config|vocab)\.json\.\d+\.tmp"
+    r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|loss\.png|checkpoints|tensorboard|\.lock"
+    r"|\.(config\.json|vocab\.json|loss\.png)\.\d+\.tmp"
 )
 
 
@@ -150,8 +151,9 @@ def _lock(path: Path) -> int:
 def clear(path: Path) -> None:
     """Removes from a run folder all that belongs to its run, the settings last."""
     with _writing(path):
-        if (path / "checkpoints").exists():
-            shutil.rmtree(path / "checkpoints")
+        for name in ("checkpoints", "tensorboard"):
+            if (path / name).exists():
+                shutil.rmtree(path / name)
         for file in sorted(path.iterdir(), key=lambda file: file.name == _CONFIG):
             if _OURS.fullmatch(file.name) and file.name != _LOCK:
                 file.unlink()

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn import checkpoints, dataset, implementations, pipeline
+from tfcharrnn import checkpoints, dataset, implementations, observers, pipeline
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
@@ -67,6 +67,7 @@ def train_model(
     else:
         run, data = start_run(run_dir, data_dir, settings, source)
         run_lib.check_place(run.path, overwrite=overwrite)
+    observers.check_available(run.training)
     with run_lib.locked(run.path):
         if not resume:
             run_lib.clear(run.path)

@@ -18,6 +18,7 @@ from tfcharrnn.evaluation import Evaluator
 from tfcharrnn.interruption import Interruption
 from tfcharrnn.metrics import RunningMetrics
 from tfcharrnn.model import CharRNN
+from tfcharrnn.observers import Observers
 from tfcharrnn.progress import Progress
 from tfcharrnn.run import Run
 from tfcharrnn.sampling import Sampler
@@ -81,6 +82,7 @@ def train(
     size = trainer.steps_per_call
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
     batches = pipeline.training_batches(order, lambda: pipeline.calls(start, total, events, size), size)
+    watch = Observers(run, model)
     progress = Progress(run, data, model, order.steps_per_epoch, start, total, quiet=quiet)
     loss, val_loss, evaluated = float("nan"), None, False
 
@@ -93,6 +95,7 @@ def train(
         rows = []
         for index, result in enumerate(results.steps.tolist(), start=1):
             step += 1
+            running.seconds += results.seconds / len(results.steps)
             if np.isfinite(result).all():
                 running.add(*result)
             else:
@@ -127,6 +130,7 @@ def train(
                     measured = val_loss if evaluated else None
                     rows.append(running.row(step, step / order.steps_per_epoch, results.speed, val_loss=measured))
                 logs.write_rows(rows)
+                watch.rows(rows)
                 loss = results.loss
                 progress.show(step, loss, results.speed, val_loss if evaluated else None)
                 if due(config.sample_every):
@@ -134,8 +138,11 @@ def train(
                     text = sampler.generate(sample)[0]
                     logs.write_sample(f"step {step}, smoothed loss {running.smooth_loss or loss:.4f}", text)
                     progress.sample(step, text)
+                    watch.sample(step, text)
                 if due(config.checkpoint_every) or interruption.requested:
                     save()
+                if evaluated or due(config.checkpoint_every) or interruption.requested:
+                    watch.look(step, last=step == total or interruption.requested)
                 if interruption.requested:
                     break
             if interruption.requested:

@@ -4,7 +4,7 @@ python tools/kill.py --kills=50
 
 Every layout is trained, each with another cell and update rule. A kill is SIGKILL to a real process, at one of three
 kinds of moments: while a checkpoint is being written, at a random time after the run was opened, or at a random time
-after the process was started. At the end the weights must be equal bit for bit, `metrics.jsonl` in all but the speed,
+after the process was started. At the end the weights must be equal bit for bit, `metrics.jsonl` in all but the times,
 and the samples to the byte.
 """
 
@@ -95,7 +95,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     """What must be equal at the end."""
     import tensorflow as tf
 
-    from tfcharrnn import checkpoints
+    from tfcharrnn import checkpoints, metrics
 
     checkpoint = checkpoints.find(run_dir)
     reader = tf.train.load_checkpoint(str(checkpoint.path / "ckpt"))
@@ -104,7 +104,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     return {
         "step": checkpoint.step,
         "weights": {name: reader.get_tensor(name).tobytes() for name in names},
-        "metrics": [{key: value for key, value in row.items() if key != "chars_per_second"} for row in rows],
+        "metrics": [{key: value for key, value in row.items() if key not in metrics.TIMING} for row in rows],
         "samples": (run_dir / "samples.txt").read_bytes(),
     }
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from plot import read_metrics
 
 from tfcharrnn import commandline
 from tfcharrnn import run as run_lib
 from tfcharrnn.errors import UserError
+from tfcharrnn.plotting import read_metrics
 
 _FLAGS = flags.FLAGS
 
