@@ -1,5 +1,6 @@
 """Each command, run as a process of its own, as a user runs it."""
 
+import itertools
 import json
 import os
 import shutil
@@ -124,8 +125,33 @@ def test_evaluate_prints_one_object(home):
     assert value["bits_per_char"] == pytest.approx(value["loss"] / 0.6931471805599453)
     whole = json.loads(succeed("evaluate", "--input=text.txt", cwd=home))
     assert whole["characters"] == len(TEXT)
-    assert "é" in fail("evaluate", f"--input={_file(home, 'odd.txt', 'thé')}", cwd=home)
     assert "'test'" in fail("evaluate", "--split=test", cwd=home)
+
+
+def test_evaluate_gives_the_same_for_a_text_in_pieces_and_any_batch_size(home):
+    """Seven files are one text; the state goes from each to the next."""
+    whole = json.loads(succeed("evaluate", "--input=text.txt", "--by_character", "--baselines", cwd=home))
+    assert whole["read"] == "whole" and whole["unknown"] == 0 and 0 < whole["accuracy"] < 1
+    assert {"lower", "space", "newline"} <= set(whole["by_character"])
+    assert set(whole["baselines"]) == {"characters", "ngrams", "ngrams_after_training", "gzip", "xz"}
+    cuts = [0, 1, 5, 100, 101, 2000, len(TEXT) - 3, len(TEXT)]
+    pieces = [_file(home, f"piece-{last}.txt", TEXT[first:last]) for first, last in itertools.pairwise(cuts)]
+    for flags in ([f"--input={','.join(pieces)}", "--batch_size=1"], ["--input=text.txt", "--batch_size=7"]):
+        other = json.loads(succeed("evaluate", *flags, cwd=home))
+        assert other["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+        assert other["characters"] == whole["characters"]
+    fresh = json.loads(succeed("evaluate", "--input=text.txt", "--read=examples", "--batch_size=3", cwd=home))
+    assert fresh["read"] == "examples" and fresh["loss"] != whole["loss"]
+
+
+def test_evaluate_skips_characters_outside_the_vocabulary_only_if_asked(home):
+    path = _file(home, "odd.txt", "thé cat")
+    message = fail("evaluate", f"--input={path}", cwd=home)
+    assert "é" in message and "--unknown=skip" in message
+    value = json.loads(succeed("evaluate", f"--input={path}", "--unknown=skip", cwd=home))
+    assert (value["unknown"], value["characters"]) == (1, 6)
+    assert "--unknown is for --input" in fail("evaluate", "--unknown=skip", code=2, cwd=home)
+    assert "not for --score" in fail("evaluate", f"--score={path}", "--baselines", code=2, cwd=home)
 
 
 def test_a_likely_line_scores_above_the_same_with_a_letter_exchanged(home):
