@@ -7,9 +7,9 @@ nats, one a line.
 How the text is read (--read): 'whole': once, in order, with the state carried over from its beginning to its end,
 after one <S> if the layout has it. 'examples': cut as in training, each example from its own beginning. A split is
 read as the validation in training reads it, so of the layout 'sequences' as examples; any other text of the layouts
-'sequences' and 'stream' is read whole. Lines and windows are always examples. However it is read, each character
-counts once, and nothing that fills up a batch does. Without <S> the first character, or the first window, is not
-predicted.
+'sequences' and 'stream' is read whole. Lines and windows are always examples. However it is read, nothing
+that fills up a batch counts, and each character counts once; but where the examples of a split overlap (--overlap), as
+often as it stands in them. Without <S> the first character, or the first window, is not predicted.
 
 The object: loss (nats a character), bits_per_char, perplexity, characters (how many were predicted), accuracy (the
 share of them that the model held for the likeliest), unknown (characters left out by --unknown=skip), read, step;
