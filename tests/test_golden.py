@@ -39,6 +39,6 @@ def test_it_generates_the_known_texts(golden):
 def test_it_has_the_known_loss(golden):
     trained, expected = golden
     known = expected["evaluated"]
-    evaluation = trained.evaluate_text(known["text"])
+    evaluation = trained.evaluate_text(known["text"], read=known.get("read", ""))
     assert evaluation.characters == known["characters"]
     assert evaluation.loss == pytest.approx(known["loss"], rel=0.0, abs=1e-6)

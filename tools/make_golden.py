@@ -74,11 +74,17 @@ def make(cell: str, folder: Path) -> dict[str, Any]:
         else:
             raise UserError(f"{folder}: no seed below {_SEEDS} gives a text that stands rounding; shorten the text")
         texts.append({"settings": {**settings, "seed": seed}, "text": text})
-    evaluation = trained.evaluate_text(_EVALUATED)
+    read = "examples" if trained.run.data.layout == "sequences" else ""
+    evaluation = trained.evaluate_text(_EVALUATED, read=read)
     return {
         "step": trained.checkpoint.step,
         "texts": texts,
-        "evaluated": {"text": _EVALUATED, "loss": evaluation.loss, "characters": evaluation.characters},
+        "evaluated": {
+            "text": _EVALUATED,
+            "read": read,
+            "loss": evaluation.loss,
+            "characters": evaluation.characters,
+        },
     }
 
 
