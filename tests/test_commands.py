@@ -278,7 +278,7 @@ def test_resuming_keeps_the_model(home):
 
 
 def test_help_is_quick_and_exits_with_0(tmp_path):
-    for command in ("prepare", "train", "generate", "evaluate", "gradcheck"):
+    for command in ("prepare", "train", "generate", "evaluate", "gradcheck", "export"):
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-m", f"tfcharrnn.{command}", "--help"],
             cwd=tmp_path, capture_output=True, timeout=60,

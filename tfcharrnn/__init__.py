@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
     from tfcharrnn.dataset import DataFolder, open_data, prepare_data
     from tfcharrnn.errors import ConfigError, UserError
+    from tfcharrnn.exporting import export_model
     from tfcharrnn.model import CharRNN
     from tfcharrnn.restoring import TrainedModel, load_model
     from tfcharrnn.starting import train_model
@@ -30,6 +31,7 @@ _HOMES = {
     "TrainingConfig": "config",
     "UserError": "errors",
     "Vocabulary": "vocabulary",
+    "export_model": "exporting",
     "load_model": "restoring",
     "open_data": "dataset",
     "prepare_data": "dataset",
@@ -48,6 +50,7 @@ __all__ = [
     "TrainingConfig",
     "UserError",
     "Vocabulary",
+    "export_model",
     "load_model",
     "open_data",
     "prepare_data",

@@ -23,6 +23,7 @@ PRECISIONS = ("float32", "bfloat16")
 INITIALIZERS = ("glorot", "normal", "uniform")
 RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adagrad", "sgd")
+EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx")
 SCHEDULES = ("constant", "exponential", "cosine")
 
 

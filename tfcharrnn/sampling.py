@@ -21,24 +21,26 @@ from tfcharrnn.vocabulary import Vocabulary
 CHUNK = 1024
 _FIRST_CHUNK = 64
 
-_SAMPLE = -1  # in place of a symbol that is given: draw one
-
+SAMPLE = -1  # in place of a symbol that is given: draw one
 
 # What a model has read so far, as far as it matters for the next symbol: its state, or the last symbols themselves.
 Reading = Any  # tuple[State, ...] | tf.Tensor
+# Reads symbols, `[batch]`, and gives the logits of those that follow, `[batch, vocabulary]`.
+Read = Callable[[tf.Tensor, Reading], tuple[tf.Tensor, Reading]]
 
 
 class Sampler:
     """Draws text from a model.
 
-    Attributes:
-        model: the model.
-        vocabulary: its symbols.
-        normalise: what is done to a prime, as it was to the text that the model learnt from.
-
     A text begins as the model's layout has it: with `<S>`; or a stream goes on where training ended, but begins anew
     with a prime. Each step reads a symbol and gives the logits of the next one. As long as the prime lasts, the next
     symbol is the prime's; from then on it is drawn. A text ends at `</S>` where there is one.
+
+    Attributes:
+        model: the model.
+        vocabulary: its symbols.
+        carried: what a stream has read last in training, or None.
+        normalise: what is done to a prime, as it was to the text that the model learnt from.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Sampler:
         self.model = model
         self.vocabulary = vocabulary
         self._seq_length = seq_length
-        self._carried = carried
+        self.carried = carried
         self.normalise = normalise
         self._compiled = functools.cache(self._compile)
 
@@ -127,7 +129,7 @@ class Sampler:
         batch, size = config.num_samples, len(self.vocabulary)
         prime = self.vocabulary.encode(config.prime, "--prime")
         total = len(prime) + config.length
-        symbols, reading, first = self._begin(batch, prime)
+        symbols, reading, first = self.begin(batch, prime[0] if len(prime) else None)
         if total and first:
             yield np.tile(prime[:first, np.newaxis], [1, batch]), None
         top_k = config.top_k if 0 < config.top_k < size else size
@@ -135,7 +137,7 @@ class Sampler:
         start, chunk = first, min(_FIRST_CHUNK, CHUNK)
         while start < total:
             count = min(chunk, total - start)
-            given = np.full(CHUNK, _SAMPLE, np.int32)
+            given = np.full(CHUNK, SAMPLE, np.int32)
             piece = prime[start : start + count]
             given[: len(piece)] = piece
             texts, symbols, reading, logits = run(
@@ -152,26 +154,42 @@ class Sampler:
             yield texts.numpy()[:count], logits
             start, chunk = start + count, min(2 * chunk, CHUNK)
 
-    def _begin(self, batch: int, prime: npt.NDArray[np.int32]) -> tuple[tf.Tensor, Reading, int]:
-        """The first symbols to read, `[batch]`, what was read before them, and how much of the prime they are."""
-        layout, state = self.model.layout, self.model.initial_state(batch)
-        blank = len(self.vocabulary)
+    def begin(self, batch: int, first: int | tf.Tensor | None) -> tuple[tf.Tensor, Reading, int]:
+        """How texts begin.
+
+        Args:
+            batch: how many.
+            first: the prime's first symbol; None: there is no prime.
+
+        Returns:
+            The first symbols to read, `[batch]`, what was read before them, and how much of the prime they are.
+
+        Raises:
+            UserError: there is nothing to begin with.
+        """
+        layout, reading = self.model.layout, self.nothing_read(batch)
         if layout.last_only:
-            return tf.fill([batch], blank), tf.fill([batch, self._seq_length], blank), 0
+            return tf.fill([batch], len(self.vocabulary)), reading, 0
         if layout.start_id is not None:
-            return tf.fill([batch], self.vocabulary.start_id), state, 0
-        if len(prime):
-            return tf.fill([batch], prime[0]), state, 1
-        if self._carried is None:
+            return tf.fill([batch], self.vocabulary.start_id), reading, 0
+        if first is not None:
+            return tf.fill([batch], first), reading, 1
+        if self.carried is None:
             raise UserError("--prime is missing: this model has no text to go on from; give it a beginning")
-        rows = tf.range(batch) % self._carried.symbols.shape[0]
+        rows = tf.range(batch) % self.carried.symbols.shape[0]
         return (
-            tf.gather(self._carried.symbols, rows),
-            tf.nest.map_structure(lambda variable: tf.gather(variable, rows), self._carried.state),
+            tf.gather(self.carried.symbols, rows),
+            tf.nest.map_structure(lambda variable: tf.gather(variable, rows), self.carried.state),
             0,
         )
 
-    def _reader(self) -> Callable[[tf.Tensor, Reading], tuple[tf.Tensor, Reading]]:
+    def nothing_read(self, batch: int | tf.Tensor) -> Reading:
+        """What has been read before a text: nothing."""
+        if self.model.layout.last_only:
+            return tf.fill([batch, self._seq_length], len(self.vocabulary))
+        return self.model.initial_state(batch)
+
+    def reader(self) -> Read:
         """The function that reads one symbol more, `[batch]`, and gives the logits of the next one."""
         advance, logits = self.model.stepper()
 
@@ -185,12 +203,81 @@ class Sampler:
             _, state = tf.while_loop(
                 lambda t, _: t < self._seq_length,
                 lambda t, state: (t + 1, advance(window[:, t], state)),
-                (tf.constant(0), self.model.initial_state(symbols.shape[0])),
+                (tf.constant(0), self.model.initial_state(symbols.shape[0] or tf.shape(symbols)[0])),
                 maximum_iterations=self._seq_length,
             )
             return logits(state), window
 
         return read_window if self.model.layout.last_only else read
+
+    def noise(self, batch: int, seed: tf.Tensor, start: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The function that gives the noise for a symbol, `[batch, vocabulary]`, by its place after `start`."""
+
+        def noise_of(index: tf.Tensor) -> tf.Tensor:
+            position = start + tf.cast(index, tf.int64)
+            key = randomness.key(seed, randomness.Purpose.SAMPLING, position)
+            return gumbel([batch, len(self.vocabulary)], key, self.model.dtype)
+
+        return noise_of
+
+    def loop(
+        self,
+        read: Read,
+        choose: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
+        noise_of: Callable[[tf.Tensor], tf.Tensor] | None,
+        given: tf.Tensor,
+        count: tf.Tensor,
+        symbols: tf.Tensor,
+        reading: Reading,
+        end_id: int | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Reading, tf.Tensor]:
+        """Reads symbols and draws those that follow, one after another.
+
+        Args:
+            read: as `reader` gives it.
+            choose: draws symbols, `[batch]`, by logits and noise, `[batch, vocabulary]` each.
+            noise_of: as `noise` gives it; None: no noise is made.
+            given: the symbols that are given, as those of a prime, and `SAMPLE` for the others, `[size]`.
+            count: how many of them, from the first, to go through.
+            symbols: to be read first, `[batch]`.
+            reading: what was read before them.
+            end_id: go no further once all texts have had this symbol last.
+
+        Returns:
+            The symbols, `[size, batch]`, and how many of them were made; the last of them, what was read before it, and
+            the logits that it was drawn from, `[batch, vocabulary]`.
+        """
+        size = given.shape[0] or tf.shape(given)[0]
+        texts = tf.TensorArray(tf.int32, size, element_shape=symbols.shape)
+
+        def goes_on(index: tf.Tensor, symbols: tf.Tensor, *_: object) -> tf.Tensor:
+            goes_on = index < count
+            return goes_on if end_id is None else goes_on & tf.reduce_any(symbols != end_id)
+
+        def body(
+            index: tf.Tensor,
+            symbols: tf.Tensor,
+            reading: Reading,
+            noise: tf.Tensor,
+            texts: tf.TensorArray,
+            logits: tf.Tensor,
+        ) -> tuple[tf.Tensor, tf.Tensor, Reading, tf.Tensor, tf.TensorArray, tf.Tensor]:
+            logits, reading = read(symbols, reading)
+            hidden = tf.range(logits.shape[1]) < self._num_unpredicted
+            logits = tf.where(hidden, logits.dtype.min, logits)
+            drawn = choose(logits, None if noise_of is None else noise)
+            symbols = tf.where(given[index] == SAMPLE, drawn, given[index])
+            # the next step's noise depends on nothing in this one, so it is made beside it
+            noise = noise if noise_of is None else noise_of(index + 1)
+            return index + 1, symbols, reading, noise, texts.write(index, symbols), logits
+
+        first = tf.constant(0)
+        noise = tf.constant(0.0) if noise_of is None else noise_of(first)
+        logits = tf.zeros([symbols.shape[0], len(self.vocabulary)], self.model.dtype)
+        made, symbols, reading, _, texts, logits = tf.while_loop(
+            goes_on, body, (first, symbols, reading, noise, texts, logits), maximum_iterations=size
+        )
+        return texts.stack(), made, symbols, reading, logits
 
     def _compile(self, greedy: bool, filtered: bool) -> tf.types.experimental.GenericFunction:
         """The compiled loop for one way of drawing; see `pick`."""
@@ -211,39 +298,14 @@ class Sampler:
 
             Last come the logits of the last symbol, `[batch, vocabulary]`.
             """
-            read = self._reader()
-            texts = tf.TensorArray(tf.int32, CHUNK, element_shape=symbols.shape)
-            shape = [symbols.shape[0], len(self.vocabulary)]
+            filters = {"top_k": top_k, "top_p": top_p} if filtered else {}
 
-            def noise_of(index: tf.Tensor) -> tf.Tensor:
-                position = start + tf.cast(index, tf.int64)
-                return gumbel(shape, randomness.key(seed, randomness.Purpose.SAMPLING, position), self.model.dtype)
+            def choose(logits: tf.Tensor, noise: tf.Tensor | None) -> tf.Tensor:
+                return pick(logits, noise, temperature=temperature, **filters)
 
-            def body(
-                index: tf.Tensor,
-                symbols: tf.Tensor,
-                reading: Reading,
-                noise: tf.Tensor,
-                texts: tf.TensorArray,
-                logits: tf.Tensor,
-            ) -> tuple[tf.Tensor, tf.Tensor, Reading, tf.Tensor, tf.TensorArray, tf.Tensor]:
-                logits, reading = read(symbols, reading)
-                hidden = tf.range(logits.shape[1]) < self._num_unpredicted
-                logits = tf.where(hidden, logits.dtype.min, logits)
-                filters = {"top_k": top_k, "top_p": top_p} if filtered else {}
-                drawn = pick(logits, None if greedy else noise, temperature=temperature, **filters)
-                symbols = tf.where(given[index] == _SAMPLE, drawn, given[index])
-                # the next step's noise depends on nothing in this one, so it is made beside it
-                noise = noise if greedy else noise_of(index + 1)
-                return index + 1, symbols, reading, noise, texts.write(index, symbols), logits
-
-            _, symbols, reading, _, texts, logits = tf.while_loop(
-                lambda index, *_: index < count,
-                body,
-                (tf.constant(0), symbols, reading, noise_of(tf.constant(0)), texts, tf.zeros(shape, self.model.dtype)),
-                maximum_iterations=CHUNK,
-            )
-            return texts.stack(), symbols, reading, logits
+            noise_of = None if greedy else self.noise(symbols.shape[0], seed, start)
+            texts, _, *after = self.loop(self.reader(), choose, noise_of, given, count, symbols, reading)
+            return texts, *after
 
         return run
 
