@@ -160,12 +160,15 @@ class _Text:
         self._num_special = vocabulary.num_special
         self._code_points = np.array([ord(character) for character in characters], np.int32)
         ids = {character: vocabulary.num_special + index for index, character in enumerate(characters)}
-        everything = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-        if config.lowercase:
-            # what TensorFlow's own lower-casing leaves, since it knows Unicode as of another version
-            ids = {c: ids[c.lower()] for c in everything if c != c.lower() and c.lower() in ids} | ids
-        digits = [c for c in everything if c.isdecimal()] if config.drop_digits else []
-        ids |= dict.fromkeys([*config.drop_chars, *digits], _DROPPED)
+        every = map(chr, (*range(0xD800), *range(0xE000, 0x110000)))
+        if config.lowercase or config.drop_digits:
+            for character in every:
+                if config.drop_digits and character.isdecimal():
+                    ids[character] = _DROPPED
+                elif config.lowercase and character not in ids and character.lower() in ids:
+                    # what TensorFlow's own lower-casing leaves, since it knows Unicode as of another version
+                    ids[character] = ids[character.lower()]
+        ids |= dict.fromkeys(config.drop_chars, _DROPPED)
         self._known = np.array(sorted(map(ord, ids)), np.int32)
         self._ids = np.array([ids[chr(code_point)] for code_point in self._known], np.int32)
 
