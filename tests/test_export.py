@@ -272,7 +272,7 @@ def networks(tmp_path_factory):
 
 def example(trained):
     """Ids with `<S>` at their beginning and once more, and the logits."""
-    ids = np.random.default_rng(1).integers(1, len(trained.run.vocabulary), (3, 20), np.int32)
+    ids = np.random.default_rng(1).integers(1, len(trained.run.vocabulary), (3, 10), np.int32)
     ids[:, 0] = ids[1, 7] = trained.run.vocabulary.start_id
     return ids, trained.model(tf.constant(ids))[0].numpy()
 
@@ -284,7 +284,7 @@ def test_keras_loads_a_model_of_the_same_logits_in_a_bare_process(networks, tmp_
         np.save(paths[-1] / "ids.npy", example(trained)[0])
     subprocess.run([sys.executable, "-I", "-c", KERAS, *map(str, paths)], check=True, timeout=300, cwd="/")
     for path, trained in zip(paths, networks.values(), strict=True):
-        np.testing.assert_allclose(np.load(path / "logits.npy"), example(trained)[1], atol=1e-5)
+        np.testing.assert_allclose(np.load(path / "logits.npy"), example(trained)[1], rtol=0.0, atol=1e-5)
         assert Vocabulary.load(path / "vocab.json") == trained.run.vocabulary
 
 
@@ -302,7 +302,7 @@ def test_onnxruntime_gives_the_same_logits(networks, tmp_path, name):
     ]
     for rows in (3, 1):
         (logits,) = session.run(["logits"], {"ids": ids[:rows]})
-        np.testing.assert_allclose(logits, expected[:rows], atol=1e-4)
+        np.testing.assert_allclose(logits, expected[:rows], rtol=0.0, atol=1e-4)
 
 
 def test_without_the_converter_the_way_out_is_named(networks, tmp_path, monkeypatch):
@@ -315,7 +315,7 @@ def test_without_the_converter_the_way_out_is_named(networks, tmp_path, monkeypa
 @pytest.mark.parametrize("format", ["keras", "onnx"])
 @pytest.mark.parametrize(
     ("model", "named"),
-    [({"learned_initial_state": True}, "learned"), ({"recurrent_activation": "hard_sigmoid"}, "0.2")],
+    [({"learned_initial_state": True}, "learned"), ({"recurrent_activation": "hard_sigmoid"}, "0.2 a")],
 )
 def test_what_keras_has_no_layers_for_is_refused(tmp_path, format, model, named):
     if format == "onnx":
@@ -369,7 +369,7 @@ def test_the_command_writes_a_whole_new_folder_or_nothing(networks, tmp_path):
     again = export("--format=npz", "--output=out")
     assert again.returncode == 1 and again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
     assert folders.contents(tmp_path) == before
-    assert export("--format=keras", "--output=out", "--overwrite").returncode == 0
+    exporting.export_model(run_dir, "keras", tmp_path / "out", overwrite=True)
     assert folders.names(tmp_path / "out") == ["config.json", "model.keras", "vocab.json"]
     wrong = export("--format=pickle")
     assert wrong.returncode == 2 and "saved_model" in wrong.stderr
