@@ -93,7 +93,7 @@ class Servable(tf.Module):
         symbols, reading, first = self._begin(prime)
         given = tf.concat([prime[first:], tf.fill([length], SAMPLE)], axis=0)
         noise = self._sampler.noise(1, seed, tf.cast(first, tf.int64))
-        drawn, made, _, _ = self._sampler.loop(
+        drawn, made, *_ = self._sampler.loop(
             read, choose, noise, given, tf.size(given), symbols, reading, end_id=end_id
         )
         return self._text.decode(tf.concat([prime[:first], drawn[:made, 0]], axis=0))
