@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tfcharrnn.errors import ConfigError, UserError
     from tfcharrnn.exporting import export_model
     from tfcharrnn.model import CharRNN
+    from tfcharrnn.reporting import write_report
     from tfcharrnn.restoring import TrainedModel, load_model
     from tfcharrnn.starting import train_model
     from tfcharrnn.training import Result
@@ -36,6 +37,7 @@ _HOMES = {
     "open_data": "dataset",
     "prepare_data": "dataset",
     "train_model": "starting",
+    "write_report": "reporting",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "open_data",
     "prepare_data",
     "train_model",
+    "write_report",
 ]
 
 

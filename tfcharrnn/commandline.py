@@ -57,13 +57,13 @@ def settings(*classes: type) -> dict[str, Any]:
         for field in dataclasses.fields(cls):
             flag = flags.FLAGS[field.name]
             if flag.present:
-                given[field.name] = tuple(flag.value) if isinstance(flag.value, list) else _as_utf8(flag.value)
+                given[field.name] = tuple(flag.value) if isinstance(flag.value, list) else as_utf8(flag.value)
         cls(**given)  # checks them, before anything slow begins
         values |= given
     return values
 
 
-def _as_utf8(value: Any) -> Any:
+def as_utf8(value: Any) -> Any:
     """Reads text from the command line as UTF-8 where Python, under another locale, could not."""
     if isinstance(value, str):
         with contextlib.suppress(UnicodeError):

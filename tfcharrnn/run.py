@@ -29,8 +29,8 @@ _CONFIG = "config.json"
 _LOCK = ".lock"
 # what stands in a run folder, also where a process was killed while it wrote
 _OURS = re.compile(
-    r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|loss\.png|checkpoints|tensorboard|\.lock"
-    r"|\.(config\.json|vocab\.json|loss\.png)\.\d+\.tmp"
+    r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|loss\.png|report\.html|checkpoints|tensorboard|export|\.lock"
+    r"|\.(config\.json|vocab\.json|loss\.png|report\.html)\.\d+\.tmp"
 )
 
 
@@ -151,7 +151,7 @@ def _lock(path: Path) -> int:
 def clear(path: Path) -> None:
     """Removes from a run folder all that belongs to its run, the settings last."""
     with _writing(path):
-        for name in ("checkpoints", "tensorboard"):
+        for name in ("checkpoints", "tensorboard", "export"):
             if (path / name).exists():
                 shutil.rmtree(path / name)
         for file in sorted(path.iterdir(), key=lambda file: file.name == _CONFIG):
