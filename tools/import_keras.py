@@ -18,12 +18,12 @@ import keras_reader
 import numpy as np
 import numpy.typing as npt
 from absl import flags
-from keras_reader import Array, KerasModel, Layer, short
+from keras_reader import Array, KerasModel, Layer
 from run_writer import read_characters, reordered, symbol_order, write_run
 
 from tfcharrnn import commandline, corpora, reference
 from tfcharrnn.config import DataConfig, ModelConfig
-from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.errors import ConfigError, UserError, short
 
 _FLAGS = flags.FLAGS
 _CELLS = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
@@ -127,7 +127,7 @@ def _parts(source: KerasModel) -> tuple[Layer | None, list[Layer], Layer]:
     ends = [dense, *found["Activation"]]
     activations = [_setting(layer, "activation", "linear") for layer in ends]
     if [name for name in activations if name != "linear"] not in (["softmax"], []):
-        raise UserError(f"{ends[-1]}: activation={' and '.join(activations)} is not supported; one softmax is")
+        raise UserError(f"{ends[-1]}: activation={_cut(' and '.join(activations))} is not supported; one softmax is")
     return found["Embedding"][0] if found["Embedding"] else None, found["recurrent"], dense
 
 
@@ -170,7 +170,9 @@ def _weights(layer: Layer, *shapes: tuple[int, ...]) -> list[Array]:
     got = [list(array.shape) for array in arrays]
     if got != [list(shape) for shape in shapes]:
         wanted = ", ".join(str(list(shape)) for shape in shapes)
-        raise UserError(f"{layer}: its weights should be of shapes {wanted}, and are {str(got)[1:-1] or 'missing'}")
+        raise UserError(
+            f"{layer}: its weights should be of shapes {wanted}, and are {_cut(str(got)[1:-1]) or 'missing'}"
+        )
     return arrays
 
 
@@ -214,6 +216,11 @@ def _setting(layer: Layer, name: str, default: str) -> str:
     """A setting that is a name; one that is something else is given as JSON has it, which is no known name."""
     value = layer.settings.get(name, default)
     return value if isinstance(value, str) else repr(value)
+
+
+def _cut(text: str) -> str:
+    """A text from the file, cut for a message."""
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _integer(layer: Layer, name: str) -> int:

@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn.errors import UserError, first_line
+from tfcharrnn.errors import UserError, first_line, short
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -349,9 +349,3 @@ def _tensors(value: Any) -> list[str]:
     if len(value) in (3, 4) and isinstance(value[0], str) and all(type(index) is int for index in value[1:3]):
         first, value = [value[0]], value[3:]
     return first + [name for inner in value for name in _tensors(inner)]
-
-
-def short(value: Any) -> str:
-    """A value from the file, cut for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
