@@ -10,7 +10,7 @@ from typing import Any
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # where in a graph TensorFlow met an error
 _PLACE = re.compile(r"\{\{.*?\}\}\s*")
-_SHORT, _LONG = 200, 500
+_SHORT, _LONG, _LONGEST = 200, 500, 2000
 
 
 class UserError(Exception):
@@ -20,8 +20,14 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        """Takes the message; control characters in it, line ends too, and surrogates are written as escapes."""
-        super().__init__(_CONTROL.sub(lambda found: repr(found[0])[1:-1], message))
+        """Takes the message; control characters in it, line ends too, and surrogates are written as escapes.
+
+        Of a message that a damaged file made endless, the middle is left out.
+        """
+        message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], message)
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        super().__init__(message)
 
 
 def first_line(error: BaseException) -> str:

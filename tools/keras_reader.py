@@ -66,7 +66,7 @@ class Layer:
 
     def __str__(self) -> str:
         """As errors name it."""
-        return f"layer {self.name!r} ({self.kind})"
+        return f"layer {short(self.name)} ({self.kind[:100]})"
 
 
 @dataclasses.dataclass(frozen=True)
