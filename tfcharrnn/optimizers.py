@@ -21,6 +21,7 @@ class Optimizer(tf.Module, abc.ABC):
         gradients: Sequence[tf.Tensor],
         learning_rate: tf.Tensor,
         step: tf.Tensor,
+        finite: tf.Tensor | None = None,
     ) -> None:
         """Updates the variables.
 
@@ -29,6 +30,7 @@ class Optimizer(tf.Module, abc.ABC):
             gradients: one for each variable.
             learning_rate: a scalar.
             step: updates done before this one.
+            finite: a scalar; where it is false, everything stays as it is. None: true.
         """
 
 
@@ -55,6 +57,7 @@ class Adam(Optimizer):
         gradients: Sequence[tf.Tensor],
         learning_rate: tf.Tensor,
         step: tf.Tensor,
+        finite: tf.Tensor | None = None,
     ) -> None:
         """Updates the variables; see `Optimizer.apply`."""
         # in float64, since beta_2^t would lose its difference to 1
@@ -64,9 +67,11 @@ class Adam(Optimizer):
         # epsilon is added after the bias correction, as the algorithm has it
         epsilon = tf.cast(self.epsilon * tf.sqrt(1.0 - self.beta_2**t), gradients[0].dtype)
         for variable, m, v, gradient in zip(variables, self.first_moments, self.second_moments, gradients, strict=True):
-            m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
-            v.assign(self.beta_2 * v + (1.0 - self.beta_2) * gradient * gradient)
-            variable.assign_sub(rate * m / (tf.sqrt(v) + epsilon))
+            new_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+            new_v = self.beta_2 * v + (1.0 - self.beta_2) * gradient * gradient
+            _assign(variable, variable - rate * new_m / (tf.sqrt(new_v) + epsilon), finite)
+            _assign(m, new_m, finite)
+            _assign(v, new_v, finite)
 
 
 class AdaGrad(Optimizer):
@@ -88,12 +93,14 @@ class AdaGrad(Optimizer):
         gradients: Sequence[tf.Tensor],
         learning_rate: tf.Tensor,
         step: tf.Tensor,
+        finite: tf.Tensor | None = None,
     ) -> None:
         """Updates the variables; see `Optimizer.apply`."""
         rate = tf.cast(learning_rate, gradients[0].dtype)
         for variable, squares, gradient in zip(variables, self.accumulators, gradients, strict=True):
-            squares.assign_add(gradient * gradient)
-            variable.assign_sub(rate * gradient * tf.math.rsqrt(squares + self.epsilon))
+            new_squares = squares + gradient * gradient
+            _assign(variable, variable - rate * gradient * tf.math.rsqrt(new_squares + self.epsilon), finite)
+            _assign(squares, new_squares, finite)
 
 
 class SGD(Optimizer):
@@ -109,10 +116,15 @@ class SGD(Optimizer):
         gradients: Sequence[tf.Tensor],
         learning_rate: tf.Tensor,
         step: tf.Tensor,
+        finite: tf.Tensor | None = None,
     ) -> None:
         """Updates the variables; see `Optimizer.apply`."""
         for variable, gradient in zip(variables, gradients, strict=True):
-            variable.assign_sub(tf.cast(learning_rate, gradient.dtype) * gradient)
+            _assign(variable, variable - tf.cast(learning_rate, gradient.dtype) * gradient, finite)
+
+
+def _assign(variable: tf.Variable, value: tf.Tensor, finite: tf.Tensor | None) -> None:
+    variable.assign(value if finite is None else tf.where(finite, value, variable))
 
 
 OPTIMIZERS: dict[str, Callable[[Sequence[tf.Variable]], Optimizer]] = {"adam": Adam, "adagrad": AdaGrad, "sgd": SGD}

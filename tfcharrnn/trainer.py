@@ -84,12 +84,12 @@ class Trainer:
         self._total_steps = total_steps
         # two operations a weight and character forward, four backward
         flops = 6 * model.num_parameters * config.batch_size * width
-        small = flops < _SMALL_STEP
+        self._is_small = flops < _SMALL_STEP
         self.steps_per_call = config.steps_per_call or max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
         self._steps_at_once = max(1, int(_LONGEST * _SLOW_MACHINE / flops))
         self._compiled: set[int] = set()
         # a large step is faster if XLA compiles its loops alone; see `recurrence`
-        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile and small)
+        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile and self._is_small)
 
     def run(self, first_step: int, count: int, batches: tf.Tensor, skips_left: int = 0) -> Iterator[Results]:
         """Does the steps of a call, and gives control back at least every few seconds.
@@ -151,11 +151,15 @@ class Trainer:
         rate = optimizers.learning_rate(self.config, step, self._steps_per_epoch, self._total_steps)
         finite = tf.math.is_finite(total) & tf.math.is_finite(norm)
 
-        def update() -> tf.Tensor:
-            self.optimizer.apply(self.variables, gradients, rate, step)
-            return finite
+        if self._is_small:  # XLA makes the choice a part of the arithmetic; a branch would cost a third of the step
+            self.optimizer.apply(self.variables, gradients, rate, step, finite)
+        else:
 
-        tf.cond(finite, update, lambda: finite)
+            def update() -> tf.Tensor:
+                self.optimizer.apply(self.variables, gradients, rate, step)
+                return finite
+
+            tf.cond(finite, update, lambda: finite)
         return (total, characters, norm, rate), after, finite
 
     def _gradients(
