@@ -1,0 +1,129 @@
+"""What the documentation says runs, and what it points to is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+
+
+def blocks(page, marker):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"<!-- {marker} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder to work in, with a cache of its own, where the package is found as it is here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "example.ipynb"], ids=lambda page: page.name)
+def test_links_point_to_something(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^()\s]+)\)", text):
+        if re.match(r"\w+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_commands_have_the_flags_that_are_named():
+    lines = [
+        line
+        for page in PAGES
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    named = {}
+    for line in lines:
+        for command, rest in re.findall(r"-m tfcharrnn\.(\w+)([^&|#]*)", line):
+            named.setdefault(command, set()).update(re.findall(r" --(\w+)", rest))
+    assert {"train", "generate", "evaluate", "prepare", "report", "export"} <= set(named)
+    for command, flags in named.items():
+        shown = subprocess.run([sys.executable, "-m", f"tfcharrnn.{command}", "--help"], capture_output=True, cwd=ROOT)
+        known = set(re.findall(r"^  --(?:\[no\])?(\w+)", shown.stdout.decode(), re.MULTILINE))
+        assert known
+        assert flags <= known | {"flagfile", "help"}, command
+
+
+def test_the_commands_of_the_guide_run(elsewhere):
+    commands = "".join(blocks("guide.md", "run"))
+    assert len(re.findall(r"^python -m ", commands, re.MULTILINE)) == 5
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f'python() {{ "$PYTHON" "$@"; }}\n{commands}'],
+        env={**os.environ, "PYTHON": sys.executable},
+        cwd=elsewhere,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert "ngrams_after_training" in done.stdout.decode()
+
+
+def test_the_recurrence_in_numpy_agrees_with_the_reference(elsewhere):
+    (code,) = blocks("recurrence.md", "elman")
+    assert len(code.splitlines()) <= 40
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    said = done.stdout.decode()
+    assert said.endswith("all gradients agree\n")
+    assert said in (DOCS / "recurrence.md").read_text(encoding="utf-8")
+
+
+def test_the_notebook_runs(elsewhere):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    notebook = nbformat.read(DOCS / "example.ipynb", as_version=4)
+    assert not any(cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "commit it without outputs"
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(elsewhere)}}).execute()
+    said = "".join(
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    )
+    for words in ("step 100: training loss", "ln(V) = 4.5", "def ", "perplexity", "cells/0/recurrent_kernel"):
+        assert words in said
+
+
+def test_the_api_reference_is_made(elsewhere):
+    pytest.importorskip("pdoc", reason="pdoc is not installed")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "apidoc.py", "--output_dir=site"],
+        cwd=elsewhere,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode() == "site\n"
+    assert not done.stderr, done.stderr.decode()
+    import tfcharrnn
+
+    page = (elsewhere / "site" / "tfcharrnn.html").read_text(encoding="utf-8")
+    for name in tfcharrnn.__all__:
+        assert f'<section id="{name}">' in page, name
+    assert "as <code>python -m tfcharrnn.train</code> does" in page
+    made = {path.stem for path in (elsewhere / "site" / "tfcharrnn").glob("*.html")}
+    modules = {path.stem for path in (ROOT / "tfcharrnn").glob("*.py")} - {"__init__"}
+    assert made == modules | {"cells"}
+    assert 'id="run_cell"' in (elsewhere / "site" / "tfcharrnn" / "recurrence.html").read_text(encoding="utf-8")
