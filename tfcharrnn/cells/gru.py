@@ -12,8 +12,8 @@ from tfcharrnn.cells.base import Cell, State
 class GRUCell(Cell):
     """Gates in the order z, r, h, from the two sums p = x W + b and q = h U + b'.
 
-    z = sigmoid(p_z + q_z)    r = sigmoid(p_r + q_r)    n = tanh(p_h + r q_h)
-    h' = z h + (1 - z) n
+        z = sigmoid(p_z + q_z)    r = sigmoid(p_r + q_r)    n = tanh(p_h + r q_h)
+        h' = z h + (1 - z) n
 
     where `gate` may be another activation than sigmoid. The reset gate works after the recurrent product
     (`reset_after=True` in Keras), so b and b' differ; they are the two rows of `bias`, `[2, 3 * hidden]`.

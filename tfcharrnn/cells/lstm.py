@@ -12,8 +12,8 @@ from tfcharrnn.cells.base import Cell, State
 class LSTMCell(Cell):
     """Gates in the order i, f, c, o, all made from the one sum a = x W + b + h U.
 
-    i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_c)    o = sigmoid(a_o)
-    c' = f c + i g      h' = o tanh(c')
+        i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_c)    o = sigmoid(a_o)
+        c' = f c + i g      h' = o tanh(c')
 
     where `gate` may be another activation than sigmoid. The state is (h, c). The forget gate's bias begins at 1
     (Jozefowicz et al. 2015), so that the memory is kept until the network learns what to forget.
