@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfcharrnn import recurrence, reference
 from tfcharrnn.cells import CELLS, cell_type, gates
-from tfcharrnn.cells.initializers import glorot_uniform, orthogonal
+from tfcharrnn.cells.initializers import glorot_uniform, initializers, orthogonal
 from tfcharrnn.config import RECURRENT_ACTIVATIONS, ModelConfig
 from tfcharrnn.model import CharRNN
 
@@ -143,3 +143,10 @@ def test_large_sums_saturate_and_stay_finite(name):
             outputs, _ = recurrence.run_cell(cell, projected, cell.zero_state(2))
         assert np.all(np.abs(outputs) <= 1.0)
         assert np.all(np.isfinite(tape.gradient(outputs, projected)))
+
+
+def test_two_kernels_can_be_drawn_as_one_matrix():
+    cell = CELLS["lstm"](7, 5, np.random.default_rng(0), initializers=initializers("glorot_joint", 0.0))
+    joint = glorot_uniform(np.random.default_rng(0), 12, 20)
+    np.testing.assert_allclose(cell.kernel.numpy(), joint[:7], rtol=1e-6)
+    np.testing.assert_allclose(cell.recurrent_kernel.numpy(), joint[7:], rtol=1e-6)

@@ -20,7 +20,7 @@ ConfigT = TypeVar("ConfigT")
 CELLS = ("rnn", "lstm", "gru")
 IMPLEMENTATIONS = ("auto", "custom", "keras", "cudnn")
 PRECISIONS = ("float32", "bfloat16")
-INITIALIZERS = ("glorot", "normal", "uniform")
+INITIALIZERS = ("glorot", "glorot_joint", "normal", "uniform")
 RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adagrad", "sgd")
 EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx")
@@ -191,7 +191,8 @@ class ModelConfig(_Checked):
     )
     initializer: str = option(
         "glorot",
-        "First weights: glorot (and orthogonal recurrent ones), normal(0, scale^2), or uniform in [0, scale).",
+        "First weights: glorot (and orthogonal recurrent ones), glorot_joint (a cell's two kernels as one matrix, as "
+        "TensorFlow 1 drew them), normal(0, scale^2), or uniform in [0, scale).",
         choices=INITIALIZERS,
     )
     initializer_scale: float = option(0.01, "Scale of the normal and uniform first weights.", above=0.0)

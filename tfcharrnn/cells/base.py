@@ -64,9 +64,13 @@ class Cell(tf.Module, abc.ABC):
         self.hidden_size = hidden_size
         self.compute_dtype = compute_dtype or dtype
         columns = self.gates * hidden_size
-        kernel = initializers.kernel(rng, input_size, columns)
+        if initializers.joint:
+            joint = initializers.kernel(rng, input_size + hidden_size, columns)
+            kernel, recurrent_kernel = joint[:input_size], joint[input_size:]
+        else:
+            kernel = initializers.kernel(rng, input_size, columns)
+            recurrent_kernel = initializers.recurrent_kernel(rng, hidden_size, columns)
         self.kernel = tf.Variable(kernel, dtype=dtype, name="kernel")
-        recurrent_kernel = initializers.recurrent_kernel(rng, hidden_size, columns)
         self.recurrent_kernel = tf.Variable(recurrent_kernel, dtype=dtype, name="recurrent_kernel")
         self.bias = tf.Variable(self._initial_bias(), dtype=dtype, name="bias")
 

@@ -15,11 +15,19 @@ Initializer = Callable[[np.random.Generator, int, int], Array]
 
 
 class Initializers(NamedTuple):
-    """How each kind of matrix is drawn; biases are not drawn."""
+    """How each kind of matrix is drawn; biases are not drawn.
+
+    Attributes:
+        kernel: also draws the output kernel.
+        recurrent_kernel: beside a kernel of its own.
+        embedding: of symbols.
+        joint: a cell's two kernels are drawn as one matrix `[input + hidden, columns]`, by `kernel`.
+    """
 
     kernel: Initializer
     recurrent_kernel: Initializer
     embedding: Initializer
+    joint: bool = False
 
 
 def glorot_uniform(rng: np.random.Generator, rows: int, columns: int) -> Array:
@@ -52,5 +60,7 @@ def initializers(name: str, scale: float) -> Initializers:
     """What `--initializer` and `--initializer_scale` name."""
     if name == "glorot":
         return GLOROT
+    if name == "glorot_joint":
+        return GLOROT._replace(joint=True)
     draw = functools.partial({"normal": normal, "uniform": uniform}[name], scale=scale)
     return Initializers(draw, draw, draw)
