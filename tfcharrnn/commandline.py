@@ -28,6 +28,17 @@ def define(*classes: type) -> None:
             _define_field(field, types[field.name])
 
 
+def define_trained_run(more: str = "") -> None:
+    """Defines the flags that name a trained run and its checkpoint, as `restoring.load_model` takes them.
+
+    Args:
+        more: what else a command lets `--checkpoint` say, for its help.
+    """
+    flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
+    known = "latest, best (of the least loss), a step, or a checkpoint's folder"
+    flags.DEFINE_string("checkpoint", "latest", f"{known}{more}.")
+
+
 def _define_field(field: dataclasses.Field[Any], kind: Any) -> None:
     name, text = field.name, field.metadata["help"]
     default: Any = field.default

@@ -74,8 +74,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (of the least loss), a step, or a checkpoint's folder.")
+    commandline.define_trained_run()
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "The part of the run's own data to evaluate on.")
     flags.DEFINE_list("input", [], "Text files to evaluate on instead, one after another with nothing between them.")
     flags.DEFINE_string("score", "", "A text file; print the log-probability of each of its lines instead.")

@@ -26,8 +26,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (of the least loss), a step, or a checkpoint's folder.")
+    commandline.define_trained_run()
     flags.DEFINE_enum("format", "saved_model", EXPORT_FORMATS, "What to write.")
     flags.DEFINE_string("output", "", "The folder to make; by default export/FORMAT in the run folder.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing folder.")

@@ -49,10 +49,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     commandline.define(GenerationConfig)
-    flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
-    flags.DEFINE_string(
-        "checkpoint", "latest", "latest, best (of the least loss), a step, or a checkpoint's folder; list: show them."
-    )
+    commandline.define_trained_run("; list: show them")
     flags.DEFINE_bool("interactive", False, "Ask for the beginning of a text and go on with it, again and again.")
     flags.DEFINE_bool("json", False, "Print one JSON object with the texts instead.")
     commandline.run(main)

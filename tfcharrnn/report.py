@@ -43,8 +43,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (of the least loss), a step, or a checkpoint's folder.")
+    commandline.define_trained_run()
     flags.DEFINE_string("output", "", "The file to write; by default report.html in the run's folder.")
     flags.DEFINE_string("text", "", "A text file to show the units on, from its beginning.")
     flags.DEFINE_string("encoding", "utf-8", "Encoding of the --text file.")

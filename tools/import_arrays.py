@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from run_writer import Array, read_characters, write_run
+from run_writer import GATES, Array, read_characters, write_run
 
 from tfcharrnn import commandline, legacy
 from tfcharrnn.config import CELLS, DataConfig, ModelConfig
@@ -22,7 +22,6 @@ from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.layouts import LAYOUTS
 
 _FLAGS = flags.FLAGS
-_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _CELL_ARRAYS = ("kernel", "recurrent_kernel", "bias")
 
 
@@ -54,7 +53,7 @@ def network(arrays: dict[str, Array], folder: Path) -> ModelConfig:
         raise UserError(f"{folder}: {odd[0].replace('/', '.')}.npy is missing or unknown; see --help for the names")
     recurrent = arrays["cells/0/recurrent_kernel"]
     hidden_size = recurrent.shape[0] if recurrent.ndim == 2 else 0
-    cells = [cell for cell in CELLS if hidden_size and recurrent.shape[1] == _GATES[cell] * hidden_size]
+    cells = [cell for cell in CELLS if hidden_size and recurrent.shape[1] == GATES[cell] * hidden_size]
     if not cells:
         raise UserError(f"{folder}: cells.0.recurrent_kernel.npy of shape {recurrent.shape} fits no cell")
     embedding = arrays.get("embedding")

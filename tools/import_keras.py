@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags
 from keras_reader import Array, KerasModel, Layer
-from run_writer import read_characters, reordered, symbol_order, write_run
+from run_writer import GATES, read_characters, reordered, symbol_order, write_run
 
 from tfcharrnn import commandline, corpora, reference
 from tfcharrnn.config import DataConfig, ModelConfig
@@ -28,7 +28,6 @@ from tfcharrnn.errors import ConfigError, UserError, short
 _FLAGS = flags.FLAGS
 _CELLS = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
 _NAMES = ("kernel", "recurrent_kernel", "bias")
-_BLOCKS = {"rnn": 1, "lstm": 4, "gru": 3}
 # Between the file's model and the imported one, both in float64.
 _TOLERANCE = 1e-6
 # The texts that are run to compare them.
@@ -84,7 +83,7 @@ def _convert(source: KerasModel) -> Imported:
             raise UserError(f"{embedding}: mask_zero=True is not supported")
         size = _integer(embedding, "output_dim")
         (variables["embedding"],) = _weights(embedding, (symbols, size))
-    columns = _BLOCKS[cell] * units
+    columns = GATES[cell] * units
     for index, layer in enumerate(recurrent):
         if layer.kind != first.kind or _integer(layer, "units") != units or _gate(source, layer) != gate:
             raise UserError(f"{layer}: is not of the kind, size and activations of {first}; all must be alike")

@@ -16,6 +16,8 @@ from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.vocabulary import Vocabulary, is_symbol
 
 Array = npt.NDArray[np.floating[Any]]
+# blocks of `hidden` columns in the kernels of each cell, known here without TensorFlow
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
 def reordered(variables: dict[str, Array], order: Sequence[int]) -> dict[str, Array]:
