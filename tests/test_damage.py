@@ -84,6 +84,8 @@ def test_an_error_is_one_line_whatever_it_tells_of():
     message = str(UserError("a\nb\r\x1b[2J\0\x85\u2028\u2029\ud800 é🙂"))
     assert message == "a\\nb\\r\\x1b[2J\\x00\\x85\\u2028\\u2029\\ud800 é🙂"
     assert str(ConfigError("a\nb")) == "a\\nb"
+    endless = str(UserError(f"data/x.npy: {'y' * 10_000} is damaged"))
+    assert len(endless) < 2100 and endless.startswith("data/x.npy: y") and endless.endswith("y is damaged")
 
 
 def test_what_is_quoted_is_short():
