@@ -251,7 +251,7 @@ def test_a_write_that_fails_in_the_middle_leaves_what_was_there(folder, tmp_path
 def test_an_interrupt_leaves_what_was_there(folder, tmp_path, monkeypatch):
     before = contents(tmp_path)
 
-    def interrupt(paths, examples, count):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tfcharrnn.records.write", interrupt)
@@ -259,3 +259,35 @@ def test_an_interrupt_leaves_what_was_there(folder, tmp_path, monkeypatch):
         prepare_data(DataConfig(seq_length=10), folder, overwrite=True, corpus=Corpus("text", TEXT, ()))
     assert contents(tmp_path) == before
     assert names(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("settings", [{"seq_length": 20}, {"layout": "lines"}, {"layout": "stream", "seq_length": 20}])
+def test_compressed_shards_hold_the_same(tmp_path, settings):
+    plain = prepare(tmp_path / "plain", TEXT, num_shards=2, **settings)
+    packed = prepare(tmp_path / "packed", TEXT, num_shards=2, compression="gzip", **settings)
+    assert packed.fingerprint == plain.fingerprint
+    assert packed.splits == plain.splits
+    assert packed.read("train").ids.tolist() == plain.read("train").ids.tolist()
+    for name in plain.splits["train"].shards:
+        compressed = tf.data.TFRecordDataset(str(packed.path / name), compression_type="GZIP")
+        assert list(compressed.as_numpy_iterator()) == list(
+            tf.data.TFRecordDataset(str(plain.path / name)).as_numpy_iterator()
+        )
+        assert (packed.path / name).read_bytes()[:2] == b"\x1f\x8b", "the magic number of gzip"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-9],
+        lambda data: data[:20],
+        lambda data: b"text" + data,
+        lambda data: data[:40] + b"\0\0\0" + data[43:],
+    ],
+)
+def test_damaged_compressed_shards_are_refused(tmp_path, damage):
+    data = prepare(tmp_path / "data", TEXT, seq_length=20, compression="gzip")
+    shard = data.path / data.splits["train"].shards[0]
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(UserError, match=f"{shard.name}: damaged"):
+        data.read("train")

@@ -23,6 +23,7 @@ PRECISIONS = ("float32", "bfloat16")
 INITIALIZERS = ("glorot", "glorot_joint", "normal", "uniform")
 RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adagrad", "sgd")
+COMPRESSIONS = ("none", "gzip")
 EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx")
 SCHEDULES = ("constant", "exponential", "cosine")
 
@@ -129,6 +130,7 @@ class DataConfig(_Checked):
     )
     test_fraction: float = option(0.0, "Share of the text, at its end, for a final test.", at_least=0.0, below=1.0)
     num_shards: int = option(1, "TFRecord files to spread each split over.", at_least=1, at_most=99_999)
+    compression: str = option("none", "Compression of the TFRecord files.", choices=COMPRESSIONS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

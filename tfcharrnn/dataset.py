@@ -5,6 +5,7 @@ A data folder holds the splits as TFRecord shards, `vocab.json`, and `dataset.js
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -37,11 +38,19 @@ _INT_LIMIT = 10**12
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One part of the data: its size in characters and records, and its files."""
+    """One part of the data.
+
+    Attributes:
+        characters: how many it has.
+        records: how many it has.
+        shards: the names of its files.
+        lengths: of lines, how many records have so many symbols, by their number of symbols; else empty.
+    """
 
     characters: int
     records: int
     shards: tuple[str, ...]
+    lengths: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +117,8 @@ class DataFolder:
         symbols = cutting.num_symbols(part.characters, part.records, self.config)
         lengths = cutting.record_lengths(self.config)
         if self.translation is None:
-            return records.read(paths, len(self.vocabulary), part.records, symbols, lengths)
-        stored = records.read(paths, len(self.translation), part.records, symbols, lengths)
+            return records.read(paths, len(self.vocabulary), part.records, symbols, lengths, self.config.compression)
+        stored = records.read(paths, len(self.translation), part.records, symbols, lengths, self.config.compression)
         return dataclasses.replace(stored, ids=self.translation[stored.ids])
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> DataFolder:
@@ -163,8 +172,11 @@ def prepare_data(
             shards = shard_names(split, config.num_shards) if count else []
             if count:
                 examples = itertools.chain.from_iterable(map(records.serialise, cutting.cut(part, vocabulary, config)))
-                records.write([folder / shard for shard in shards], examples, count)
+                records.write([folder / shard for shard in shards], examples, count, config.compression)
             splits[split] = {"characters": len(cutting.characters_of(part)), "records": count, "shards": shards}
+            if config.layout == "lines":
+                lengths = collections.Counter(len(line) + 2 for line in part)
+                splits[split]["lengths"] = sorted(lengths.items())
         vocabulary.save(folder / "vocab.json")
         description = {**_description(config, corpus), "splits": splits} | ({"dropped": dropped} if dropped else {})
         files.write_json(folder / "dataset.json", description)
@@ -191,6 +203,7 @@ def open_data(path: str | Path) -> DataFolder:
         settings = {name: value[name] for name in _cut_settings(layout)} | {
             name: value["normalisation"][name] for name in _NORMALISATION
         }
+        settings["compression"] = value.get("compression", "none")
         config = config_lib.from_dict(DataConfig, settings, "settings")
         splits = {name: _split(value["splits"][name], name) for name in SPLITS}
         dropped = {kind: _count(count, kind) for kind, count in value.get("dropped", {}).items()}
@@ -306,7 +319,7 @@ def _description(config: DataConfig, corpus: corpora.Corpus) -> dict[str, Any]:
         "normalisation": {name: settings[name] for name in _NORMALISATION},
         "inputs": [dataclasses.asdict(source) for source in corpus.sources],
         "characters": len(corpus.text),
-    }
+    } | ({} if config.compression == "none" else {"compression": config.compression})
 
 
 def _fingerprint(description: dict[str, Any]) -> str:
@@ -325,7 +338,10 @@ def _split(value: dict[str, Any], name: str) -> Split:
         raise ValueError(f"{name}: {records} records cannot come from {characters} characters")
     if not isinstance(shards, list) or shards != shard_names(name, len(shards)) or bool(shards) != bool(records):
         raise ValueError(f"{name}: 'shards' does not name the files of {records} records")
-    return Split(characters, records, tuple(shards))
+    lengths = {_count(length, name): _count(times, name) for length, times in value.get("lengths", [])}
+    if lengths and sum(lengths.values()) != records:
+        raise ValueError(f"{name}: 'lengths' does not count {records} records")
+    return Split(characters, records, tuple(shards), lengths)
 
 
 def _count(value: Any, name: str) -> int:

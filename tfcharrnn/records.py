@@ -6,10 +6,12 @@ A record is a `tf.train.Example` with one int64 feature, `seq`: the ids of one s
 from __future__ import annotations
 
 import functools
+import gzip
 import itertools
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,19 +25,23 @@ from tfcharrnn.examples import Examples
 FEATURE = "seq"
 # ids that are parsed together; 64-bit numbers for a moment
 _PARSED_IDS = 2**20
+# to one byte at the most; https://zlib.net/zlib_tech.html says 1032
+_MOST_COMPRESSED = 1100
 # bytes read from disk together
 _BUFFER = 2**18
+_TENSORFLOW_NAMES = {"none": "", "gzip": "GZIP"}
 # of a record's frame
 _SIZE, _AROUND = struct.Struct("<Q"), 16
 
 
-def write(paths: Sequence[Path], examples: Iterable[bytes], count: int) -> None:
+def write(paths: Sequence[Path], examples: Iterable[bytes], count: int, compression: str = "none") -> None:
     """Writes serialised records in order, spread evenly over TFRecord files.
 
     Args:
         paths: the files to make.
         examples: the records, as `serialise` makes them.
         count: how many records there are.
+        compression: of the files: `none` or `gzip`.
 
     Raises:
         UserError: the disk refuses.
@@ -44,7 +50,7 @@ def write(paths: Sequence[Path], examples: Iterable[bytes], count: int) -> None:
     for index, path in enumerate(paths):
         size = count // len(paths) + (index < count % len(paths))
         try:
-            with tf.io.TFRecordWriter(os.fsencode(path)) as writer:
+            with tf.io.TFRecordWriter(os.fsencode(path), _TENSORFLOW_NAMES[compression]) as writer:
                 for example in itertools.islice(examples, size):
                     writer.write(example)
         except tf.errors.OpError as error:
@@ -91,7 +97,12 @@ def _header(size: int) -> bytes:
 
 
 def read(
-    paths: Sequence[Path], vocabulary_size: int, count: int, num_symbols: int, lengths: tuple[int, int]
+    paths: Sequence[Path],
+    vocabulary_size: int,
+    count: int,
+    num_symbols: int,
+    lengths: tuple[int, int],
+    compression: str = "none",
 ) -> Examples:
     """Reads every record of TFRecord files, in order.
 
@@ -101,6 +112,7 @@ def read(
         count: how many records there must be.
         num_symbols: how many ids they must have together.
         lengths: how many ids a record must have at least and at most.
+        compression: of the files: `none` or `gzip`.
 
     Raises:
         UserError: a missing or damaged file, a record of a wrong length or with a wrong id, or a wrong count.
@@ -113,18 +125,19 @@ def read(
         size = sum(files.regular_size(path) for path in paths)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {again}") from None
-    if max(num_symbols, count) > size:  # an id takes at least a byte; checked before memory is taken
+    # an id takes at least a byte before any compression; checked before memory is taken
+    if max(num_symbols, count) > size * (1 if compression == "none" else _MOST_COMPRESSED):
         raise UserError(f"{folder}: its files are too short for what dataset.json counts; {again}")
     ids, sizes = np.empty(num_symbols, np.int32), np.empty(count, np.int64)
     at, records = 0, 0
     mean_length = max(1, num_symbols // max(1, count))
     for path in paths:
         try:
-            _check_sizes(path)
+            (_check_sizes if compression == "none" else _check_compressed_sizes)(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {again}") from None
         try:
-            for serialised in _batches(path, max(1, _PARSED_IDS // mean_length)):
+            for serialised in _batches(path, max(1, _PARSED_IDS // mean_length), compression):
                 more_ids, more_sizes = (array.numpy() for array in _parse(serialised))
                 if more_sizes.min() < lengths[0] or more_sizes.max() > lengths[1]:
                     raise UserError(f"{path}: holds a record of a wrong length, so it is not of this layout; {again}")
@@ -144,12 +157,14 @@ def read(
     return Examples.side_by_side(ids, sizes)
 
 
-def _batches(path: Path, size: int) -> tf.data.Dataset:
+def _batches(path: Path, size: int, compression: str) -> tf.data.Dataset:
     """The records of a file as they are, in batches."""
     # the bare operation, for the class around it would be traced for each file; and with one reader there is nothing
     # to tune, which takes ten times as long as reading a small file
     dataset = tf.data.experimental.from_variant(
-        tf.raw_ops.TFRecordDataset(filenames=[os.fsencode(path)], compression_type="", buffer_size=_BUFFER),
+        tf.raw_ops.TFRecordDataset(
+            filenames=[os.fsencode(path)], compression_type=_TENSORFLOW_NAMES[compression], buffer_size=_BUFFER
+        ),
         tf.TensorSpec([], tf.string),
     )
     options = tf.data.Options()
@@ -173,6 +188,22 @@ def _check_sizes(path: Path) -> None:
                 if at + _AROUND + record > size:
                     raise UserError(f"{path}: damaged (its record at byte {at} is cut short); prepare the data again")
                 at += _AROUND + record
+
+
+def _check_compressed_sizes(path: Path) -> None:
+    """The same of a gzip file; what it says of its records is read as far as it goes, and nothing kept."""
+    cut = f"{path}: damaged (a record is cut short); prepare the data again"
+    try:
+        with gzip.open(path) as file:
+            while frame := file.read(_SIZE.size):
+                left = _SIZE.unpack(frame)[0] + _AROUND - _SIZE.size if len(frame) == _SIZE.size else 1
+                while left:
+                    block = file.read(min(left, _BUFFER))
+                    if not block:
+                        raise UserError(cut)
+                    left -= len(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: damaged ({first_line(error)}); prepare the data again") from None
 
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
