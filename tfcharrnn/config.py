@@ -25,6 +25,7 @@ RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adagrad", "sgd")
 COMPRESSIONS = ("none", "gzip")
 EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx")
+STRATEGIES = ("none", "mirrored", "multi_worker")
 SCHEDULES = ("constant", "exponential", "cosine")
 
 
@@ -242,6 +243,13 @@ class TrainingConfig(_Checked):
     steps_per_call: int = option(
         0, "Training steps compiled into one call; 0: chosen from the sizes.", at_least=0, at_most=10_000
     )
+    strategy: str = option(
+        "none",
+        "Devices to train on, each with a share of every batch: one; mirrored, all GPUs of this machine or a divided "
+        "CPU; multi_worker, the machines that TF_CONFIG or Slurm names.",
+        choices=STRATEGIES,
+    )
+    num_replicas: int = option(0, "strategy=mirrored: how many devices; 0: every GPU.", at_least=0, at_most=1024)
     smoothing: float = option(
         0.99, "smooth_loss is this times its last value plus the rest of the new loss.", at_least=0.0, below=1.0
     )

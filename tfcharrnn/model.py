@@ -138,7 +138,12 @@ class CharRNN(tf.Module):
         return tf.transpose(self._logits(hidden), [1, 0, 2]), state
 
     def losses(
-        self, ids: tf.Tensor, state: Sequence[State] | None = None, dropout_key: tf.Tensor | None = None
+        self,
+        ids: tf.Tensor,
+        state: Sequence[State] | None = None,
+        dropout_key: tf.Tensor | None = None,
+        rows: range | None = None,
+        batch_size: int = 0,
     ) -> tuple[tf.Tensor, tuple[State, ...]]:
         """Cross-entropy of each next symbol, -log softmax(logits)[target], in nats; 0 where the target is padding.
 
@@ -149,12 +154,15 @@ class CharRNN(tf.Module):
             ids: whole examples, `[batch, width]`; each symbol but the first is the target of the one before.
             state: as in `__call__`, like `dropout_key`.
             dropout_key: see `state`.
+            rows: of a larger batch, which are here; they decide what dropout drops. None: the batch is whole.
+            batch_size: of that larger batch.
 
         Returns:
             The losses, `[batch, width - 1]`, or for a layout that predicts the last symbol only `[batch, 1]`; and the
             state after the last symbol but one.
         """
-        losses, _, state = self._predict(ids, state, dropout_key)
+        place = (rows.start, batch_size) if rows else (0, ids.shape[0])
+        losses, _, state = self._predict(ids, state, dropout_key, place)
         return losses, state
 
     def losses_and_hits(
@@ -171,13 +179,22 @@ class CharRNN(tf.Module):
         Returns:
             The losses and the hits, a bool for each, and the state after the last symbol but one.
         """
-        return self._predict(ids, state, None, with_hits=True)
+        return self._predict(ids, state, None, (0, ids.shape[0]), with_hits=True)
 
     def _predict(
-        self, ids: tf.Tensor, state: Sequence[State] | None, dropout_key: tf.Tensor | None, with_hits: bool = False
+        self,
+        ids: tf.Tensor,
+        state: Sequence[State] | None,
+        dropout_key: tf.Tensor | None,
+        place: tuple[int, int],
+        with_hits: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor | None, tuple[State, ...]]:
-        """See `losses` and `losses_and_hits`; without hits there is None in their place."""
+        """See `losses` and `losses_and_hits`; without hits there is None in their place.
+
+        The batch stands in a larger one at `place`: its first row there, and how many rows that has.
+        """
         batch = ids.shape[0]
+        offset, all_rows = place
         state = self.initial_state(batch) if state is None else state
         halve = self.implementation.halves_batch and batch >= _MIN_BATCH_TO_HALVE
         bounds = [0, batch // 2, batch] if halve else [0, batch]
@@ -185,7 +202,8 @@ class CharRNN(tf.Module):
         for first, end in itertools.pairwise(bounds):
             inputs, targets = split_batch(ids[first:end])
             before = tf.nest.map_structure(lambda array, first=first, end=end: array[first:end], tuple(state))
-            hidden, after = self._hidden(inputs, before, self._dropout(dropout_key, range(first, end), batch))
+            dropout = self._dropout(dropout_key, range(offset + first, offset + end), all_rows)
+            hidden, after = self._hidden(inputs, before, dropout)
             if self.layout.last_only:
                 hidden, targets = hidden[-1:], targets[:, -1:]
             logits = self._logits(hidden)

@@ -10,6 +10,7 @@ import time
 import tensorflow as tf
 import tqdm
 
+from tfcharrnn.cluster import Cluster
 from tfcharrnn.dataset import DataFolder
 from tfcharrnn.model import CharRNN
 from tfcharrnn.run import Run
@@ -33,11 +34,20 @@ class Progress:
     """A progress bar with loss, speed and time left, or plain lines where standard error is no terminal."""
 
     def __init__(
-        self, run: Run, data: DataFolder, model: CharRNN, steps_per_epoch: int, start: int, total: int, *, quiet: bool
+        self,
+        run: Run,
+        data: DataFolder,
+        model: CharRNN,
+        steps_per_epoch: int,
+        start: int,
+        total: int,
+        cluster: Cluster,
+        *,
+        quiet: bool,
     ):
-        """Prints the first lines: device, corpus, model and length of the run."""
+        """Prints the first lines: device, corpus, model and length of the run; of several workers only the chief."""
         self._run_dir = run.path
-        self._quiet = quiet
+        self._quiet = quiet or not cluster.is_chief
         self._steps_per_epoch = steps_per_epoch
         self._total = total
         self._bar: tqdm.tqdm | None = None
@@ -46,6 +56,9 @@ class Progress:
         self._compiled: set[int] = set()
         config, special = run.model, data.vocabulary.num_special
         self._say(f"device     {device_name()}, TensorFlow {tf.__version__}")
+        if cluster.strategy:
+            rows = run.training.batch_size // cluster.num_replicas
+            self._say(f"replicas   {cluster.num_replicas}, each with {rows} rows of a batch; {cluster.describe()}")
         self._say(
             f"corpus     {data.name}: {data.characters:,} characters, "
             f"vocabulary of {len(data.vocabulary) - special} characters and {special} special"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn import checkpoints, dataset, implementations, observers, pipeline
+from tfcharrnn import checkpoints, cluster, dataset, implementations, observers, pipeline
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
@@ -21,6 +22,8 @@ Settings = dict[str, Any]
 
 # what of a model may change when training goes on, and when it begins anew with the model's weights
 _HOW = ("implementation", "precision")
+# on which devices it runs
+_WHERE = ("strategy", "num_replicas")
 _FREE = (*_HOW, "dropout", "output_dropout")
 # what a run that goes on must keep, for its steps so far to mean the same
 _KEPT = ("batch_size", "seed", "optimizer", "shuffle", "reduction")
@@ -60,18 +63,34 @@ def train_model(
         raise ConfigError("--resume and --init_from exclude each other: a resumed run has its own weights")
     if data_dir and ("input" in settings or "corpus" in settings):
         raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
-    source = run_lib.load(init_from) if init_from else None
-    weights = checkpoints.find(source.path) if source else None
     if resume:
-        run, data = resume_run(run_dir, data_dir, settings)
-    else:
-        run, data = start_run(run_dir, data_dir, settings, source)
-        run_lib.check_place(run.path, overwrite=overwrite)
-    observers.check_available(run.training)
-    with run_lib.locked(run.path):
-        if not resume:
-            run_lib.clear(run.path)
-        return train(run, data, resume=resume, weights=weights, quiet=quiet)
+        run_dir = run_dir or run_lib.newest()
+    source = run_lib.load(init_from) if init_from else None
+    workers = _join(run_lib.load(run_dir).training if resume else TrainingConfig(), run_dir, settings, quiet)
+    with workers.watching(str(run_dir)):
+        weights = checkpoints.find(source.path) if source else None
+        with workers.chief_first():
+            if resume:
+                run, data = resume_run(run_dir, data_dir, settings)
+            else:
+                run, data = start_run(run_dir, data_dir, settings, source)
+            workers.rows(run.training.batch_size)  # for its check
+            if workers.is_chief:
+                if not resume:
+                    run_lib.check_place(run.path, overwrite=overwrite)
+                observers.check_available(run.training)
+        with run_lib.locked(run.path) if workers.is_chief else contextlib.nullcontext():
+            if workers.is_chief and not resume:
+                run_lib.clear(run.path)
+            return train(run, data, workers, resume=resume, weights=weights, quiet=quiet)
+
+
+def _join(config: TrainingConfig, run_dir: str | Path, settings: Settings, quiet: bool) -> cluster.Cluster:
+    """Joins the workers that the settings ask for, which must happen before anything is computed."""
+    (config,) = _split({name: settings[name] for name in _WHERE if name in settings}, config)
+    if config.strategy == "multi_worker" and not run_dir:
+        raise ConfigError("--strategy=multi_worker: needs a --run_dir, one folder that all workers see")
+    return cluster.start(config.strategy, config.num_replicas, quiet=quiet)
 
 
 def start_run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -39,11 +39,13 @@ class Results(NamedTuple):
             that step changed nothing.
         width: symbols in an example.
         seconds: how long they took.
+        stopped: it was asked for to stop here.
     """
 
     steps: npt.NDArray[np.float64]
     width: int
     seconds: float
+    stopped: bool = False
 
     @property
     def loss(self) -> float:
@@ -61,11 +63,20 @@ class Trainer:
     """A model with its optimizer and its compiled training step.
 
     Attributes:
+        rows: which rows of each batch it trains on: all, or those of one replica among others.
         carried: for a stream what goes from one step to the next, else None.
         steps_per_call: how many steps go into one compiled call: as set, or so many that it is worth its start.
     """
 
-    def __init__(self, model: CharRNN, config: TrainingConfig, width: float, steps_per_epoch: int, total_steps: int):
+    def __init__(
+        self,
+        model: CharRNN,
+        config: TrainingConfig,
+        width: float,
+        steps_per_epoch: int,
+        total_steps: int,
+        rows: range | None = None,
+    ):
         """Takes the model and the settings.
 
         Args:
@@ -74,24 +85,33 @@ class Trainer:
             width: symbols in an example, on average; decides `steps_per_call`.
             steps_per_epoch: decides where a stream begins anew and, with `total_steps`, the learning rate.
             total_steps: see `steps_per_epoch`.
+            rows: of each batch, those to train on; None: all.
         """
         self.model = model
         self.config = config
+        self.rows = range(config.batch_size) if rows is None else rows
         self.variables = model.trainable_variables
         self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
-        self.carried = Carried(model, config.batch_size) if model.layout.carries_state else None
+        self.carried = Carried(model, len(self.rows)) if model.layout.carries_state else None
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = total_steps
         # two operations a weight and character forward, four backward
         flops = 6 * model.num_parameters * config.batch_size * width
-        self._is_small = flops < _SMALL_STEP
+        self.jit_compile = model.implementation.jit_compile and flops * len(self.rows) / config.batch_size < _SMALL_STEP
         self.steps_per_call = config.steps_per_call or max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
         self._steps_at_once = max(1, int(_LONGEST * _SLOW_MACHINE / flops))
         self._compiled: set[int] = set()
         # a large step is faster if XLA compiles its loops alone; see `recurrence`
-        self.run_steps = tf.function(self._run_steps, jit_compile=model.implementation.jit_compile and self._is_small)
+        self.run_steps = tf.function(self._run_steps, jit_compile=self.jit_compile)
 
-    def run(self, first_step: int, count: int, batches: tf.Tensor, skips_left: int = 0) -> Iterator[Results]:
+    def run(
+        self,
+        first_step: int,
+        count: int,
+        batches: tf.Tensor,
+        skips_left: int = 0,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Results]:
         """Does the steps of a call, and gives control back at least every few seconds.
 
         Args:
@@ -100,6 +120,7 @@ class Trainer:
             batches: `[steps_per_call, batch, width]`, of which the first `count` are used.
             skips_left: how many steps with a loss or a gradient that is not finite may be skipped; at the next one the
                 call ends, and that step is its last.
+            stop: asked now and then whether the call is to end where it is.
         """
         begin, width = 0, batches.shape[2]
         while begin < count:
@@ -113,8 +134,9 @@ class Trainer:
                 self._steps_at_once = max(1, int(_LONGEST * (end - begin) / seconds))
             self._compiled.add(width)
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-            yield Results(rows[: bad[skips_left] + 1] if len(bad) > skips_left else rows, width, seconds)
-            if len(bad) > skips_left:
+            stopped = stop()
+            yield Results(rows[: bad[skips_left] + 1] if len(bad) > skips_left else rows, width, seconds, stopped)
+            if stopped or len(bad) > skips_left:
                 return
             skips_left -= len(bad)
             begin = end
@@ -127,7 +149,7 @@ class Trainer:
             step: the step that it belongs to.
         """
         step_tensor = tf.constant(step, tf.int64)
-        _, _, gradients, _ = self._gradients(ids, self._carried_states() if self.carried else None, step_tensor)
+        _, _, gradients, _ = self.gradients(ids, self.carried_states() if self.carried else None, step_tensor)
         by_variable = {v.ref(): gradient for v, gradient in zip(self.variables, gradients, strict=True)}
         return {name: float(tf.norm(by_variable[v.ref()])) for name, v in self.model.named_variables.items()}
 
@@ -146,12 +168,58 @@ class Trainer:
             learning rate, all before the update; the state after the examples, for the next step of a stream; and
             whether loss and gradients are finite numbers. If they are not, nothing is updated.
         """
-        total, characters, gradients, after = self._gradients(ids, state, step)
+        total, characters, gradients, after = self.gradients(ids, state, step)
+        result, finite = self.update(total, characters, gradients, step)
+        return result, after, finite
+
+    def gradients(
+        self, ids: tf.Tensor, state: States | None, step: tf.Tensor, *, of_sum: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], States]:
+        """Forward, and backward through the whole example.
+
+        Args:
+            ids: as in `train_step`, like `state` and `step`.
+            state: see `ids`.
+            step: see `ids`.
+            of_sum: give the gradients of the sum of the losses, instead of what is minimised.
+
+        Returns:
+            The sum of the losses in nats, over how many characters it goes, a gradient for each variable, and the state
+            after the examples.
+        """
+        dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
+        characters = self.model.num_targets(ids)
+        with tf.GradientTape() as tape:  # it must see the initial state, which may be learned
+            before = None if state is None else self._state_before(step, state)
+            losses, after = self.model.losses(ids, before, dropout_key, self.rows, self.config.batch_size)
+            total = tf.reduce_sum(losses)
+            minimised = total if of_sum else total / self.num_losses(characters)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(minimised, self.variables)]
+        return total, characters, gradients, after
+
+    def num_losses(self, characters: tf.Tensor) -> tf.Tensor | int:
+        """By what the sum of the losses of a batch is divided to give what is minimised."""
+        return characters if self.config.reduction == "mean" else self.config.batch_size
+
+    def update(
+        self, total: tf.Tensor, characters: tf.Tensor, gradients: list[tf.Tensor], step: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        """Clips the gradients and updates the weights.
+
+        Args:
+            total: what `gradients` gave, like `characters` and `gradients`; over several replicas, added up.
+            characters: see `total`.
+            gradients: see `total`; of what is minimised.
+            step: updates done before, int64.
+
+        Returns:
+            The four numbers of `Results.steps`, and whether loss and gradients are finite.
+        """
         gradients, norm = optimizers.clip(gradients, self.config)
         rate = optimizers.learning_rate(self.config, step, self._steps_per_epoch, self._total_steps)
         finite = tf.math.is_finite(total) & tf.math.is_finite(norm)
 
-        if self._is_small:  # XLA makes the choice a part of the arithmetic; a branch would cost a third of the step
+        if self.jit_compile:  # XLA makes the choice a part of the arithmetic; a branch would cost a third of the step
             self.optimizer.apply(self.variables, gradients, rate, step, finite)
         else:
 
@@ -160,21 +228,7 @@ class Trainer:
                 return finite
 
             tf.cond(finite, update, lambda: finite)
-        return (total, characters, norm, rate), after, finite
-
-    def _gradients(
-        self, ids: tf.Tensor, state: States | None, step: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], States]:
-        """The sum of the losses, over how many characters, the gradients of what is minimised, the state after."""
-        dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
-        characters = self.model.num_targets(ids)
-        with tf.GradientTape() as tape:  # it must see the initial state, which may be learned
-            before = None if state is None else self._state_before(step, state)
-            losses, after = self.model.losses(ids, before, dropout_key)
-            total = tf.reduce_sum(losses)
-            loss = total / (characters if self.config.reduction == "mean" else self.config.batch_size)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
-        return total, characters, gradients, after
+        return (total, characters, norm, rate), finite
 
     def _run_steps(
         self, first_step: tf.Tensor, begin: tf.Tensor, end: tf.Tensor, batches: tf.Tensor, skips_left: tf.Tensor
@@ -205,7 +259,7 @@ class Trainer:
                 states = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), after, before)
             return index + 1, states, skips_left - tf.cast(~finite, tf.int32), results.write(index, row)
 
-        states = self._carried_states() if carries else ()
+        states = self.carried_states() if carries else ()
         _, states, _, results = tf.while_loop(
             lambda index, states, skips_left, results: (index < end) & (skips_left >= 0),
             body,
@@ -217,7 +271,8 @@ class Trainer:
             self.carried.symbols.assign(batches[end - 1, :, -1])
         return results.stack()
 
-    def _carried_states(self) -> States:
+    def carried_states(self) -> States:
+        """What `carried` holds, as tensors."""
         return tf.nest.map_structure(tf.convert_to_tensor, self.carried.state) if self.carried else ()
 
     def _state_before(self, step: tf.Tensor, states: States) -> States:
@@ -225,6 +280,6 @@ class Trainer:
         begins = step % self._steps_per_epoch == 0
         return tf.nest.map_structure(
             lambda first, carried: tf.where(begins, first, carried),
-            self.model.initial_state(self.config.batch_size),
+            self.model.initial_state(len(self.rows)),
             states,
         )

@@ -9,17 +9,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfcharrnn import checkpoints, cutting, pipeline
-from tfcharrnn import run as run_lib
 from tfcharrnn.checkpoints import Checkpoint
-from tfcharrnn.config import GenerationConfig
+from tfcharrnn.cluster import Cluster
 from tfcharrnn.dataset import DataFolder
 from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.evaluation import Evaluator
 from tfcharrnn.interruption import Interruption
 from tfcharrnn.metrics import RunningMetrics
 from tfcharrnn.model import CharRNN
-from tfcharrnn.observers import Observers
 from tfcharrnn.progress import Progress
+from tfcharrnn.recording import Recorder
+from tfcharrnn.replicas import ReplicatedTrainer
 from tfcharrnn.run import Run
 from tfcharrnn.sampling import Sampler
 from tfcharrnn.trainer import Results, Trainer
@@ -45,13 +45,20 @@ class Result:
 
 
 def train(
-    run: Run, data: DataFolder, *, resume: bool = False, weights: Checkpoint | None = None, quiet: bool = False
+    run: Run,
+    data: DataFolder,
+    cluster: Cluster,
+    *,
+    resume: bool = False,
+    weights: Checkpoint | None = None,
+    quiet: bool = False,
 ) -> Result:
     """Trains the model of a run on a data folder.
 
     Args:
         run: the settings and the run folder, which exists.
         data: what to train on.
+        cluster: the workers that do it together; only the chief writes, and shows something.
         resume: go on from the newest checkpoint, or from the start if there is none yet.
         weights: a checkpoint of another run, with whose weights a new one begins.
         quiet: show nothing.
@@ -67,8 +74,17 @@ def train(
     order = pipeline.training_order(data.read("train"), data.config, config)
     validation = cutting.predicted_once(data.read("val"), data.config)
     total = config.steps or config.epochs * order.steps_per_epoch
-    model = CharRNN(run.model, len(data.vocabulary), config.seed, layout=data.layout)
-    trainer = Trainer(model, config, order.mean_width, order.steps_per_epoch, total)
+
+    def make_model() -> CharRNN:
+        return CharRNN(run.model, len(data.vocabulary), config.seed, layout=data.layout)
+
+    lengths = (order.mean_width, order.steps_per_epoch, total)
+    trainer = (
+        ReplicatedTrainer(make_model, config, *lengths, cluster)
+        if cluster.strategy
+        else Trainer(make_model(), config, *lengths)
+    )
+    model = trainer.model
     evaluator, running = Evaluator(model), RunningMetrics(config, len(data.vocabulary))
     sampler = Sampler(model, data.vocabulary, data.config.seq_length, trainer.carried)
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -76,18 +92,19 @@ def train(
     if trainer.carried is not None:
         state["carried"] = trainer.carried
     start = step = _restore(run, state, running) if resume else 0
+    cluster.check_alike({"text": int(data.fingerprint[:12], 16), "first step": start, "number of steps": total})
     if start >= total:
         raise UserError(f"{run.path}: is at step {start:,} of {total:,} already; give more --steps or --epochs")
-    logs = run_lib.Logs(run.path, running.sizes)
-    size = trainer.steps_per_call
-    events = (config.eval_every, config.sample_every, config.checkpoint_every)
-    batches = pipeline.training_batches(order, lambda: pipeline.calls(start, total, events, size), size)
-    watch = Observers(run, model)
-    progress = Progress(run, data, model, order.steps_per_epoch, start, total, quiet=quiet)
-    loss, val_loss, evaluated = float("nan"), None, False
-
-    def due(interval: int) -> bool:
-        return step == total or (interval > 0 and step % interval == 0)
+    progress = Progress(run, data, model, order.steps_per_epoch, start, total, cluster, quiet=quiet)
+    recorder = None
+    if cluster.is_chief:
+        recorder = Recorder(run, state, validation, evaluator, sampler, running, progress, order.steps_per_epoch, total)
+    if weights is not None:
+        checkpoints.restore(weights, {"model": model})
+    if recorder:
+        if weights is not None:
+            recorder.save(0)  # so that to resume needs no other run
+        run.save()  # with the settings given now; from here on the folder is a run, which can be resumed
 
     def take(results: Results, first: int, ids: tf.Tensor) -> list[dict[str, Any]]:
         """Counts some steps; returns the rows of metrics due before the last of them."""
@@ -103,55 +120,35 @@ def train(
                 if running.skipped > config.skip_bad_steps:
                     raise _diverged(run, trainer, ids[step - 1 - first], step, result)
                 progress.skipped(step, running.skipped, config.skip_bad_steps)
-            if due(config.log_every) and index < len(results.steps) and not running.is_empty:
+            is_due = config.log_every and step % config.log_every == 0 and index < len(results.steps)
+            if is_due and not running.is_empty:
                 rows.append(running.row(step, step / order.steps_per_epoch, results.speed))
         return rows
 
-    def save() -> None:
-        step_variable.assign(step)
-        running.sizes = logs.sizes()
-        losses = checkpoints.Losses(running.smooth_loss, val_loss if evaluated else None)
-        checkpoints.save(run.path, state, step, losses, running.to_dict())
-        checkpoints.prune(run.path, config.keep_checkpoints, config.keep_every)
-
-    if weights is not None:
-        checkpoints.restore(weights, {"model": model})
-        save()  # so that to resume needs no other run
-    run.save()  # with the settings given now; from here on the folder is a run, which can be resumed
+    size, loss = trainer.steps_per_call, float("nan")
+    events = (config.eval_every, config.sample_every, config.checkpoint_every)
+    mine = cluster.rows(config.batch_size)
+    batches = pipeline.training_batches(order, lambda: pipeline.calls(start, total, events, size), size)
     with Interruption() as interruption, progress:
         for first, count, ids in batches:
-            for results in trainer.run(int(first), int(count), ids, config.skip_bad_steps - running.skipped):
+            ids = ids[:, mine[0].start : mine[-1].stop]
+            skips_left = config.skip_bad_steps - running.skipped
+            for results in trainer.run(int(first), int(count), ids, skips_left, lambda: interruption.requested):
                 progress.compiled(results)
-                evaluated = False
-                rows = take(results, int(first), ids)
-                if len(validation) and due(config.eval_every):
-                    val_loss, evaluated = evaluator(validation, config.batch_size).loss, True
-                if (evaluated or due(config.log_every)) and not running.is_empty:
-                    measured = val_loss if evaluated else None
-                    rows.append(running.row(step, step / order.steps_per_epoch, results.speed, val_loss=measured))
-                logs.write_rows(rows)
-                watch.rows(rows)
-                loss = results.loss
-                progress.show(step, loss, results.speed, val_loss if evaluated else None)
-                if due(config.sample_every):
-                    sample = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
-                    text = sampler.generate(sample)[0]
-                    logs.write_sample(f"step {step}, smoothed loss {running.smooth_loss or loss:.4f}", text)
-                    progress.sample(step, text)
-                    watch.sample(step, text)
-                if due(config.checkpoint_every) or interruption.requested:
-                    save()
-                if evaluated or due(config.checkpoint_every) or interruption.requested:
-                    watch.look(step, last=step == total or interruption.requested)
-                if interruption.requested:
-                    break
-            if interruption.requested:
+                rows, loss = take(results, int(first), ids), results.loss
+                if recorder:
+                    recorder.record(step, results, rows)
+            if results.stopped:
                 break
+    cluster.wait()  # for the chief to have written the last of it
+    val_loss = recorder.val_loss if recorder else None
     progress.finish(step, total, val_loss, interrupted=step < total)
     return Result(str(run.path), step, loss, val_loss, interrupted=step < total)
 
 
-def _diverged(run: Run, trainer: Trainer, ids: tf.Tensor, step: int, result: list[float]) -> UserError:
+def _diverged(
+    run: Run, trainer: Trainer | ReplicatedTrainer, ids: tf.Tensor, step: int, result: list[float]
+) -> UserError:
     """The error of a step, with its batch `[batch, width]`, in which a loss or a gradient was no finite number."""
     total, characters, _, rate = result
     norms = ", ".join(f"{name} {norm:.3g}" for name, norm in trainer.gradient_norms(ids, step - 1).items())
