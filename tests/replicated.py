@@ -1,0 +1,62 @@
+"""Trains some steps on a number of replicas, all in this process, and prints losses and weights of each setting.
+
+A process of its own for each number, since TensorFlow's devices are set up once.
+"""
+
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from tfcharrnn import cluster
+from tfcharrnn.config import ModelConfig, TrainingConfig
+from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.model import CharRNN
+from tfcharrnn.replicas import ReplicatedTrainer
+from tfcharrnn.trainer import Trainer
+
+SYMBOLS, WIDTH, BATCH, STEPS, CALL = 23, 14, 16, 100, 10
+
+# layout, model, training
+SETTINGS = {
+    "gru with dropout": ("sequences", {"cell": "gru", "num_layers": 2, "dropout": 0.3, "output_dropout": 0.2}, {}),
+    "lstm on lines": ("lines", {"cell": "lstm", "embedding_size": 5}, {"reduction": "sum", "clip_value": 0.5}),
+    "rnn on a stream": ("stream", {"cell": "rnn", "learned_initial_state": True}, {"optimizer": "adagrad"}),
+    "keras on windows": ("windows", {"cell": "gru", "implementation": "keras"}, {"optimizer": "sgd"}),
+    # too large to be compiled as a whole
+    "large lstm": ("sequences", {"cell": "lstm", "hidden_size": 700}, {"steps": 6}),
+}
+
+
+def batches(layout, rng):
+    ids = rng.integers(len(layout.special), SYMBOLS, (CALL, BATCH, WIDTH)).astype(np.int32)
+    if layout.pad_id is not None:
+        lengths = rng.integers(3, WIDTH + 1, (CALL, BATCH, 1))
+        ids[np.arange(WIDTH) >= lengths] = layout.pad_id
+    return tf.constant(ids)
+
+
+def train(number, layout, model, training):
+    layout, steps = LAYOUTS[layout], training.get("steps", STEPS)
+    config = TrainingConfig(batch_size=BATCH, seed=3, learning_rate=0.01, **training)
+
+    def make_model():
+        return CharRNN(ModelConfig(**{"hidden_size": 12, **model}), SYMBOLS, config.seed, layout=layout)
+
+    lengths = (float(WIDTH), 13, steps)
+    if number == 1:
+        trainer = Trainer(make_model(), config, *lengths)
+    else:
+        trainer = ReplicatedTrainer(make_model, config, *lengths, cluster.start("mirrored", number))
+    rng, rows = np.random.default_rng(0), []
+    for first in range(0, steps, CALL):
+        for results in trainer.run(first, min(CALL, steps - first), batches(layout, rng)):
+            rows += results.steps.tolist()
+    values = list(trainer.model.variables)
+    values += tf.nest.flatten([trainer.carried.state, trainer.carried.symbols]) if trainer.carried else []
+    return {"steps": rows, "weights": [v.numpy().astype(float).ravel().tolist()[:2000] for v in values]}
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: train(int(sys.argv[1]), *setting) for name, setting in SETTINGS.items()}))
