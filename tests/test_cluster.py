@@ -85,6 +85,18 @@ def test_tensorflow_must_be_fresh(tmp_path):
         tfcharrnn.train_model(tmp_path / "run", strategy="mirrored", num_replicas=17)
 
 
+def test_a_task_of_slurm_finds_its_place(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    step = {"ID": "0", "NUM_TASKS": "4", "NODELIST": "n[07-08]", "TASKS_PER_NODE": "2(x2)"}
+    for name, value in {**{f"STEP_{name}": value for name, value in step.items()}, "PROCID": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(cluster, "_joined", {})
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda cluster_resolver: Devices(1))
+    one = cluster.start("multi_worker", quiet=True)
+    assert (one.index, one.addresses) == (2, ("n07:8888", "n07:8889", "n08:8888", "n08:8889"))
+    assert not one.is_chief and one.num_replicas == 4
+
+
 def test_a_process_joins_once(monkeypatch):
     monkeypatch.setattr(cluster, "_joined", {})
     made = []

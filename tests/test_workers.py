@@ -57,7 +57,6 @@ def test_replicas_do_what_one_does(of_replicas, number, name):
     one, many = (of_replicas[n][name] for n in (1, number))
     expected, got = np.array(one["steps"]), np.array(many["steps"])
     assert len(got) == replicated.SETTINGS[name][2].get("steps", replicated.STEPS)
-    assert expected[0, 0] / expected[0, 1] > 1.2 * expected[-1, 0] / expected[-1, 1] or name != "gru with dropout"
     np.testing.assert_array_equal(got[:, 1], expected[:, 1])
     np.testing.assert_allclose(got[:, 0] / got[:, 1], expected[:, 0] / expected[:, 1], atol=1e-5)
     np.testing.assert_allclose(got[:, 2:], expected[:, 2:], rtol=1e-4)

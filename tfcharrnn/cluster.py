@@ -209,8 +209,12 @@ def _multi_worker(quiet: bool) -> Cluster:
         addresses, index = _tf_config(os.environ["TF_CONFIG"])
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     elif "SLURM_STEP_ID" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
-        addresses, index = resolver.cluster_spec().task_list("worker"), resolver.task_id
+        # it deals out ports by GPUs, of which there may be none; which GPUs a task sees is for Slurm to say
+        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
+        )
+        addresses, index = resolver.cluster_spec().job_tasks("worker"), resolver.task_id
     else:
         raise ConfigError(
             "--strategy=multi_worker: TF_CONFIG is not set, and this is no task of Slurm; set it for each worker, or "
