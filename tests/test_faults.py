@@ -106,6 +106,20 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_an_error(train, tmp_path):
         tfcharrnn.load_model(tmp_path / "r")
 
 
+def test_a_run_does_not_begin_anew_where_no_checkpoint_can_be_read(train, tmp_path):
+    train(tmp_path / "r", steps=8, checkpoint_every=4)
+    for path in (tmp_path / "r" / "checkpoints").iterdir():
+        (path / "checkpoint.json").write_text("{")
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    for use in (
+        tfcharrnn.load_model,
+        lambda run_dir: tfcharrnn.train_model(run_dir, resume=True, steps=12, quiet=True),
+    ):
+        with pytest.raises(tfcharrnn.UserError, match="every checkpoint in it is damaged"):
+            use(tmp_path / "r")
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+
+
 def test_checkpoints_are_kept_for_ever_at_multiples(train, tmp_path):
     train(tmp_path / "r", steps=30, checkpoint_every=3, keep_checkpoints=1, keep_every=9, eval_every=0)
     losses = [c.losses.smooth for c in checkpoints.listed(tmp_path / "r")]

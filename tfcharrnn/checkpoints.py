@@ -87,31 +87,29 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log:
         files.write_json(folder / _DESCRIPTION, {"format": FORMAT, "step": step, **measured, "log": log, "files": sums})
 
 
+def folders(run_dir: Path) -> list[Path]:
+    """Where checkpoints of a run were written, readable or not."""
+    folder = run_dir / "checkpoints"
+    return sorted(path for path in folder.iterdir() if _FOLDER.fullmatch(path.name)) if folder.is_dir() else []
+
+
 def listed(run_dir: Path, *, name_damaged: bool = False) -> list[Checkpoint]:
     """The checkpoints of a run, by step; what is not readable as one is left out, if asked with a warning."""
     found = []
-    folder = run_dir / "checkpoints"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if _FOLDER.fullmatch(path.name):
-            try:
-                found.append(describe(path))
-            except UserError as error:
-                if name_damaged:
-                    warn(f"{error}; the checkpoint is left out")
+    for path in folders(run_dir):
+        try:
+            found.append(describe(path))
+        except UserError as error:
+            if name_damaged:
+                warn(f"{error}; the checkpoint is left out")
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The checkpoint of the least validation loss, or where there is no validation of the least smoothed training loss.
-
-    Of two alike it is the newer one.
-    """
-    ranked = _by_loss(checkpoints)
-    return ranked[-1] if ranked else None
-
-
 def _by_loss(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """The checkpoints that have a loss, the best one last."""
+    """The checkpoints that have a loss, the best one last: of validation, or where there is none of training, smoothed.
+
+    Of two alike the newer one is better.
+    """
     kind = 1 if any(c.losses.val is not None for c in checkpoints) else 0
     measured = [(c.losses[kind], c) for c in checkpoints if c.losses[kind] is not None]
     return [c for _, c in sorted(measured, key=lambda entry: (-entry[0], entry[1].step))]  # type: ignore[operator]
@@ -160,10 +158,10 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
         names = [checkpoint.path.name for checkpoint in listed(run_dir)]
         raise UserError(f"--checkpoint={which}: no such checkpoint; {run_dir} has {', '.join(names) or 'none'}")
     checkpoints = listed(run_dir, name_damaged=True)
-    if not checkpoints:
+    if not folders(run_dir):
         raise UserError(f"{run_dir}: has no checkpoint yet; train it first")
     ranked = _by_loss(checkpoints) if which == "best" else checkpoints
-    if not ranked:
+    if checkpoints and not ranked:
         raise UserError(f"{run_dir}: no checkpoint has a loss; use --checkpoint=latest")
     for checkpoint in reversed(ranked):
         try:

@@ -53,7 +53,6 @@ class RunningMetrics:
         self.seconds = float(value.get("seconds", 0.0))  # checkpoints did not always have it
         if min(self.sizes.values(), default=0) < 0:
             raise ValueError("a log of a negative size")
-        self.seconds = float(value.get("seconds", 0.0))  # checkpoints did not always have it
 
     def add(self, total: float, characters: float, norm: float, rate: float) -> None:
         """Takes the results of one step."""

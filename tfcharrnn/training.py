@@ -163,7 +163,7 @@ def _diverged(
 
 def _restore(run: Run, state: dict[str, Any], running: RunningMetrics) -> int:
     """Reads the newest checkpoint into the objects of a training run and returns its step; 0 if there is none yet."""
-    if not checkpoints.listed(run.path):
+    if not checkpoints.folders(run.path):
         return 0
     checkpoint = checkpoints.find(run.path)
     checkpoints.restore(checkpoint, state)
