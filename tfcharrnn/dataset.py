@@ -27,6 +27,7 @@ from tfcharrnn.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tfcharrnn.examples import Examples
+    from tfcharrnn.shards import Shards
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
@@ -112,14 +113,34 @@ class DataFolder:
         """
         from tfcharrnn import records  # brings TensorFlow, which opening a folder does not need
 
+        stored = records.read(**self._files(split))
+        return stored if self.translation is None else dataclasses.replace(stored, ids=self.translation[stored.ids])
+
+    def shards(self, split: str) -> Shards:
+        """The records of a split that has some, to be read a stretch at a time.
+
+        Raises:
+            UserError: missing shards.
+        """
+        from tfcharrnn import shards
+
+        return shards.Shards(**self._files(split), translation=self.translation)
+
+    def symbols(self, split: str) -> int:
+        """How many symbols the records of a split have together."""
         part = self.splits[split]
-        paths = [self.path / name for name in part.shards]
-        symbols = cutting.num_symbols(part.characters, part.records, self.config)
-        lengths = cutting.record_lengths(self.config)
-        if self.translation is None:
-            return records.read(paths, len(self.vocabulary), part.records, symbols, lengths, self.config.compression)
-        stored = records.read(paths, len(self.translation), part.records, symbols, lengths, self.config.compression)
-        return dataclasses.replace(stored, ids=self.translation[stored.ids])
+        return cutting.num_symbols(part.characters, part.records, self.config)
+
+    def _files(self, split: str) -> dict[str, Any]:
+        """The files of a split and what must be in them."""
+        return {
+            "paths": [self.path / name for name in self.splits[split].shards],
+            "vocabulary_size": len(self.vocabulary if self.translation is None else self.translation),
+            "count": self.splits[split].records,
+            "num_symbols": self.symbols(split),
+            "lengths": cutting.record_lengths(self.config),
+            "compression": self.config.compression,
+        }
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> DataFolder:
         """The same data in the ids of another vocabulary.

@@ -11,11 +11,13 @@ import itertools
 import mmap
 import os
 import struct
+import threading
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn import files
@@ -136,20 +138,13 @@ def read(
             (_check_sizes if compression == "none" else _check_compressed_sizes)(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {again}") from None
-        try:
-            for serialised in _batches(path, max(1, _PARSED_IDS // mean_length), compression):
-                more_ids, more_sizes = (array.numpy() for array in _parse(serialised))
-                if more_sizes.min() < lengths[0] or more_sizes.max() > lengths[1]:
-                    raise UserError(f"{path}: holds a record of a wrong length, so it is not of this layout; {again}")
-                if more_ids.min() < 0 or more_ids.max() >= vocabulary_size:
-                    raise UserError(f"{path}: holds ids outside the vocabulary; {again}")
-                if records + len(more_sizes) > count or at + len(more_ids) > num_symbols:
-                    raise UserError(f"{path}: more records than dataset.json counts; {again}")
-                ids[at : at + len(more_ids)] = more_ids
-                sizes[records : records + len(more_sizes)] = more_sizes
-                at, records = at + len(more_ids), records + len(more_sizes)
-        except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where the message would quote a record
-            raise UserError(f"{path}: damaged or not of this layout ({first_line(error)}); {again}") from None
+        size = max(1, _PARSED_IDS // mean_length)
+        for more_ids, more_sizes in _parsed(path, os.fsencode(path), size, vocabulary_size, lengths, compression):
+            if records + len(more_sizes) > count or at + len(more_ids) > num_symbols:
+                raise UserError(f"{path}: more records than dataset.json counts; {again}")
+            ids[at : at + len(more_ids)] = more_ids
+            sizes[records : records + len(more_sizes)] = more_sizes
+            at, records = at + len(more_ids), records + len(more_sizes)
     if (records, at) != (count, num_symbols):
         raise UserError(
             f"{folder}: {records} records of {at} ids where dataset.json counts {count} of {num_symbols}; {again}"
@@ -157,13 +152,85 @@ def read(
     return Examples.side_by_side(ids, sizes)
 
 
-def _batches(path: Path, size: int, compression: str) -> tf.data.Dataset:
+def of_frames(path: Path, content: bytes, count: int, vocabulary_size: int, lengths: tuple[int, int]) -> Examples:
+    """The records in a part of a file, which TensorFlow checks and parses as it does those of a whole one.
+
+    Args:
+        path: the file, for errors.
+        content: whole records in their frames, as `frames` counts them, uncompressed.
+        count: how many they are, at least one.
+        vocabulary_size: ids must be below this.
+        lengths: how many ids a record must have at least and at most.
+
+    Raises:
+        UserError: a damaged record, one of a wrong length, or with a wrong id.
+    """
+    name = f"ram://tfcharrnn-{threading.get_ident()}"  # TensorFlow reads records from files; this is one in memory
+    with tf.io.gfile.GFile(name, "wb") as file:
+        file.write(content)
+    try:
+        parts = list(_parsed(path, name.encode(), count, vocabulary_size, lengths, "none"))
+    finally:
+        tf.io.gfile.remove(name)
+    ids, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Examples.side_by_side(ids.astype(np.int32), sizes)
+
+
+def frames(content: bytes, at: int, count: int) -> tuple[int, int]:
+    """Goes over records in their frames: eight bytes of size, four of checksum, the record, four of checksum.
+
+    Args:
+        content: a part of a file.
+        at: where in it a frame begins.
+        count: how many to go over at most.
+
+    Returns:
+        Over how many it went that are whole, and where the next one begins.
+    """
+    size, unpack = len(content), _SIZE.unpack_from
+    for index in range(count):
+        if at + _AROUND > size:
+            return index, at
+        end = at + _AROUND + unpack(content, at)[0]
+        if end > size:
+            return index, at
+        at = end
+    return count, at
+
+
+def frame_size(length: int) -> int:
+    """The bytes in a file of a record of so many ids, each below 128, as `serialise` and `write` make it."""
+    return _AROUND + len(_header(length)) + length
+
+
+def _parsed(
+    path: Path, name: bytes, size: int, vocabulary_size: int, lengths: tuple[int, int], compression: str
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """The ids of a file's records, one after another, and how many each has, some `size` records at a time.
+
+    Raises:
+        UserError: it names `path`; TensorFlow knows the file as `name`.
+    """
+    again = "prepare the data again"
+    try:
+        for serialised in _batches(name, size, compression):
+            ids, sizes = (array.numpy() for array in _parse(serialised))
+            if sizes.min() < lengths[0] or sizes.max() > lengths[1]:
+                raise UserError(f"{path}: holds a record of a wrong length, so it is not of this layout; {again}")
+            if ids.min() < 0 or ids.max() >= vocabulary_size:
+                raise UserError(f"{path}: holds ids outside the vocabulary; {again}")
+            yield ids, sizes
+    except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where the message would quote a record
+        raise UserError(f"{path}: damaged or not of this layout ({first_line(error)}); {again}") from None
+
+
+def _batches(name: bytes, size: int, compression: str) -> tf.data.Dataset:
     """The records of a file as they are, in batches."""
     # the bare operation, for the class around it would be traced for each file; and with one reader there is nothing
     # to tune, which takes ten times as long as reading a small file
     dataset = tf.data.experimental.from_variant(
         tf.raw_ops.TFRecordDataset(
-            filenames=[os.fsencode(path)], compression_type=_TENSORFLOW_NAMES[compression], buffer_size=_BUFFER
+            filenames=[name], compression_type=_TENSORFLOW_NAMES[compression], buffer_size=_BUFFER
         ),
         tf.TensorSpec([], tf.string),
     )
