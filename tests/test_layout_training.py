@@ -14,7 +14,7 @@ from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.metrics import RunningMetrics
 from tfcharrnn.model import CharRNN
-from tfcharrnn.pipeline import StreamOrder
+from tfcharrnn.orders import StreamOrder
 from tfcharrnn.trainer import Trainer
 
 # A stream, step by step

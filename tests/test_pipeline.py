@@ -10,7 +10,8 @@ from tfcharrnn import pipeline
 from tfcharrnn.config import TrainingConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.examples import Examples
-from tfcharrnn.pipeline import ShuffledOrder, StreamOrder, bucket_widths, calls, evaluation_batches, training_batches
+from tfcharrnn.orders import ShuffledOrder, StreamOrder, bucket_widths
+from tfcharrnn.pipeline import calls, evaluation_batches, training_batches
 
 RECORDS = np.arange(23 * 5, dtype=np.int32).reshape(23, 5)
 STEPS = st.integers(0, 300)
@@ -37,8 +38,9 @@ def batches(order, start, stop, intervals=(), steps_per_call=4):
     """The batch of each step, as the pipeline gives it."""
     planned = lambda: calls(start, stop, intervals, steps_per_call)  # noqa: E731
     result = []
-    for first, count, ids in training_batches(order, planned, steps_per_call).as_numpy_iterator():
+    for first, count, sizes, ids in training_batches(order, planned, steps_per_call).as_numpy_iterator():
         assert first == start + len(result)
+        assert sizes.tolist() == [order.batch_size] * count + [0] * (steps_per_call - count)
         assert not ids[count:].any(), "room that is left is empty"
         result.extend(ids[:count].tolist())
     return result
@@ -126,9 +128,9 @@ def test_training_batches_started_in_the_middle_go_on_as_if_never_stopped(start)
 def test_training_batches_of_one_length_have_one_shape():
     order = shuffled(23, 4, 3)
     dataset = training_batches(order, lambda: calls(0, 9, [], 4), 4)
-    assert [spec.shape.as_list() for spec in dataset.element_spec] == [[], [], [4, 4, None]]
-    assert [spec.dtype for spec in dataset.element_spec] == [tf.int64, tf.int32, tf.int32]
-    assert [ids.shape for _, _, ids in dataset] == [[4, 4, 5]] * 3
+    assert [spec.shape.as_list() for spec in dataset.element_spec] == [[], [], [4], [4, 4, None]]
+    assert [spec.dtype for spec in dataset.element_spec] == [tf.int64, tf.int32, tf.int32, tf.int32]
+    assert [ids.shape for _, _, _, ids in dataset] == [[4, 4, 5]] * 3
 
 
 @pytest.mark.parametrize("in_order", [False, True])
@@ -216,7 +218,7 @@ def steps_of(order, planned, steps_per_call):
     """The batch of each step, padding and all."""
     planned = list(planned)
     dataset = training_batches(order, lambda: iter(planned), steps_per_call)
-    return [batch for _, count, batches in dataset.as_numpy_iterator() for batch in batches[:count].tolist()]
+    return [batch for _, count, _, batches in dataset.as_numpy_iterator() for batch in batches[:count].tolist()]
 
 
 def of_lengths(lengths):

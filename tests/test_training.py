@@ -252,14 +252,14 @@ def test_the_gradients_that_are_named_are_those_of_the_step_that_failed(train, t
     monkeypatch.setattr(
         trainer.Trainer,
         "gradient_norms",
-        lambda self, ids, step: batches.append((ids, step)) or measure(self, ids, step),
+        lambda self, ids, step, size: batches.append((ids, step)) or measure(self, ids, step, size),
     )
     settings = {"cell": "rnn", "optimizer": "sgd", "clip_norm": 0.0, "eval_every": 1, "steps_per_call": 8}
     with pytest.raises(tfcharrnn.UserError, match=r"gradient norms: output_kernel "):
         train(tmp_path / "r", steps=50, learning_rate=1e38, **settings)
     ((ids, step),) = batches
     run, data = starting.start_run("", run_lib.load(tmp_path / "r").data_dir, {"batch_size": 8})
-    order = pipeline.training_order(data.read("train"), data.config, run.training)
+    order = pipeline.training_order(data, run.training)
     starts, _ = order.spans(step)
     assert step > 0
     assert ids.numpy().tolist() == [order.ids[start : start + 21].tolist() for start in starts]

@@ -218,6 +218,16 @@ class TrainingConfig(_Checked):
     shuffle: str = option(
         "epoch", "Order of the examples: a new random one each epoch, or one for all.", choices=("epoch", "once")
     )
+    shuffle_buffer: int = option(
+        2**27,
+        "Symbols held in memory to be shuffled. A larger training text is read from disk a part at a time: its files "
+        "in a random order, and what is in memory at random.",
+        at_least=1,
+        at_most=10**12,
+    )
+    drop_remainder: bool = option(
+        True, "Drop an incomplete last batch of an epoch; if not, it is trained on as it is (a stream's is dropped)."
+    )
     reduction: str = option(
         "mean",
         "What is minimised: the mean loss of a character, or the sum over an example, averaged over the batch.",

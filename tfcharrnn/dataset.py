@@ -133,12 +133,14 @@ class DataFolder:
 
     def _files(self, split: str) -> dict[str, Any]:
         """The files of a split and what must be in them."""
+        low, high = cutting.record_lengths(self.config)
+        counted = self.splits[split].lengths or (low, high)
         return {
             "paths": [self.path / name for name in self.splits[split].shards],
             "vocabulary_size": len(self.vocabulary if self.translation is None else self.translation),
             "count": self.splits[split].records,
             "num_symbols": self.symbols(split),
-            "lengths": cutting.record_lengths(self.config),
+            "lengths": (max(low, min(counted)), min(high, max(counted))),
             "compression": self.config.compression,
         }
 

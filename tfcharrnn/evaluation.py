@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfcharrnn.blocks import EvaluationBlocks
 from tfcharrnn.cells import State
 from tfcharrnn.errors import UserError
 from tfcharrnn.examples import Examples
@@ -22,6 +23,9 @@ from tfcharrnn.vocabulary import Vocabulary
 
 # the kinds of characters whose losses `by_class` tells, in its order
 CLASSES = ("lower", "upper", "digit", "space", "newline", "punctuation", "other", "end")
+
+# sums of losses that are kept apart, to be added up exactly
+_TOTALS = 2**20
 
 
 def class_of(symbol: str) -> str:
@@ -115,11 +119,13 @@ class Evaluator:
         self._model = model
         self._compiled = tf.function(self._predict)
 
-    def __call__(self, examples: Examples, batch_size: int, *, in_order: bool | None = None) -> Evaluation:
+    def __call__(
+        self, examples: Examples | EvaluationBlocks, batch_size: int, *, in_order: bool | None = None
+    ) -> Evaluation:
         """The mean loss of every symbol that is predicted in some examples.
 
         Args:
-            examples: what to measure.
+            examples: what to measure; all at once, or block by block.
             batch_size: examples evaluated side by side.
             in_order: they are pieces of one text, as `cutting.stream_pieces` makes them; None: if the model's layout
                 is of such.
@@ -133,6 +139,8 @@ class Evaluator:
             for sums, weights in zip(by_id, (batch.losses[batch.real], batch.hits[batch.real], None), strict=True):
                 sums += np.bincount(targets, weights, len(sums))
             totals.extend(batch.losses.sum(axis=1).tolist())
+            if len(totals) > _TOTALS:
+                totals = [math.fsum(totals)]
         count = round(by_id[2].sum())
         if not count:
             raise UserError("there is no text to evaluate")
@@ -146,20 +154,24 @@ class Evaluator:
             count += int(np.count_nonzero(batch.real))
         return totals, count
 
-    def _batches(self, examples: Examples, batch_size: int, in_order: bool | None = None) -> Iterator[_Batch]:
-        """Every example once; losses of what is not real are 0."""
+    def _batches(
+        self, examples: Examples | EvaluationBlocks, batch_size: int, in_order: bool | None = None
+    ) -> Iterator[_Batch]:
+        """Every example once; losses of what is not real are 0. Which example is which is told within its block."""
         carries = self._model.layout.carries_state if in_order is None else in_order
         batch_size = 1 if carries else max(1, min(batch_size, len(examples)))
         state = self._model.initial_state(batch_size)
-        for ids, real, indices in evaluation_batches(examples, batch_size, in_order=carries):
-            if not real.any():  # as in texts of nothing but <S>
-                continue
-            losses, hits, after = self._compiled(ids, state)
-            rows, width = len(indices), losses.shape[1]
-            targets, real = ids[:rows, -width:], real[:rows, -width:]
-            yield _Batch(indices, targets, np.where(real, losses[:rows], 0.0), hits[:rows].numpy(), real)
-            if carries:
-                state = after
+        blocks, ends = ([examples], None) if isinstance(examples, Examples) else (examples, examples.ends)
+        for block in blocks:
+            for ids, real, indices in evaluation_batches(block, batch_size, in_order=carries, ends=ends):
+                if not real.any():  # as in texts of nothing but <S>
+                    continue
+                losses, hits, after = self._compiled(ids, state)
+                rows, width = len(indices), losses.shape[1]
+                targets, real = ids[:rows, -width:], real[:rows, -width:]
+                yield _Batch(indices, targets, np.where(real, losses[:rows], 0.0), hits[:rows].numpy(), real)
+                if carries:
+                    state = after
 
     def _predict(self, ids: tf.Tensor, state: tuple[State, ...]) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
         losses, hits, state = self._model.losses_and_hits(ids, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +59,8 @@ class Examples:
 
 
 def gather(
-    ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int
-) -> npt.NDArray[np.int32]:
+    ids: npt.NDArray[Any], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int
+) -> npt.NDArray[Any]:
     """Spans of `ids` as rows of an array, `[..., width]` for starts and lengths `[...]`, zeros after their ends."""
     positions = np.arange(width)
     rows = ids.take(starts[..., np.newaxis] + positions, mode="clip")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from tfcharrnn.config import TrainingConfig
 
 # the columns of a row that say how long something took; all others are the same whenever a run is repeated or resumed
-TIMING = ("chars_per_second", "seconds")
+TIMING = ("chars_per_second", "seconds", "data_wait")
 
 
 class RunningMetrics:
@@ -21,6 +22,7 @@ class RunningMetrics:
         skipped: steps whose update was left out, since a loss or a gradient was no finite number.
         sizes: of the log files at the last checkpoint.
         seconds: spent in training steps.
+        waited: seconds for which the loop waited for data since the last row.
     """
 
     def __init__(self, config: TrainingConfig, vocabulary_size: int):
@@ -32,6 +34,8 @@ class RunningMetrics:
         self.skipped = 0
         self.sizes: dict[str, int] = {}
         self.seconds = 0.0
+        self.waited = 0.0
+        self._since = time.perf_counter()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, JSON-ready, for a checkpoint."""
@@ -50,13 +54,17 @@ class RunningMetrics:
         self.window = [float(count), float(loss), float(characters), float(norm), float(rate)]
         self.skipped = int(value.get("skipped", 0))
         self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
-        self.seconds = float(value.get("seconds", 0.0))  # checkpoints did not always have it
         if min(self.sizes.values(), default=0) < 0:
             raise ValueError("a log of a negative size")
 
-    def add(self, total: float, characters: float, norm: float, rate: float) -> None:
-        """Takes the results of one step."""
-        examples = characters if self._config.reduction == "mean" else self._config.batch_size
+    def wait(self, seconds: float) -> None:
+        """Counts time in which the loop waited for data."""
+        self.waited += seconds
+
+    def add(self, total: float, characters: float, norm: float, rate: float, size: int | None = None) -> None:
+        """Takes the results of one step, of a batch of so many examples (None: a full one)."""
+        size = self._config.batch_size if size is None else size
+        examples = characters if self._config.reduction == "mean" else size
         loss, keep = total / examples, self._config.smoothing
         if self.smooth_loss is None and self._config.smoothing_start != "first":
             is_uniform = self._config.smoothing_start == "uniform"
@@ -75,6 +83,9 @@ class RunningMetrics:
     def row(self, step: int, epoch: float, speed: float, **more: float | None) -> dict[str, Any]:
         """A row over the steps since the last one: means of loss and gradient norm, the last learning rate."""
         count, total, characters, norms, rate = self.window
+        now = time.perf_counter()
+        data_wait = min(1.0, self.waited / max(now - self._since, 1e-9))
+        self.waited, self._since = 0.0, now
         row = {
             "step": step,
             "epoch": round(epoch, 6),
@@ -84,6 +95,7 @@ class RunningMetrics:
             "grad_norm": norms / count,
             "chars_per_second": round(speed, 1),
             "seconds": round(self.seconds, 3),
+            "data_wait": round(data_wait, 4),
         }
         self.window = [0.0] * 5
         return row | {name: value for name, value in more.items() if value is not None}

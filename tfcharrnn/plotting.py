@@ -20,6 +20,7 @@ COLUMNS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
     "chars_per_second": "characters a second",
+    "data_wait": "share of the time spent waiting for data",
 }
 # what to draw them against, and the column that says it
 AXES = {"step": "step", "epoch": "epoch", "time": "seconds"}

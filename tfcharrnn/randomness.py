@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     DROPOUT = 3
     SAMPLING = 4
     SPLIT = 5
+    BLOCK = 6
 
 
 def key(seed: int | tf.Tensor, purpose: Purpose, step: int | tf.Tensor, index: int | tf.Tensor = 0) -> tf.Tensor:

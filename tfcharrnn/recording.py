@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfcharrnn import checkpoints
+from tfcharrnn.blocks import EvaluationBlocks
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.evaluation import Evaluator
 from tfcharrnn.examples import Examples
@@ -29,7 +30,7 @@ class Recorder:
         self,
         run: Run,
         state: dict[str, Any],
-        validation: Examples,
+        validation: Examples | EvaluationBlocks,
         evaluator: Evaluator,
         sampler: Sampler,
         running: RunningMetrics,

@@ -57,6 +57,7 @@ class ReplicatedTrainer:
             cluster: the workers.
         """
         self._cluster = cluster
+        self._config = config
         self._strategy: Any = cluster.strategy
         self._replicas = []
         for device, rows in zip(cluster.devices, cluster.rows(config.batch_size), strict=True):
@@ -76,6 +77,7 @@ class ReplicatedTrainer:
         batches: tf.Tensor,
         skips_left: int = 0,
         stop: Callable[[], bool] = lambda: False,
+        sizes: tf.Tensor | None = None,
     ) -> Iterator[Results]:
         """Does the steps of a call; see `Trainer.run`.
 
@@ -88,6 +90,7 @@ class ReplicatedTrainer:
             batches: this worker's rows, `[steps_per_call, rows, width]`.
             skips_left: as in `Trainer.run`.
             stop: asked before every step.
+            sizes: as in `Trainer.run`, of whole batches.
         """
         if not self._is_spread:
             self._spread()
@@ -95,7 +98,8 @@ class ReplicatedTrainer:
         clock, width = time.perf_counter(), batches.shape[2]
         for index in range(count):
             step = tf.constant(first_step + index, tf.int64)
-            *row, stops = self._step(batches[index], step, tf.constant(float(stop()))).numpy().tolist()
+            size = None if self._config.drop_remainder or sizes is None else sizes[index]
+            *row, stops = self._step(batches[index], step, tf.constant(float(stop())), size).numpy().tolist()
             rows.append(row)
             skips_left -= not np.isfinite(row).all()
             is_last = index == count - 1 or stops > 0 or skips_left < 0
@@ -108,38 +112,41 @@ class ReplicatedTrainer:
             if is_last:
                 return
 
-    def gradient_norms(self, ids: tf.Tensor, step: int) -> dict[str, float]:
+    def gradient_norms(self, ids: tf.Tensor, step: int, size: int | None = None) -> dict[str, float]:
         """The norms of the gradients of the first replica's own rows; see `Trainer.gradient_norms`.
 
         Args:
             ids: this worker's rows of a batch, `[rows, width]`.
             step: the step that it belongs to.
+            size: as in `Trainer.gradient_norms`.
         """
         first = self._replicas[0]
-        return first.gradient_norms(ids[: len(first.rows)], step)
+        return first.gradient_norms(ids[: len(first.rows)], step, size)
 
-    def _step_of_all(self, ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+    def _step_of_all(
+        self, ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor, size: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """One step on all replicas; the four numbers of `Results.steps`, and how many replicas are to stop, `[5]`."""
         begin = self._replicas[0].rows.start
 
-        def on_replica(ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+        def on_replica(ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor, size: tf.Tensor | None) -> tf.Tensor:
             replica, context = self._here(), tf.distribute.get_replica_context()
             own = ids[replica.rows.start - begin : replica.rows.stop - begin]
             before = replica.carried_states()
             total, characters, gradients, after = replica.compiled_gradients(
-                own, before if self.carried else None, step
+                own, before if self.carried else None, step, size
             )
             sums = tf.stack([total, characters, tf.cast(stop, total.dtype)])
             # outside of the compiled code, which on a CPU cannot talk to other devices
             sums, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [sums, *gradients])
-            row, finite = replica.compiled_update(sums[0], sums[1], gradients, step)
+            row, finite = replica.compiled_update(sums[0], sums[1], gradients, step, size)
             if replica.carried:
                 kept = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), after, before)
                 tf.nest.map_structure(lambda variable, value: variable.assign(value), replica.carried.state, kept)
                 replica.carried.symbols.assign(own[:, -1])
             return tf.concat([row, tf.cast(sums[2:], tf.float64)], axis=0)
 
-        return self._local(self._strategy.run(on_replica, (ids, step, stop)))
+        return self._local(self._strategy.run(on_replica, (ids, step, stop, size)))
 
     def _collect_carried(self) -> None:
         """Puts together what the replicas of all workers carry."""
@@ -194,14 +201,19 @@ class _Replica(Trainer):
         return [*self.model.variables, *self.optimizer.variables]
 
     def _gradients_of_sum(
-        self, ids: tf.Tensor, state: States | None, step: tf.Tensor
+        self, ids: tf.Tensor, state: States | None, step: tf.Tensor, size: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], States]:
-        return self.gradients(ids, state, step, of_sum=True)
+        return self.gradients(ids, state, step, size, of_sum=True)
 
     def _update_by_mean(
-        self, total: tf.Tensor, characters: tf.Tensor, gradients: list[tf.Tensor], step: tf.Tensor
+        self,
+        total: tf.Tensor,
+        characters: tf.Tensor,
+        gradients: list[tf.Tensor],
+        step: tf.Tensor,
+        size: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        number = self.num_losses(characters)
+        number = self.num_losses(characters, size)
         row, finite = self.update(total, characters, [gradient / number for gradient in gradients], step)
         return tf.stack([tf.cast(value, tf.float64) for value in row]), finite
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn import checkpoints, cluster, dataset, implementations, observers, pipeline
+from tfcharrnn import checkpoints, cluster, dataset, implementations, observers, orders
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder
@@ -26,7 +26,7 @@ _HOW = ("implementation", "precision")
 _WHERE = ("strategy", "num_replicas")
 _FREE = (*_HOW, "dropout", "output_dropout")
 # what a run that goes on must keep, for its steps so far to mean the same
-_KEPT = ("batch_size", "seed", "optimizer", "shuffle", "reduction")
+_KEPT = ("batch_size", "seed", "optimizer", "shuffle", "shuffle_buffer", "drop_remainder", "reduction")
 
 
 def train_model(
@@ -123,7 +123,7 @@ def start_run(
         data = data.with_vocabulary(source.vocabulary)
     check_suits(model, data.layout)
     part = data.splits["train"]
-    pipeline.steps_per_epoch(part.characters, part.records, data_config, training)  # for its check: enough for a batch
+    orders.steps_per_epoch(part.characters, part.records, data_config, training)  # for its check: enough for a batch
     path = Path(run_dir) if run_dir else _free_name(model.cell)
     return Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary), data
 

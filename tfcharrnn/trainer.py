@@ -111,6 +111,7 @@ class Trainer:
         batches: tf.Tensor,
         skips_left: int = 0,
         stop: Callable[[], bool] = lambda: False,
+        sizes: tf.Tensor | None = None,
     ) -> Iterator[Results]:
         """Does the steps of a call, and gives control back at least every few seconds.
 
@@ -121,13 +122,16 @@ class Trainer:
             skips_left: how many steps with a loss or a gradient that is not finite may be skipped; at the next one the
                 call ends, and that step is its last.
             stop: asked now and then whether the call is to end where it is.
+            sizes: how many rows of each batch are examples, int32 `[steps_per_call]`. The others are empty and count
+                nothing; needed where incomplete batches are not dropped.
         """
         begin, width = 0, batches.shape[2]
+        more = () if self.config.drop_remainder or sizes is None else (sizes,)
         while begin < count:
             end = min(begin + self._steps_at_once, count)
             clock = time.perf_counter()
             rows = self.run_steps(
-                np.int64(first_step), np.int32(begin), np.int32(end), batches, np.int32(skips_left)
+                np.int64(first_step), np.int32(begin), np.int32(end), batches, np.int32(skips_left), *more
             ).numpy()[begin:end]
             seconds = time.perf_counter() - clock
             if width in self._compiled:  # else most of the time went into that
@@ -141,20 +145,21 @@ class Trainer:
             skips_left -= len(bad)
             begin = end
 
-    def gradient_norms(self, ids: tf.Tensor, step: int) -> dict[str, float]:
+    def gradient_norms(self, ids: tf.Tensor, step: int, size: int | None = None) -> dict[str, float]:
         """The norm of the loss's gradient by each variable, as the weights and the carried state are now.
 
         Args:
             ids: a batch, `[batch, width]`.
             step: the step that it belongs to.
+            size: how many of its rows are examples; None: all.
         """
-        step_tensor = tf.constant(step, tf.int64)
-        _, _, gradients, _ = self.gradients(ids, self.carried_states() if self.carried else None, step_tensor)
+        state, step_tensor = self.carried_states() if self.carried else None, tf.constant(step, tf.int64)
+        _, _, gradients, _ = self.gradients(ids, state, step_tensor, size if size is None else tf.constant(size))
         by_variable = {v.ref(): gradient for v, gradient in zip(self.variables, gradients, strict=True)}
         return {name: float(tf.norm(by_variable[v.ref()])) for name, v in self.model.named_variables.items()}
 
     def train_step(
-        self, ids: tf.Tensor, state: States | None, step: tf.Tensor
+        self, ids: tf.Tensor, state: States | None, step: tf.Tensor, size: tf.Tensor | None = None
     ) -> tuple[tuple[tf.Tensor, ...], States, tf.Tensor]:
         """One update of the weights: forward, backward through the whole example, clip, update.
 
@@ -162,25 +167,33 @@ class Trainer:
             ids: examples, `[batch, width]`.
             state: what the step before has carried to this one; None: each example begins at the initial state.
             step: updates done before, int64.
+            size: how many rows of the whole batch are examples, if the others are empty; None: all.
 
         Returns:
             The sum of the losses in nats, over how many characters it goes, the gradients' global norm and the
             learning rate, all before the update; the state after the examples, for the next step of a stream; and
             whether loss and gradients are finite numbers. If they are not, nothing is updated.
         """
-        total, characters, gradients, after = self.gradients(ids, state, step)
+        total, characters, gradients, after = self.gradients(ids, state, step, size)
         result, finite = self.update(total, characters, gradients, step)
         return result, after, finite
 
     def gradients(
-        self, ids: tf.Tensor, state: States | None, step: tf.Tensor, *, of_sum: bool = False
+        self,
+        ids: tf.Tensor,
+        state: States | None,
+        step: tf.Tensor,
+        size: tf.Tensor | None = None,
+        *,
+        of_sum: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], States]:
         """Forward, and backward through the whole example.
 
         Args:
-            ids: as in `train_step`, like `state` and `step`.
+            ids: as in `train_step`, like `state`, `step` and `size`.
             state: see `ids`.
             step: see `ids`.
+            size: see `ids`.
             of_sum: give the gradients of the sum of the losses, instead of what is minimised.
 
         Returns:
@@ -189,17 +202,25 @@ class Trainer:
         """
         dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
         characters = self.model.num_targets(ids)
+        is_example = None if size is None else tf.constant(self.rows) < size
+        if is_example is not None and self.model.layout.pad_id is None:  # else empty rows are padding, never counted
+            examples = tf.reduce_sum(tf.cast(is_example, self.model.dtype))
+            characters = examples * self.model.num_targets(ids[:1])
         with tf.GradientTape() as tape:  # it must see the initial state, which may be learned
             before = None if state is None else self._state_before(step, state)
             losses, after = self.model.losses(ids, before, dropout_key, self.rows, self.config.batch_size)
+            if is_example is not None:
+                losses = tf.where(is_example[:, tf.newaxis], losses, tf.zeros_like(losses))
             total = tf.reduce_sum(losses)
-            minimised = total if of_sum else total / self.num_losses(characters)
+            minimised = total if of_sum else total / self.num_losses(characters, size)
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(minimised, self.variables)]
         return total, characters, gradients, after
 
-    def num_losses(self, characters: tf.Tensor) -> tf.Tensor | int:
-        """By what the sum of the losses of a batch is divided to give what is minimised."""
-        return characters if self.config.reduction == "mean" else self.config.batch_size
+    def num_losses(self, characters: tf.Tensor, size: tf.Tensor | None = None) -> tf.Tensor | int:
+        """By what the sum of the losses of a batch, of `size` examples, is divided to give what is minimised."""
+        if self.config.reduction == "mean":
+            return characters
+        return self.config.batch_size if size is None else tf.cast(size, self.model.dtype)
 
     def update(
         self, total: tf.Tensor, characters: tf.Tensor, gradients: list[tf.Tensor], step: tf.Tensor
@@ -231,7 +252,13 @@ class Trainer:
         return (total, characters, norm, rate), finite
 
     def _run_steps(
-        self, first_step: tf.Tensor, begin: tf.Tensor, end: tf.Tensor, batches: tf.Tensor, skips_left: tf.Tensor
+        self,
+        first_step: tf.Tensor,
+        begin: tf.Tensor,
+        end: tf.Tensor,
+        batches: tf.Tensor,
+        skips_left: tf.Tensor,
+        sizes: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Several steps in one compiled loop.
 
@@ -241,6 +268,7 @@ class Trainer:
             end: the batch to stop before.
             batches: `[steps_per_call, batch, width]`.
             skips_left: how many bad steps may be skipped; see `run`.
+            sizes: see `run`.
 
         Returns:
             The four numbers of `Results.steps`, float64 `[steps_per_call, 4]`; other rows mean nothing.
@@ -252,7 +280,8 @@ class Trainer:
             index: tf.Tensor, states: States, skips_left: tf.Tensor, results: tf.TensorArray
         ) -> tuple[tf.Tensor, States, tf.Tensor, tf.TensorArray]:
             step, ids = first_step + tf.cast(index, tf.int64), batches[index]
-            result, after, finite = self.train_step(ids, states if carries else None, step)
+            size = None if sizes is None else sizes[index]
+            result, after, finite = self.train_step(ids, states if carries else None, step, size)
             row = tf.stack([tf.cast(value, tf.float64) for value in result])
             if carries:
                 before = self._state_before(step, states)

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from tfcharrnn import checkpoints, cutting, pipeline
+from tfcharrnn import blocks, checkpoints, pipeline
 from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.cluster import Cluster
 from tfcharrnn.dataset import DataFolder
@@ -71,8 +72,9 @@ def train(
             that is no finite number, or a disk that refuses.
     """
     config = run.training
-    order = pipeline.training_order(data.read("train"), data.config, config)
-    validation = cutting.predicted_once(data.read("val"), data.config)
+    mine = cluster.rows(config.batch_size)
+    order = pipeline.training_order(data, config, range(mine[0].start, mine[-1].stop))
+    validation = blocks.predicted_once(data, "val")
     total = config.steps or config.epochs * order.steps_per_epoch
 
     def make_model() -> CharRNN:
@@ -106,19 +108,20 @@ def train(
             recorder.save(0)  # so that to resume needs no other run
         run.save()  # with the settings given now; from here on the folder is a run, which can be resumed
 
-    def take(results: Results, first: int, ids: tf.Tensor) -> list[dict[str, Any]]:
+    def take(results: Results, first: int, sizes: npt.NDArray[np.int32], ids: tf.Tensor) -> list[dict[str, Any]]:
         """Counts some steps; returns the rows of metrics due before the last of them."""
         nonlocal step
         rows = []
         for index, result in enumerate(results.steps.tolist(), start=1):
-            step += 1
+            place, step = step - first, step + 1
             running.seconds += results.seconds / len(results.steps)
             if np.isfinite(result).all():
-                running.add(*result)
+                total_loss, characters, norm, rate = result
+                running.add(total_loss, characters, norm, rate, int(sizes[place]))
             else:
                 running.skipped += 1
                 if running.skipped > config.skip_bad_steps:
-                    raise _diverged(run, trainer, ids[step - 1 - first], step, result)
+                    raise _diverged(run, trainer, ids[place], int(sizes[place]), step, result)
                 progress.skipped(step, running.skipped, config.skip_bad_steps)
             is_due = config.log_every and step % config.log_every == 0 and index < len(results.steps)
             if is_due and not running.is_empty:
@@ -127,15 +130,13 @@ def train(
 
     size, loss = trainer.steps_per_call, float("nan")
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
-    mine = cluster.rows(config.batch_size)
     batches = pipeline.training_batches(order, lambda: pipeline.calls(start, total, events, size), size)
     with Interruption() as interruption, progress:
-        for first, count, ids in batches:
-            ids = ids[:, mine[0].start : mine[-1].stop]
+        for first, count, sizes, ids in pipeline.taken(batches, order, running.wait):
             skips_left = config.skip_bad_steps - running.skipped
-            for results in trainer.run(int(first), int(count), ids, skips_left, lambda: interruption.requested):
+            for results in trainer.run(int(first), int(count), ids, skips_left, lambda: interruption.requested, sizes):
                 progress.compiled(results)
-                rows, loss = take(results, int(first), ids), results.loss
+                rows, loss = take(results, int(first), sizes.numpy(), ids), results.loss
                 if recorder:
                     recorder.record(step, results, rows)
             if results.stopped:
@@ -147,11 +148,11 @@ def train(
 
 
 def _diverged(
-    run: Run, trainer: Trainer | ReplicatedTrainer, ids: tf.Tensor, step: int, result: list[float]
+    run: Run, trainer: Trainer | ReplicatedTrainer, ids: tf.Tensor, size: int, step: int, result: list[float]
 ) -> UserError:
-    """The error of a step, with its batch `[batch, width]`, in which a loss or a gradient was no finite number."""
+    """The error of a step, with its batch `[rows, width]` of so many examples, in which a loss or a gradient was no finite number."""
     total, characters, _, rate = result
-    norms = ", ".join(f"{name} {norm:.3g}" for name, norm in trainer.gradient_norms(ids, step - 1).items())
+    norms = ", ".join(f"{name} {norm:.3g}" for name, norm in trainer.gradient_norms(ids, step - 1, size).items())
     saved = checkpoints.listed(run.path)
     last = f"the checkpoint of step {saved[-1].step} is as it was" if saved else "no checkpoint was written yet"
     return UserError(
