@@ -104,6 +104,17 @@ CASES = {
         {"layout": "windows", "seq_length": 9, "stride": 8},
         {"cell": "rnn", "num_layers": 2, "dropout": 0.2, "output_dropout": 0.3},
     ),
+    # read from disk a few steps at a time
+    "sequences-blocks": ({"layout": "sequences", "seq_length": 12, "num_shards": 3}, {"shuffle_buffer": 2000}),
+    "stream-blocks": ({"layout": "stream", "seq_length": 11}, {"shuffle_buffer": 1000}),
+    "lines-blocks": (
+        {"layout": "lines", "max_length": 16, "num_shards": 7},
+        {"shuffle_buffer": 1000, "drop_remainder": False, "reduction": "sum"},
+    ),
+    "windows-blocks": (
+        {"layout": "windows", "seq_length": 9, "stride": 8},
+        {"shuffle_buffer": 1, "drop_remainder": False},
+    ),
 }
 
 
@@ -148,6 +159,48 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(case, tmp_path):
     assert final_weights(tmp_path / "cut") == final_weights(tmp_path / "whole")
     assert (tmp_path / "cut" / "samples.txt").read_bytes() == (tmp_path / "whole" / "samples.txt").read_bytes()
     assert written[-1]["loss"] < math.log(len(data.vocabulary)), "it has learned something"
+
+
+# Incomplete batches
+
+
+@pytest.mark.parametrize("implementation", ["custom", "keras"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("layout", ["sequences", "lines", "windows"])
+def test_empty_rows_count_nothing(layout, reduction, implementation):
+    """A step on an incomplete batch is one on its examples alone."""
+    ids = np.random.default_rng(6).integers(1, VOCABULARY, (2, 5, 8)).astype(np.int32)
+    sizes = [5, 2]
+    ids[1, 2:] = 0
+    if layout == "lines":
+        ids[0, 0, 6:] = ids[1, 1, 4:] = 0
+
+    def make(batch_size, drop_remainder):
+        config = ModelConfig(cell="gru", implementation=implementation, hidden_size=6)
+        model, rng = CharRNN(config, VOCABULARY, layout=LAYOUTS[layout]), np.random.default_rng(5)
+        for variable in model.trainable_variables:
+            variable.assign(rng.normal(0.0, 0.5, variable.shape))
+        settings = {"optimizer": "sgd", "learning_rate": 0.3, "clip_norm": 0.0, "reduction": reduction}
+        settings |= {"batch_size": batch_size, "drop_remainder": drop_remainder}
+        return Trainer(model, TrainingConfig(**settings), 8, 2, 100)
+
+    trainer, metrics_of_it = make(5, False), RunningMetrics(TrainingConfig(batch_size=5, reduction=reduction), 17)
+    results = np.concatenate([r.steps for r in trainer.run(0, 2, tf.constant(ids), sizes=tf.constant(sizes))])
+    alone = None
+    for step, size in enumerate(sizes):
+        before, alone = alone, make(size, True)
+        if before is not None:
+            for variable, value in zip(alone.variables, before.variables, strict=True):
+                variable.assign(value)
+        (expected,) = run(alone, step, 1, tf.constant(ids[step : step + 1, :size]))
+        np.testing.assert_allclose(results[step], expected, rtol=1e-5)
+        reference = RunningMetrics(TrainingConfig(batch_size=size, reduction=reduction), 17)
+        reference.add(*expected)
+        metrics_of_it.smooth_loss = None
+        metrics_of_it.add(*results[step], size)
+        assert metrics_of_it.smooth_loss == pytest.approx(reference.smooth_loss, rel=1e-5)
+    for got, want in zip(trainer.variables, alone.variables, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
 # Smoothed losses

@@ -64,6 +64,7 @@ def test_events_happen_exactly_where_they_were_asked_for(train, tmp_path):
     written = rows(tmp_path / "r")
     assert [row["step"] for row in written] == [4, 7, 8, 12, 14, 16, 20, 21, 23]
     assert [row["step"] for row in written if "val_loss" in row] == [7, 14, 21, 23]
+    assert all(0.0 <= row["data_wait"] <= 1.0 for row in written)
     samples = (tmp_path / "r" / "samples.txt").read_text()
     assert [f"step {step}," in samples for step in (5, 10, 15, 20, 23)] == [True] * 5
     assert samples.count("--- step") == 5
@@ -135,7 +136,14 @@ def test_both_implementations_train_alike_and_share_checkpoints(train, tmp_path)
 
 def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir):
     train(tmp_path / "r", steps=4)
-    for change in ({"hidden_size": 13}, {"cell": "rnn"}, {"batch_size": 4}, {"seed": 5}):
+    for change in (
+        {"hidden_size": 13},
+        {"cell": "rnn"},
+        {"batch_size": 4},
+        {"seed": 5},
+        {"shuffle_buffer": 5},
+        {"drop_remainder": False},
+    ):
         with pytest.raises(tfcharrnn.UserError, match="keeps its"):
             tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True, **change)
     other = data_dir.parent / "other.txt"

@@ -219,7 +219,7 @@ class TrainingConfig(_Checked):
         "epoch", "Order of the examples: a new random one each epoch, or one for all.", choices=("epoch", "once")
     )
     shuffle_buffer: int = option(
-        2**27,
+        2**26,
         "Symbols held in memory to be shuffled. A larger training text is read from disk a part at a time: its files "
         "in a random order, and what is in memory at random.",
         at_least=1,
