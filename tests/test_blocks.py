@@ -10,10 +10,12 @@ from folders import prepare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfcharrnn import blocks, cutting, orders, shards
-from tfcharrnn.config import TrainingConfig
+from tfcharrnn import blocks, cutting, evaluation, orders, shards
+from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.dataset import DataFolder, open_data
 from tfcharrnn.errors import UserError
+from tfcharrnn.evaluation import Evaluator
+from tfcharrnn.model import CharRNN
 from tfcharrnn.pipeline import calls, taken, training_batches, training_order
 
 LAYOUTS = {
@@ -278,6 +280,19 @@ def test_a_split_is_evaluated_block_by_block(folder, layout, size, monkeypatch):
         width = whole.width
         assert [padded(row, width) for row in rows] == [tuple(row) for row in whole.padded().tolist()]
     assert parts.ends.tolist() == np.unique(orders.bucket_widths(whole.lengths)).tolist() or layout in ("stream",)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_loss_of_a_split_is_the_same_block_by_block(folder, layout, monkeypatch):
+    data = folder(layout, 300, 3)
+    evaluator = Evaluator(CharRNN(ModelConfig(hidden_size=5), len(data.vocabulary), layout=data.layout))
+    whole = evaluator(blocks.predicted_once(data, "train"), 16)
+    monkeypatch.setattr(blocks, "_EVALUATED", 1024)
+    monkeypatch.setattr(blocks, "_KEPT", 0)
+    monkeypatch.setattr(evaluation, "_TOTALS", 50)
+    parts = evaluator(blocks.predicted_once(data, "train"), 16)
+    assert parts.characters == whole.characters
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
 def test_lengths_that_nobody_counted_are_counted(folder):

@@ -55,14 +55,18 @@ def main() -> None:
                 print(score)
             return
         passage = trained.passage_of_text(corpus.text, corpus.name, read=_FLAGS.read, unknown=_FLAGS.unknown)
+        evaluation, whole = trained.evaluate(passage, _FLAGS.batch_size), passage.in_order
     else:
-        passage = trained.passage_of_split(_FLAGS.split, _FLAGS.data_dir, _FLAGS.read)
-    evaluation = trained.evaluate(passage, _FLAGS.batch_size)
-    result = evaluation.to_dict() | {"read": "whole" if passage.in_order else "examples"}
+        passage = None  # read only if it is needed: a split may be larger than memory
+        asked = {"read": _FLAGS.read, "batch_size": _FLAGS.batch_size}
+        evaluation = trained.evaluate_split(_FLAGS.split, _FLAGS.data_dir, **asked)
+        whole = trained.model.layout.carries_state or _FLAGS.read == "whole"
+    result = evaluation.to_dict() | {"read": "whole" if whole else "examples"}
     if _FLAGS.by_character:
         result["by_character"] = evaluation.by_class(vocabulary)
     if _FLAGS.baselines:
         training = None
+        passage = passage or trained.passage_of_split(_FLAGS.split, _FLAGS.data_dir, _FLAGS.read)
         if _FLAGS.split != "train" or _FLAGS.input:
             try:
                 training = trained.passage_of_split("train", _FLAGS.data_dir).ids

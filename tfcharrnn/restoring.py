@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tfcharrnn import checkpoints, corpora, cutting, dataset, passages
+from tfcharrnn import blocks, checkpoints, corpora, cutting, dataset, passages
 from tfcharrnn import run as run_lib
 from tfcharrnn.checkpoints import Checkpoint
 from tfcharrnn.config import GenerationConfig
@@ -71,7 +71,14 @@ class TrainedModel:
         Raises:
             UserError: the data cannot be had, is another, or the part is empty.
         """
-        return self.evaluate(self.passage_of_split(split, data_dir, read), batch_size)
+        data = self._data_with(split, data_dir)
+        if read not in ("", "whole" if data.layout.carries_state else "examples"):
+            return self.evaluate(
+                passages.of_split(data.read(split), self.run.vocabulary, data.config, read), batch_size
+            )
+        examples = blocks.predicted_once(data, split)  # which need not be all in memory
+        result = self.evaluator(examples, batch_size or self.run.training.batch_size)
+        return dataclasses.replace(result, unknown=0)
 
     def evaluate_text(
         self,
@@ -105,12 +112,16 @@ class TrainedModel:
 
     def passage_of_split(self, split: str = "val", data_dir: str | Path = "", read: str = "") -> Passage:
         """A part of the run's own data, as `evaluate_split` takes it."""
+        data = self._data_with(split, data_dir)
+        return passages.of_split(data.read(split), self.run.vocabulary, data.config, read)
+
+    def _data_with(self, split: str, data_dir: str | Path) -> DataFolder:
         data = data_of(self.run, data_dir)
         if split not in data.splits:
             raise ConfigError(f"--split must be one of {', '.join(data.splits)}. Received: {split!r}")
         if not data.splits[split].records:
             raise UserError(f"{data.path}: its part {split!r} is empty; choose another --split")
-        return passages.of_split(data.read(split), self.run.vocabulary, data.config, read)
+        return data
 
     def passage_of_text(
         self, text: str | Iterable[str], name: str = "text", *, read: str = "", unknown: str = "error"
