@@ -24,6 +24,8 @@ SETTINGS = {
     "lstm on lines": ("lines", {"cell": "lstm", "embedding_size": 5}, {"reduction": "sum", "clip_value": 0.5}),
     "rnn on a stream": ("stream", {"cell": "rnn", "learned_initial_state": True}, {"optimizer": "adagrad"}),
     "keras on windows": ("windows", {"cell": "gru", "implementation": "keras"}, {"optimizer": "sgd"}),
+    "incomplete batches": ("sequences", {"cell": "gru", "dropout": 0.3}, {"drop_remainder": False, "reduction": "sum"}),
+    "incomplete of lines": ("lines", {"cell": "gru"}, {"drop_remainder": False}),
     # too large to be compiled as a whole
     "large lstm": ("sequences", {"cell": "lstm", "hidden_size": 700}, {"steps": 6}),
 }
@@ -51,7 +53,11 @@ def train(number, layout, model, training):
         trainer = ReplicatedTrainer(make_model, config, *lengths, cluster.start("mirrored", number))
     rng, rows = np.random.default_rng(0), []
     for first in range(0, steps, CALL):
-        for results in trainer.run(first, min(CALL, steps - first), batches(layout, rng)):
+        ids, sizes = batches(layout, rng), None
+        if not config.drop_remainder:  # some replicas then have no example at all
+            sizes = tf.constant(rng.integers(1, BATCH + 1, CALL).astype(np.int32))
+            ids = tf.where(tf.range(BATCH)[:, tf.newaxis] < sizes[:, tf.newaxis, tf.newaxis], ids, 0)
+        for results in trainer.run(first, min(CALL, steps - first), ids, sizes=sizes):
             rows += results.steps.tolist()
     values = list(trainer.model.variables)
     values += tf.nest.flatten([trainer.carried.state, trainer.carried.symbols]) if trainer.carried else []

@@ -25,6 +25,7 @@ RECIPES = {
     "gru": ["--cell=gru", "--seq_length=21", "--output_dropout=0.2"],
     "lstm": ["--cell=lstm", "--seq_length=21"],
     "lines": ["--cell=gru", "--layout=lines"],
+    "from disk": ["--cell=gru", "--seq_length=21", "--num_shards=3", "--shuffle_buffer=2000", "--nodrop_remainder"],
 }
 STEPS = 200
 COMMON = ["--hidden_size=16", "--batch_size=8", f"--steps={STEPS}", "--log_every=1", "--eval_every=60"]

@@ -202,7 +202,7 @@ class Trainer:
         """
         dropout_key = randomness.key(self.config.seed, randomness.Purpose.DROPOUT, step)
         characters = self.model.num_targets(ids)
-        is_example = None if size is None else tf.constant(self.rows) < size
+        is_example = None if size is None else tf.range(self.rows.start, self.rows.stop) < size
         if is_example is not None and self.model.layout.pad_id is None:  # else empty rows are padding, never counted
             examples = tf.reduce_sum(tf.cast(is_example, self.model.dtype))
             characters = examples * self.model.num_targets(ids[:1])

@@ -150,7 +150,10 @@ def train(
 def _diverged(
     run: Run, trainer: Trainer | ReplicatedTrainer, ids: tf.Tensor, size: int, step: int, result: list[float]
 ) -> UserError:
-    """The error of a step, with its batch `[rows, width]` of so many examples, in which a loss or a gradient was no finite number."""
+    """The error of a step in which a loss or a gradient was no finite number.
+
+    Its batch is `[rows, width]`, of `size` examples.
+    """
     total, characters, _, rate = result
     norms = ", ".join(f"{name} {norm:.3g}" for name, norm in trainer.gradient_norms(ids, step - 1, size).items())
     saved = checkpoints.listed(run.path)
