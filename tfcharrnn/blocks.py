@@ -30,7 +30,7 @@ from tfcharrnn.orders import Order, bucket_ends, in_rows, num_batches, streams
 _MAX_LANES = 256
 # the one before, the one that is trained on, and the next
 _BLOCKS_IN_MEMORY = 3
-# bytes that an example takes beside its symbols
+# symbols in place of which an example's start and length stand
 _SPAN = 16
 # blocks whose widths are remembered
 _WIDTHS = 64
@@ -63,7 +63,14 @@ class BlockOrder(Order):
     """An order whose examples are read block by block, by a thread of its own that is one block ahead."""
 
     def __init__(self, data: DataFolder, config: TrainingConfig, rows: range | None, lanes: int, example_size: float):
-        """Takes how many lanes there are, and how many bytes of memory an example takes for each of a symbol.
+        """Takes, beside what training is asked for, how many lanes there are and how large an example is in memory.
+
+        Args:
+            data: the folder.
+            config: the settings.
+            rows: which rows of each batch are fed by this process; None: all.
+            lanes: a divisor of the batch size.
+            example_size: in symbols, of which the buffer holds so many.
 
         `steps_per_epoch` must be set before.
         """
