@@ -1,5 +1,6 @@
 """What the documentation says runs, and what it points to is there."""
 
+import json
 import os
 import re
 import subprocess
@@ -128,3 +129,26 @@ def test_the_api_reference_is_made(elsewhere):
     modules = {path.stem for path in (ROOT / "tfcharrnn").glob("*.py")} - {"__init__"}
     assert made == modules | {"cells"}
     assert 'id="run_cell"' in (elsewhere / "site" / "tfcharrnn" / "recurrence.html").read_text(encoding="utf-8")
+
+
+def test_the_kubernetes_recipe_tells_each_pod_its_place(tmp_path):
+    text = (DOCS / "scaling.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^ +args:\n +- \|\n(.*?)^ +volumeMounts:", text, re.DOTALL | re.MULTILINE)
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\necho "$TF_CONFIG"\necho "$@"\n')
+    stub.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "WORKERS": "3",
+        "JOB_COMPLETION_INDEX": "2",
+    }
+    done = subprocess.run(["bash", "-ec", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    config, command = done.stdout.splitlines()
+    assert json.loads(config) == {
+        "cluster": {"worker": [f"charrnn-{index}.charrnn:12345" for index in range(3)]},
+        "task": {"type": "worker", "index": 2},
+    }
+    assert command.startswith("-m tfcharrnn.train --strategy=multi_worker --run_dir=/runs/mine")
+    assert not command.endswith("--resume")
