@@ -80,3 +80,27 @@ def test_numbers_of_old_runs():
     }
     assert randomness.permutation(8, 1, Purpose.SHUFFLE, 2).tolist() == [5, 4, 1, 7, 2, 3, 6, 0]
     assert randomness.key(1, Purpose.SAMPLING, 2, 3).numpy().tolist() == [260, 2097155]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100, 1023, 1024, 1025, 200_001])
+def test_a_scrambled_order_has_each_place_once(size):
+    places = randomness.scrambled(0, size, size, 7, Purpose.SPLIT, 3)
+    assert np.array_equal(np.sort(places), np.arange(size))
+    assert np.array_equal(
+        randomness.scrambled(size // 3, size // 2, size, 7, Purpose.SPLIT, 3), places[size // 3 : size // 2]
+    )
+
+
+def test_a_scrambled_order_looks_uniform():
+    size = 1_000_003
+    places = randomness.scrambled(0, size, size, 0, Purpose.SPLIT, 0)
+    assert not np.array_equal(places, randomness.scrambled(0, size, size, 1, Purpose.SPLIT, 0))
+    # a tenth of the places, from each hundredth of the numbers, and as often beside one another as apart
+    chosen = places < size // 10
+    hundredths = chosen[: size // 100 * 100].reshape(100, -1).mean(axis=1)
+    assert np.all(np.abs(hundredths - 0.1) < 5 * np.sqrt(0.09 / (size / 100)))
+    for apart in (1, 2, 64, 1000):
+        both = np.mean(chosen[apart:] & chosen[:-apart])
+        assert abs(both - 0.01) < 5 * np.sqrt(0.01 / size)
+    steps = np.histogram(np.diff(places) % size, bins=20)[0]
+    assert np.all(np.abs(steps - size / 20) < 5 * np.sqrt(size / 20))
