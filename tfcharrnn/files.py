@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, warn
 
 # A vocabulary of every Unicode character, written as JSON escapes, stays well under this.
 MAX_JSON_BYTES = 64 * 2**20
@@ -50,18 +51,44 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file: the whole of it appears at once, or the old one stays."""
+    with new_file(path) as write:
+        write(data)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Gives a function that writes a file, which appears whole and on disk, or after any error not at all.
+
+    Raises:
+        UserError: the disk refuses.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
+
+    def write(data: bytes) -> None:
+        with _writing(path):
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+
+    try:
+        with _writing(path):
+            file = open(temporary, "wb")  # noqa: SIM115
+        with file:
+            yield write
+            with _writing(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with _writing(path):
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # it is there only after an error
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def read_json(path: Path) -> Any:
@@ -135,21 +162,74 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            sync(file)
-        sync(temporary)
-        if os.path.lexists(path):
-            _replace(path, temporary)
-        else:
-            os.rename(temporary, path)
-        sync(path.parent)
+        publish(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(made: Path, path: Path) -> None:
+    """Puts a folder that was made beside it under its name, once all of it is on disk; one that stands there goes.
+
+    Raises:
+        OSError: the disk refuses; what was there is there.
+    """
+    for file in sorted(made.rglob("*")):
+        sync(file)
+    sync(made)
+    if os.path.lexists(path):
+        _replace(path, made)
+    else:
+        os.rename(made, path)
+    sync(path.parent)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to tell where the disk refuses."""
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")
+
+
+def lock(path: Path, to: str, *, wait: bool = False) -> int:
+    """Opens and locks a file, which dies with the process, and says in it whose it is; returns its descriptor.
+
+    Args:
+        path: the file.
+        to: what no two processes may do there at once, for a warning where a file system has no locks.
+        wait: until the lock is free.
+
+    Raises:
+        BlockingIOError: it is another's; the message says whose.
+        OSError: the file cannot be made.
+    """
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # whoever unlocks removes the file; a lock on a removed one keeps nobody out
+            if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.close(descriptor)
+                continue
+        except BlockingIOError:
+            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            raise BlockingIOError(owner or "unknown") from None
+        except OSError as error:  # a file system without locks
+            warn(f"{path.parent}: cannot be locked ({error.strerror}); let no other process {to} there")
+        with contextlib.suppress(OSError):  # it is only for the message
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return descriptor
+
+
+def unlock(path: Path, descriptor: int) -> None:
+    """Ends what `lock` began, and removes the file."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(descriptor)  # which unlocks
 
 
 def _replace(path: Path, new: Path) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 from tfcharrnn import config as config_lib
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
-from tfcharrnn.errors import UserError, warn
+from tfcharrnn.errors import UserError
 from tfcharrnn.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -105,7 +103,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(path / _LOCK)
+        descriptor = files.lock(path / _LOCK, "train")
     except BlockingIOError as error:
         raise UserError(
             f"{path}: another process trains there ({error}); stop it first, or choose another --run_dir"
@@ -115,37 +113,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            (path / _LOCK).unlink()
-        os.close(descriptor)  # which unlocks
-
-
-def _lock(path: Path) -> int:
-    """Opens and locks a file, which dies with the process, and says in it whose it is; returns its descriptor.
-
-    Raises:
-        BlockingIOError: it is another's; the message says whose.
-    """
-    import fcntl
-
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # whoever unlocks removes the file; a lock on a removed one keeps nobody out
-            if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.close(descriptor)
-                continue
-        except BlockingIOError:
-            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip()
-            os.close(descriptor)
-            raise BlockingIOError(owner or "unknown") from None
-        except OSError as error:  # a file system without locks
-            warn(f"{path.parent}: cannot be locked ({error.strerror}); let no other process train there")
-        with contextlib.suppress(OSError):  # it is only for the message
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        return descriptor
+        files.unlock(path / _LOCK, descriptor)
 
 
 def clear(path: Path) -> None:
