@@ -99,8 +99,8 @@ def test_empty_file_is_one_error(tmp_path):
     assert error_of(input=(full, empty)) == f"{empty}: is empty; --input needs text"
 
 
-def test_folder_is_one_error(tmp_path):
-    assert error_of(input=(str(tmp_path),)) == f"{tmp_path}: is a folder; --input takes files"
+def test_folder_without_files_is_one_error(tmp_path):
+    assert error_of(input=(str(tmp_path),)) == f"{tmp_path}: no file with text is there; check --input"
 
 
 def test_impossible_file_names_are_one_error():

@@ -96,22 +96,29 @@ def test_lines_stand_between_two_matches_of_the_delimiter(delimiter, text, max_l
     }
 
 
+def divide(text, config):
+    """The lines of each part, and how many were dropped."""
+    lines, dropped = cutting.split_lines(text, config)
+    splits = cutting.splits_of_lines(0, len(lines), len(lines), config)
+    return [[line for line, split in zip(lines, splits, strict=True) if split == part] for part in range(3)], dropped
+
+
 @given(st.integers(0, 60), st.floats(0.0, 0.49), st.floats(0.0, 0.49))
 def test_every_line_goes_to_one_part_and_keeps_its_order_there(count, val, test):
     text = "".join(f"line {index}\n\n" for index in range(count))
     config = lines_config(val_fraction=val, test_fraction=test)
-    parts, dropped = cutting.divide(text, config)
+    parts, dropped = divide(text, config)
     numbers = [[int(line.removeprefix("line ")) for line in part] for part in parts]
     assert sorted(itertools.chain(*numbers)) == list(range(count))
     assert all(part == sorted(part) for part in numbers)
     assert [len(part) for part in numbers[1:]] == [math.floor(count * val), math.floor(count * test)]
-    assert cutting.divide(text, config) == (parts, dropped)
+    assert divide(text, config) == (parts, dropped)
     assert dropped == {"empty": count + 1, "too_long": 0}
 
 
 def test_lines_that_are_sorted_are_in_every_part():
     lines = [f"{chr(97 + index // 50)}{index}" for index in range(1000)]  # fifty with each first letter
-    parts, _ = cutting.divide("\n".join(lines), lines_config(val_fraction=0.2, test_fraction=0.2))
+    parts, _ = divide("\n".join(lines), lines_config(val_fraction=0.2, test_fraction=0.2))
     assert [len({line[0] for line in part}) for part in parts] == [20, 20, 20]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import tfcharrnn
-from tfcharrnn import checkpoints, files, records, starting
+from tfcharrnn import checkpoints, files, starting
 from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import ConfigError, UserError, first_line, short
@@ -282,7 +282,7 @@ def test_an_id_outside_the_vocabulary_is_one_error(data_dir, id):
     count = tfcharrnn.open_data(data_dir).splits["train"].records
     feature = {"seq": tf.train.Feature(int64_list=tf.train.Int64List(value=[0, id] + [1] * 19))}
     example = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-    records.write([shard], [example] * count, count)
+    shard.write_bytes(framed(example) * count)
     assert "ids outside the vocabulary" in error_of(tfcharrnn.open_data(data_dir).read, "train", names=shard)
 
 
@@ -328,12 +328,15 @@ def test_no_source_calls_what_would_run_a_file(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+            if path.name == "pool.py":  # it has joblib's processes, and reads none of its files
+                modules = [module for module in modules if module != "joblib"]
             if path.name not in ("fuzz.py", "bench.py"):  # the former makes pickles to damage
                 assert not {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "yaml"} & set(modules)
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             # a method of that name is another thing, as of a GPU's module
             assert not (isinstance(node.func, ast.Name) and name in refused), ast.unparse(node)
+            assert ast.unparse(node.func) not in ("joblib.load", "joblib.dump", "joblib.Memory")
             if ast.unparse(node.func) in ("np.load", "numpy.load"):
                 settings = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 assert settings.get("allow_pickle") == "False", ast.unparse(node)

@@ -226,21 +226,17 @@ def test_overwrite_removes_nothing_but_data_folders(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), tf.errors.ResourceExhaustedError(None, None, "full")]
-)
-def test_a_write_that_fails_in_the_middle_leaves_what_was_there(folder, tmp_path, monkeypatch, overwrite, error):
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_a_write_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch, overwrite, failing):
     before = contents(tmp_path)
-    write = tf.io.TFRecordWriter.write
-    written = []
+    synced = []
 
-    def failing(writer, record):
-        written.append(record)
-        if len(written) > 5:
-            raise error
-        write(writer, record)
+    def full(descriptor):
+        synced.append(descriptor)
+        if len(synced) == failing:  # a shard of each split, the vocabulary, the description, and the folder
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tf.io.TFRecordWriter, "write", failing)
+    monkeypatch.setattr(os, "fsync", full)
     path = folder if overwrite else tmp_path / "new"
     with pytest.raises(UserError, match=r"cannot be written .*; free space or choose another folder"):
         prepare_data(DataConfig(seq_length=10), path, overwrite=overwrite, corpus=Corpus("text", TEXT, ()))
@@ -254,7 +250,7 @@ def test_an_interrupt_leaves_what_was_there(folder, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tfcharrnn.records.write", interrupt)
+    monkeypatch.setattr("tfcharrnn.tfrecords.write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare_data(DataConfig(seq_length=10), folder, overwrite=True, corpus=Corpus("text", TEXT, ()))
     assert contents(tmp_path) == before

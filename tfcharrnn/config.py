@@ -91,7 +91,11 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
 class DataConfig(_Checked):
     """Which text is read, how it is normalised, cut and split."""
 
-    input: tuple[str, ...] = option((), "Text files to learn from, joined by a newline: FILE[,FILE...].")
+    input: tuple[str, ...] = option(
+        (),
+        "Text files to learn from, joined by a newline: FILE|GLOB|FOLDER[,...]. A folder stands for all files below "
+        "it; gzip and xz are unpacked.",
+    )
     corpus: str = option("", "A corpus by name instead of --input; a wrong name lists the known ones.")
     encoding: str = option("utf-8", "Encoding of the --input files.")
     lowercase: bool = option(False, "Turn the text to lower case.")
@@ -130,7 +134,9 @@ class DataConfig(_Checked):
         0.05, "Share of the text, after the training part, for validation.", at_least=0.0, below=1.0
     )
     test_fraction: float = option(0.0, "Share of the text, at its end, for a final test.", at_least=0.0, below=1.0)
-    num_shards: int = option(1, "TFRecord files to spread each split over.", at_least=1, at_most=99_999)
+    num_shards: int = option(
+        0, "TFRecord files to spread each split over; 0: one for about 128 MB.", at_least=0, at_most=99_999
+    )
     compression: str = option("none", "Compression of the TFRecord files.", choices=COMPRESSIONS)
 
     def __post_init__(self) -> None:

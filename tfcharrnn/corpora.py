@@ -6,13 +6,15 @@ of the Unicode characters. Their text follows the interpreter's version.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sysconfig
 import unicodedata
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tfcharrnn import inputs
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.files import sha256
@@ -45,6 +47,25 @@ class Corpus:
     name: str
     text: str
     sources: tuple[Source, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A file that a text is read from.
+
+    Attributes:
+        path: where it is.
+        name: by which it is kept.
+        label: by which errors name it.
+        encoding: its own.
+        member: what to read of it, if it is a zip archive.
+    """
+
+    path: str
+    name: str
+    label: str
+    encoding: str
+    member: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +135,27 @@ def names() -> tuple[str, ...]:
     return (*EMBEDDED, *DOWNLOADS)
 
 
+def inputs_of(config: DataConfig) -> tuple[Input, ...]:
+    """The files of the text that `config` names; none, where Python itself has the text.
+
+    Raises:
+        UserError: a corpus that cannot be had, or a pattern or a folder without a file.
+    """
+    if config.input:
+        return tuple(Input(path, Path(path).name, path, config.encoding) for path in inputs.find(config.input))
+    if config.corpus in DOWNLOADS:
+        download = DOWNLOADS[config.corpus]
+        with _having(config.corpus, download):
+            path = _fetched(config.corpus, download)
+        return (Input(str(path), config.corpus, config.corpus, "utf-8", download.member),)
+    return ()
+
+
+def joined_name(names: Sequence[str]) -> str:
+    """How a text of several files is called; of very many only a few are named."""
+    return "+".join(names if len(names) <= 20 else [*names[:3], f"{len(names) - 3} more"])
+
+
 def load(config: DataConfig, *, between: str = "\n") -> Corpus:
     """Reads the text that `config` names and normalises it.
 
@@ -128,13 +170,19 @@ def load(config: DataConfig, *, between: str = "\n") -> Corpus:
     corpus = _from_files(config.input, config.encoding, between) if config.input else _from_name(named)
     text = normalise(corpus.text, config)
     if not text:
-        raise UserError(f"{corpus.name}: no text is left; the input is empty, or --drop_... removed all of it")
+        raise nothing_left(corpus.name)
     return dataclasses.replace(corpus, text=text)
+
+
+def nothing_left(name: str) -> UserError:
+    """What to tell of a text without characters."""
+    return UserError(f"{name}: no text is left; the input is empty, or --drop_... removed all of it")
 
 
 def normalise(text: str, config: DataConfig) -> str:
     """Applies `--lowercase`, `--drop_digits` and `--drop_chars`; line ends become a plain newline."""
-    text = text.replace("\r\n", "\n")
+    if "\r" in text:  # to look for one character is far quicker than for two
+        text = text.replace("\r\n", "\n")
     if config.lowercase:
         text = text.lower()
     dropped = set(config.drop_chars)
@@ -152,38 +200,52 @@ def decode(data: bytes, encoding: str, name: str) -> str:
         ConfigError: an unknown encoding.
         UserError: the offset of the first byte that is not in it.
     """
-    try:
+    with decoding(encoding, name):
         text = data.decode(encoding)
         text.encode("utf-8")  # refuses lone surrogates, which some codecs let through
+    return text.removeprefix("\ufeff")
+
+
+@contextlib.contextmanager
+def decoding(encoding: str, name: str, read: int | None = None, characters: int = 0) -> Iterator[None]:
+    """Tells in one line why bytes are no text.
+
+    Args:
+        encoding: which is tried.
+        name: of what is decoded.
+        read: how many of its bytes are read so far, if the body is not given all at once.
+        characters: how many characters they gave before.
+    """
+    try:
+        yield
     except LookupError:
         raise ConfigError(f"--encoding={encoding}: Python knows no text encoding of that name; try utf-8") from None
     except UnicodeDecodeError as error:
+        at = error.start + (0 if read is None else read - len(error.object))
         raise UserError(
-            f"{name}: not {encoding} text: {error.reason} at byte {error.start}; "
-            "name the right --encoding, or convert the file"
+            f"{name}: not {encoding} text: {error.reason} at byte {at}; name the right --encoding, or convert the file"
         ) from None
     except UnicodeEncodeError as error:
-        raise UserError(f"{name}: a lone surrogate at character {error.start} is not text; mend the file") from None
+        at = characters + error.start
+        raise UserError(f"{name}: a lone surrogate at character {at} is not text; mend the file") from None
     except ValueError as error:  # some codecs say no more than that
         raise UserError(f"{name}: not {encoding} text ({error}); name the right --encoding, or convert it") from None
-    return text.removeprefix("\ufeff")
 
 
 def _from_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
     texts, sources = [], []
-    for path in paths:
-        try:
-            data = Path(path).read_bytes()
-        except IsADirectoryError:
-            raise UserError(f"{path}: is a folder; --input takes files") from None
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise UserError(f"{path}: cannot be read ({reason}); check --input") from None
+    for path in inputs.find(paths):
+        data, on_disk = inputs.read(path)
         if not data:
-            raise UserError(f"{path}: is empty; --input needs text")
+            raise empty(path)
         texts.append(decode(data, encoding, path))
-        sources.append(Source(Path(path).name, len(data), sha256(data)))
-    return Corpus("+".join(source.name for source in sources), between.join(texts), tuple(sources))
+        sources.append(Source(Path(path).name, len(on_disk), sha256(on_disk)))
+    return Corpus(joined_name([source.name for source in sources]), between.join(texts), tuple(sources))
+
+
+def empty(path: str) -> UserError:
+    """What to tell of an empty file."""
+    return UserError(f"{path}: is empty; --input needs text")
 
 
 def _from_name(name: str) -> Corpus:
@@ -199,19 +261,31 @@ def _from_name(name: str) -> Corpus:
 
 
 def _downloaded(name: str, download: Download) -> bytes:
-    """The corpus's bytes, from the cache or else from the network; the download's SHA-256 is checked either way."""
+    """The corpus's bytes."""
+    with _having(name, download):
+        path = _fetched(name, download)
+        if not download.member:
+            return path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(download.member)
+
+
+def _fetched(name: str, download: Download) -> Path:
+    """The downloaded file, in the cache or else from the network; its SHA-256 is checked either way."""
     import platformdirs  # here, because only downloads need them, and they are slow to import
     import pooch
 
     cache = platformdirs.user_cache_path("tfcharrnn") / "corpora"
     pooch.get_logger().setLevel("WARNING")
     file_name = f"{name}.zip" if download.member else f"{name}.txt"
+    return Path(pooch.retrieve(download.url, known_hash=f"sha256:{download.sha256}", fname=file_name, path=cache))
+
+
+@contextlib.contextmanager
+def _having(name: str, download: Download) -> Iterator[None]:
+    """Tells in one line why a corpus cannot be had."""
     try:
-        fetched = pooch.retrieve(download.url, known_hash=f"sha256:{download.sha256}", fname=file_name, path=cache)
-        if not download.member:
-            return Path(fetched).read_bytes()
-        with zipfile.ZipFile(fetched) as archive:
-            return archive.read(download.member)
+        yield
     except ValueError as error:
         raise UserError(
             f"corpus {name}: {download.url} gave a file with another SHA-256 than the known one; "

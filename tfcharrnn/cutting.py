@@ -10,10 +10,12 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from tfcharrnn import randomness
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import ConfigError
 from tfcharrnn.examples import Examples
 from tfcharrnn.layouts import LAYOUTS, PAD, START
+from tfcharrnn.texts import BlockText
 from tfcharrnn.vocabulary import Vocabulary
 
 # one part of a text: a piece of it, or for the layout `lines` its lines
@@ -23,65 +25,88 @@ Part = str | list[str]
 PIECE = 4096
 # ids that are encoded and cut together
 _BLOCK = 2**18
+# up to so many lines, their order is drawn by sorting random numbers, which are in memory
+SORTED_LINES = 2**22
 
 
-def divide(text: str, config: DataConfig) -> tuple[list[Part], dict[str, int]]:
-    """Divides a text into training, validation and test part.
+def bounds(size: int, config: DataConfig) -> list[tuple[int, int]]:
+    """Where training, validation and test part of `size` things begin and end, in this order."""
+    val = math.floor(size * config.val_fraction)
+    test = math.floor(size * config.test_fraction)
+    return [(0, size - val - test), (size - val - test, size - test), (size - test, size)]
 
-    The parts follow one another; but lines, which may well be sorted, go to the parts at random, each time the same.
+
+def splits_of_lines(first: int, last: int, count: int, config: DataConfig) -> npt.NDArray[np.uint8]:
+    """Which part each line goes to: lines, which may well be sorted, go to the parts at random, each time the same.
+
+    Args:
+        first: the first line that is asked for.
+        last: the one after the last.
+        count: how many there are in all.
+        config: how they are divided.
 
     Returns:
-        The three parts, and for `lines` how many were dropped: `empty`, and `too_long`.
+        0, 1 or 2, for training, validation and test, `[last - first]`.
     """
-    if config.layout != "lines":
-        first, second, end = _ends(len(text), config)
-        return [text[:first], text[first:second], text[second:end]], {}
-    from tfcharrnn import randomness  # brings TensorFlow, which the other layouts do not need here
-
-    lines, dropped = split_lines(text, config)
-    first, second, end = _ends(len(lines), config)
-    places = np.empty(end, np.int64)
-    if first < end:
-        places[randomness.permutation(end, 0, randomness.Purpose.SPLIT, 0)] = np.arange(end)
+    ends = [end for _, end in bounds(count, config)]
+    if ends[0] == count:
+        return np.zeros(last - first, np.uint8)
+    if count <= SORTED_LINES:
+        places = np.empty(count, np.int64)
+        places[randomness.permutation(count, 0, randomness.Purpose.SPLIT, 0)] = np.arange(count)
+        places = places[first:last]
     else:
-        places[:] = 0
-    bounds = [(0, first), (first, second), (second, end)]
-    return [[lines[i] for i in np.flatnonzero((low <= places) & (places < high))] for low, high in bounds], dropped
+        places = randomness.scrambled(first, last, count, 0, randomness.Purpose.SPLIT, 0)
+    return np.searchsorted(ends[:2], places, side="right").astype(np.uint8)
+
+
+def is_newline(delimiter: str) -> bool:
+    """Whether lines stand between newlines."""
+    return delimiter in (r"\n", "\n")
 
 
 def split_lines(text: str, config: DataConfig) -> tuple[list[str], dict[str, int]]:
     """What stands between two matches of `--delimiter`, and how many were dropped: `empty`, and `too_long`."""
+    if is_newline(config.delimiter):
+        return kept_lines(text.split("\n"), config)
     ends, starts = [], [0]
     for match in re.finditer(config.delimiter, text):
         ends.append(match.start())
         starts.append(match.end())
     ends.append(len(text))
-    lines, dropped = [], {"empty": 0, "too_long": 0}
-    for start, end in zip(starts, ends, strict=True):
-        if end <= start:
-            dropped["empty"] += 1
-        elif end - start + 2 > config.max_length:
-            dropped["too_long"] += 1
-        else:
-            lines.append(text[start:end])
-    return lines, dropped
+    return kept_lines([text[start:end] for start, end in zip(starts, ends, strict=True)], config)
 
 
-def characters_of(part: Part) -> str:
-    """All characters of a part, one after another."""
-    return part if isinstance(part, str) else "".join(part)
+def kept_lines(lines: list[str], config: DataConfig) -> tuple[list[str], dict[str, int]]:
+    """Lines without those that are dropped, and how many these are: `empty`, and `too_long`."""
+    longest = config.max_length - 2
+    full = list(filter(None, lines))
+    kept = full
+    if max(map(len, full), default=0) > longest:
+        kept = [line for line in full if len(line) <= longest]
+    return kept, {"empty": len(lines) - len(full), "too_long": len(full) - len(kept)}
 
 
-def num_records(part: Part, config: DataConfig) -> int:
-    """How many records `cut` makes of a part; 0 if it has not one example."""
+def num_records(size: int, config: DataConfig) -> int:
+    """How many records `cut` makes of a part of so many characters or lines; 0 if it has not one example."""
     if config.layout == "sequences":
-        return num_sequences(len(part), config.seq_length, config.overlap)
+        return num_sequences(size, config.seq_length, config.overlap)
     if config.layout == "lines":
-        return len(part)
-    return -(-len(part) // PIECE) if len(part) > config.seq_length else 0
+        return size
+    return -(-size // PIECE) if size > config.seq_length else 0
 
 
-def cut(part: Part, vocabulary: Vocabulary, config: DataConfig) -> Iterator[Examples]:
+def characters_of_records(first: int, last: int, size: int, config: DataConfig) -> tuple[int, int]:
+    """Where in a part of `size` characters the characters of its records `first` to `last` (left out) begin and end."""
+    if first == last:
+        return 0, 0
+    if config.layout == "sequences":
+        step = stride(config.seq_length, config.overlap)
+        return first * step, (last - 1) * step + config.seq_length - 1
+    return first * PIECE, min(last * PIECE, size)
+
+
+def cut(part: Part | BlockText, vocabulary: Vocabulary, config: DataConfig) -> Iterator[Examples]:
     """The records of a part, in blocks, so that the ids of the whole are never in memory."""
     if isinstance(part, list):
         return _cut_lines(part, vocabulary)
@@ -178,7 +203,7 @@ def lines_as_examples(lines: list[str], vocabulary: Vocabulary, name: str = "tex
         UserError: characters outside the vocabulary.
     """
     around = 1 + (vocabulary.end_id is not None)
-    sizes = np.array([len(line) for line in lines], np.int64)
+    sizes = np.fromiter(map(len, lines), np.int64, len(lines))
     lengths = sizes + around
     ids = np.full(lengths.sum(), vocabulary.start_id, np.int32)
     result = Examples.side_by_side(ids, lengths)
@@ -247,7 +272,7 @@ def _whole_sequences(ids: npt.NDArray[np.int32], seq_length: int, start_id: int)
     return rows
 
 
-def _cut_sequences(text: str, vocabulary: Vocabulary, config: DataConfig) -> Iterator[Examples]:
+def _cut_sequences(text: str | BlockText, vocabulary: Vocabulary, config: DataConfig) -> Iterator[Examples]:
     step = stride(config.seq_length, config.overlap)
     count = num_sequences(len(text), config.seq_length, config.overlap)
     size = max(1, _BLOCK // config.seq_length)
@@ -257,7 +282,7 @@ def _cut_sequences(text: str, vocabulary: Vocabulary, config: DataConfig) -> Ite
         yield Examples.of_rows(cut_sequences(ids, config.seq_length, config.overlap, vocabulary.start_id))
 
 
-def _cut_pieces(text: str, vocabulary: Vocabulary) -> Iterator[Examples]:
+def _cut_pieces(text: str | BlockText, vocabulary: Vocabulary) -> Iterator[Examples]:
     for start in range(0, len(text), _BLOCK):
         ids = vocabulary.encode(text[start : start + _BLOCK])
         starts = np.arange(0, len(ids), PIECE, dtype=np.int64)
@@ -265,16 +290,9 @@ def _cut_pieces(text: str, vocabulary: Vocabulary) -> Iterator[Examples]:
 
 
 def _cut_lines(lines: list[str], vocabulary: Vocabulary) -> Iterator[Examples]:
-    first, size = 0, 0
-    for index, line in enumerate(lines):
-        size += len(line)
-        if size >= _BLOCK or index == len(lines) - 1:
-            yield lines_as_examples(lines[first : index + 1], vocabulary)
-            first, size = index + 1, 0
-
-
-def _ends(size: int, config: DataConfig) -> tuple[int, int, int]:
-    """Where training, validation and test part of `size` things end."""
-    val = math.floor(size * config.val_fraction)
-    test = math.floor(size * config.test_fraction)
-    return size - val - test, size - test, size
+    ends = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)))
+    first = size = 0
+    while first < len(lines):
+        last = max(first + 1, int(np.searchsorted(ends, size + _BLOCK, side="right")))
+        yield lines_as_examples(lines[first:last], vocabulary)
+        first, size = last, int(ends[last - 1])

@@ -5,13 +5,13 @@ A data folder holds the splits as TFRecord shards, `vocab.json`, and `dataset.js
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import functools
 import hashlib
-import itertools
 import json
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcharrnn import config as config_lib
-from tfcharrnn import corpora, cutting, files
+from tfcharrnn import corpora, cutting, files, preparation, tfrecords, workshop
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import UserError, first_line, short
 from tfcharrnn.layouts import LAYOUTS, Layout
+from tfcharrnn.pool import Pool
+from tfcharrnn.preparation import SPLITS, Content, shard_names
 from tfcharrnn.vocabulary import Vocabulary
+from tfcharrnn.workshop import Workshop
 
 if TYPE_CHECKING:
     from tfcharrnn.examples import Examples
     from tfcharrnn.shards import Shards
 
 FORMAT = 1
-SPLITS = ("train", "val", "test")
 # the settings that say how a text is read, and those that say how it is divided, whatever the layout
 _DIVIDED = ("layout", "val_fraction", "test_fraction")
 _NORMALISATION = ("lowercase", "drop_digits", "drop_chars", "encoding")
@@ -161,15 +163,26 @@ class DataFolder:
 
 
 def prepare_data(
-    config: DataConfig, output_dir: str | Path, *, overwrite: bool = False, corpus: corpora.Corpus | None = None
+    config: DataConfig,
+    output_dir: str | Path,
+    *,
+    overwrite: bool = False,
+    corpus: corpora.Corpus | None = None,
+    jobs: int = 0,
+    quiet: bool = True,
 ) -> DataFolder:
-    """Cuts a text into sequences and writes a data folder, whole or not at all.
+    """Cuts a text into records and writes a data folder, whole or not at all.
+
+    A text that may be too large for memory is prepared by several processes in a folder beside it, `.NAME.partial`,
+    where a preparation that was interrupted goes on. What is made is the same.
 
     Args:
         config: which text and how it is cut.
         output_dir: the folder to make.
         overwrite: replace an existing folder.
         corpus: the text, where it was loaded before.
+        jobs: processes for a large text; 0: one for each core.
+        quiet: show no progress.
 
     Returns:
         The new folder.
@@ -177,33 +190,35 @@ def prepare_data(
     Raises:
         UserError: the text cannot be had or is too short, or the folder exists or cannot be written.
     """
-    from tfcharrnn import records
-
     output_dir = Path(output_dir)
     _check_place(output_dir, overwrite)
-    corpus = corpus or corpora.load(config)
-    parts, dropped = cutting.divide(corpus.text, config)
-    for split, part in zip(SPLITS, parts, strict=True):
-        if split == "train" and not cutting.num_records(part, config):
-            raise UserError(_too_short(corpus.name, part, config))
-    text = corpus.text if config.layout != "lines" else "".join(map(cutting.characters_of, parts))
-    vocabulary = Vocabulary.from_text(text, LAYOUTS[config.layout].special)
-    with files.new_folder(output_dir, overwrite=overwrite) as folder:
-        splits = {}
-        for split, part in zip(SPLITS, parts, strict=True):
-            count = cutting.num_records(part, config)
-            shards = shard_names(split, config.num_shards) if count else []
-            if count:
-                examples = itertools.chain.from_iterable(map(records.serialise, cutting.cut(part, vocabulary, config)))
-                records.write([folder / shard for shard in shards], examples, count, config.compression)
-            splits[split] = {"characters": len(cutting.characters_of(part)), "records": count, "shards": shards}
-            if config.layout == "lines":
-                lengths = collections.Counter(len(line) + 2 for line in part)
-                splits[split]["lengths"] = sorted(lengths.items())
-        vocabulary.save(folder / "vocab.json")
-        description = {**_description(config, corpus), "splits": splits} | ({"dropped": dropped} if dropped else {})
-        files.write_json(folder / "dataset.json", description)
+    cutting.num_records(0, config)  # an overlap that leaves no step is told before anything long begins
+    found = () if corpus else corpora.inputs_of(config)
+    if workshop.is_large(found):
+        partial = output_dir.with_name(f".{output_dir.name}.partial")
+        with workshop.opened(partial, found, config, Pool(jobs, quiet=quiet)) as shop:
+            _make_large(shop, output_dir, config)
+    else:
+        _make_small(preparation.content_of(corpus or corpora.load(config), config), output_dir, config, overwrite)
     return open_data(output_dir)
+
+
+def _make_small(content: Content, path: Path, config: DataConfig, overwrite: bool) -> None:
+    """Makes a data folder of a text in memory."""
+    preparation.check_long_enough(content, config)
+    with files.new_folder(path, overwrite=overwrite) as folder:
+        splits = preparation.write(folder, content, config, Pool(1))
+        files.write_json(folder / "dataset.json", _whole_description(config, content, splits))
+
+
+def _make_large(shop: Workshop, path: Path, config: DataConfig) -> None:
+    """Makes a data folder of a text in files."""
+    content = shop.content()
+    preparation.check_long_enough(content, config)
+    shop.keep()
+    splits = preparation.write(shop.data, content, config, shop.pool, notes=shop.notes, splits_file=shop.splits_file)
+    files.write_json(shop.data / "dataset.json", _whole_description(config, content, splits))
+    shop.publish(path)
 
 
 def open_data(path: str | Path) -> DataFolder:
@@ -243,13 +258,14 @@ def open_data(path: str | Path) -> DataFolder:
     return DataFolder(path, name, fingerprint, config, vocabulary, splits, dropped)
 
 
-def find(config: DataConfig, data_dir: str | Path, fingerprint: str) -> DataFolder:
+def find(config: DataConfig, data_dir: str | Path, fingerprint: str, *, quiet: bool = True) -> DataFolder:
     """The data that a run was trained on, wherever it is: its data folder, the cache, or prepared again.
 
     Args:
         config: how the text was read and cut.
         data_dir: the data folder, or "" if the text was prepared on the fly.
         fingerprint: of the data; what is found may still have another one.
+        quiet: show no progress where a large text is prepared again.
 
     Raises:
         UserError: it is nowhere.
@@ -257,7 +273,7 @@ def find(config: DataConfig, data_dir: str | Path, fingerprint: str) -> DataFold
     if data_dir:
         return open_data(data_dir)
     kept = _cache_dir() / fingerprint[:32]
-    return open_data(kept) if os.path.exists(kept / "dataset.json") else cached(config)
+    return open_data(kept) if os.path.exists(kept / "dataset.json") else cached(config, quiet=quiet)
 
 
 def _cache_dir() -> Path:
@@ -266,31 +282,60 @@ def _cache_dir() -> Path:
     return platformdirs.user_cache_path("tfcharrnn") / "data"
 
 
-def cached(config: DataConfig, cache_dir: Path | None = None) -> DataFolder:
+def cached(config: DataConfig, cache_dir: Path | None = None, *, quiet: bool = True) -> DataFolder:
     """Prepares a text on the fly, or opens the folder that an earlier call made of the same text and settings.
 
     Args:
         config: which text and how it is cut.
         cache_dir: where such folders are kept; by default the user's cache folder.
+        quiet: show no progress.
 
     Raises:
         UserError: as `prepare_data`.
     """
     cache_dir = cache_dir or _cache_dir()
-    corpus = corpora.load(config)
-    path = cache_dir / _fingerprint(_description(config, corpus))[:32]
+    found = corpora.inputs_of(config)
+    pool = Pool(quiet=quiet)
+    if not workshop.is_large(found):
+        corpus = corpora.load(config)
+        path = cache_dir / _fingerprint(_description(config, corpus.sources, len(corpus.text)))[:32]
+        return _whole(path, Pool(1)) or _made(path, lambda: prepare_data(config, path, overwrite=True, corpus=corpus))
+    partial = cache_dir / f".{workshop.key_of(found, config)}.partial"
+    with workshop.opened(partial, found, config, pool, wait=True) as shop:
+        content = shop.content()
+        path = cache_dir / _fingerprint(_description(config, content.sources, content.characters))[:32]
+        return _whole(path, pool) or _made(path, lambda: _make_large(shop, path, config))
+
+
+def _made(path: Path, make: Callable[[], object]) -> DataFolder:
+    """A folder of the cache that is not there, or damaged; two processes that want it at once make it once."""
+    place = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = files.lock(place, "prepare data", wait=True)
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+    try:
+        if not _whole(path, Pool(1)):
+            make()
+    finally:
+        files.unlock(place, descriptor)
+    return open_data(path)
+
+
+def _whole(path: Path, pool: Pool) -> DataFolder | None:
+    """A data folder all of whose records are there and as they were written, or None."""
     try:
         folder = open_data(path)
-        for split in SPLITS:
-            folder.read(split)
-        return folder
-    except UserError:  # not there, or damaged
-        return prepare_data(config, path, overwrite=True, corpus=corpus)
-
-
-def shard_names(split: str, num_shards: int) -> list[str]:
-    """The file names of a split: `train-00000-of-00002.tfrecord`, ..."""
-    return [f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord" for shard in range(num_shards)]
+        for split in folder.splits.values():
+            calls = [
+                functools.partial(tfrecords.check, path / name, folder.config.compression) for name in split.shards
+            ]
+            if sum(pool.run(calls)) != split.records:
+                return None
+    except UserError:
+        return None
+    return folder
 
 
 def _check_place(path: Path, overwrite: bool) -> None:
@@ -316,33 +361,32 @@ def _is_ours(name: str) -> bool:
     return re.fullmatch(r"dataset\.json|vocab\.json|(train|val|test)-\d{5}-of-\d{5}\.tfrecord", name) is not None
 
 
-def _too_short(name: str, part: cutting.Part, config: DataConfig) -> str:
-    if config.layout == "lines":
-        return (
-            f"{name}: has no line of 1 to {config.max_length - 2} characters to train on; "
-            "give another text, --delimiter or --max_length"
-        )
-    longest = len(part) + 1 if config.layout == "sequences" else len(part) - 1
-    return f"{name}: its training part of {len(part)} characters is shorter than one example; " + (
-        f"give more text, or a --seq_length of at most {longest}" if longest >= 2 else "give more text"
-    )
-
-
 def _cut_settings(layout: str) -> tuple[str, ...]:
     """The settings that say how a text is cut by a layout."""
     return *_DIVIDED, *LAYOUTS[layout].settings
 
 
-def _description(config: DataConfig, corpus: corpora.Corpus) -> dict[str, Any]:
-    """All of `dataset.json` that is known before the text is cut; of the sources it has names and sums, no paths."""
+def _description(
+    config: DataConfig, sources: Sequence[corpora.Source], characters: int, num_shards: int = 0
+) -> dict[str, Any]:
+    """All of `dataset.json` but what the splits hold; of the sources it has names and sums, no paths."""
     settings = config_lib.to_dict(config)
     return {
         "format": FORMAT,
-        **{name: settings[name] for name in (*_cut_settings(config.layout), "num_shards")},
+        **{name: settings[name] for name in _cut_settings(config.layout)},
+        "num_shards": num_shards,
         "normalisation": {name: settings[name] for name in _NORMALISATION},
-        "inputs": [dataclasses.asdict(source) for source in corpus.sources],
-        "characters": len(corpus.text),
+        "inputs": [dataclasses.asdict(source) for source in sources],
+        "characters": characters,
     } | ({} if config.compression == "none" else {"compression": config.compression})
+
+
+def _whole_description(config: DataConfig, content: Content, splits: dict[str, Any]) -> dict[str, Any]:
+    """All of `dataset.json`."""
+    return {
+        **_description(config, content.sources, content.characters, len(splits["train"]["shards"])),
+        "splits": splits,
+    } | ({"dropped": content.dropped} if content.dropped else {})
 
 
 def _fingerprint(description: dict[str, Any]) -> str:

@@ -1,9 +1,13 @@
 """Prepares a text for training: TFRecord shards, vocab.json and dataset.json in one folder.
 
 python -m tfcharrnn.prepare --input=FILE --output_dir=DIR
+
+A text of any size: a large one is prepared in pieces, by all cores, and after an interruption the same command goes on.
 """
 
 from __future__ import annotations
+
+import time
 
 from absl import flags
 
@@ -21,14 +25,19 @@ def main() -> None:
     config = DataConfig(**commandline.settings(DataConfig))
     if not _FLAGS.output_dir:
         raise ConfigError("--output_dir is missing: name the data folder to make")
-    commandline.load_tensorflow()
-    data = dataset.prepare_data(config, _FLAGS.output_dir, overwrite=_FLAGS.overwrite)
-    commandline.say(f"{data.name}: {data.characters:,} characters, {len(data.vocabulary)} symbols; {data.describe()}")
+    began = time.perf_counter()
+    data = dataset.prepare_data(config, _FLAGS.output_dir, overwrite=_FLAGS.overwrite, jobs=_FLAGS.jobs, quiet=False)
+    speed = data.characters / (time.perf_counter() - began)
+    commandline.say(
+        f"{data.name}: {data.characters:,} characters, {len(data.vocabulary)} symbols; {data.describe()}; "
+        f"{speed:,.0f} characters/s"
+    )
     print(data.path)
 
 
 if __name__ == "__main__":
     commandline.define(DataConfig)
     flags.DEFINE_string("output_dir", "", "The data folder to make.")
+    flags.DEFINE_integer("jobs", 0, "Processes that prepare a large text; 0: one for each core.", lower_bound=0)
     flags.DEFINE_bool("overwrite", False, "Replace an existing data folder.")
     commandline.run(main)

@@ -1,19 +1,14 @@
-"""Records: sequences of ids, kept in TFRecord files.
-
-A record is a `tf.train.Example` with one int64 feature, `seq`: the ids of one sequence.
-"""
+"""Reading records: sequences of ids, kept in the TFRecord files that `tfrecords` writes."""
 
 from __future__ import annotations
 
-import functools
 import gzip
-import itertools
 import mmap
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +18,8 @@ import tensorflow as tf
 from tfcharrnn import files
 from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.examples import Examples
+from tfcharrnn.tfrecords import FEATURE
 
-FEATURE = "seq"
 # ids that are parsed together; 64-bit numbers for a moment
 _PARSED_IDS = 2**20
 # to one byte at the most; https://zlib.net/zlib_tech.html says 1032
@@ -34,68 +29,6 @@ _BUFFER = 2**18
 _TENSORFLOW_NAMES = {"none": "", "gzip": "GZIP"}
 # of a record's frame
 _SIZE, _AROUND = struct.Struct("<Q"), 16
-
-
-def write(paths: Sequence[Path], examples: Iterable[bytes], count: int, compression: str = "none") -> None:
-    """Writes serialised records in order, spread evenly over TFRecord files.
-
-    Args:
-        paths: the files to make.
-        examples: the records, as `serialise` makes them.
-        count: how many records there are.
-        compression: of the files: `none` or `gzip`.
-
-    Raises:
-        UserError: the disk refuses.
-    """
-    examples = iter(examples)
-    for index, path in enumerate(paths):
-        size = count // len(paths) + (index < count % len(paths))
-        try:
-            with tf.io.TFRecordWriter(os.fsencode(path), _TENSORFLOW_NAMES[compression]) as writer:
-                for example in itertools.islice(examples, size):
-                    writer.write(example)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"{path}: cannot be written ({first_line(error)}); free space or choose another folder"
-            ) from error
-
-
-def serialise(examples: Examples) -> list[bytes]:
-    """The `tf.train.Example` of each record, in its serialised form; made all at once, which is far quicker.
-
-    An id is a varint: its bits in groups of seven, the lowest first, with 128 added to every byte but the last
-    (https://protobuf.dev/programming-guides/encoding). Ids are the end of the record; what comes before them depends
-    on their size in bytes alone.
-
-    Args:
-        examples: the records, side by side; ids from 0 to 2^21 - 1.
-    """
-    ids, lengths = examples.ids, examples.lengths
-    if ids.max(initial=0) < 128:  # one byte each
-        if len(lengths) and np.all(lengths == lengths[0]):  # so all records are alike
-            header = np.frombuffer(_header(int(lengths[0])), np.uint8)
-            rows = np.empty((len(lengths), len(header) + lengths[0]), np.uint8)
-            rows[:, : len(header)] = header
-            rows[:, len(header) :] = ids.reshape(len(lengths), -1)
-            return rows.view(f"V{rows.shape[1]}").ravel().tolist()
-        sizes, content = lengths, ids.astype(np.uint8).tobytes()
-    else:
-        groups = np.stack([ids, ids >> 7, ids >> 14], axis=-1)
-        more = groups >= 128
-        used = np.concatenate([np.ones_like(more[:, :1]), more[:, :-1]], axis=-1)
-        content = (groups & 127 | more << 7).astype(np.uint8)[used].tobytes()
-        sizes = np.add.reduceat(np.count_nonzero(used, axis=1), examples.starts) if len(examples) else lengths
-    ends = np.cumsum(sizes).tolist()
-    return [_header(end - start) + content[start:end] for start, end in itertools.pairwise([0, *ends])]
-
-
-@functools.lru_cache(maxsize=1024)
-def _header(size: int) -> bytes:
-    """A serialised `tf.train.Example` up to its ids, which take `size` bytes."""
-    feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[0] * size))
-    example = tf.train.Example(features=tf.train.Features(feature={FEATURE: feature}))
-    return example.SerializeToString()[:-size]
 
 
 def read(
@@ -196,11 +129,6 @@ def frames(content: bytes, at: int, count: int) -> tuple[int, int]:
             return index, at
         at = end
     return count, at
-
-
-def frame_size(length: int) -> int:
-    """The bytes in a file of a record of so many ids, each below 128, as `serialise` and `write` make it."""
-    return _AROUND + len(_header(length)) + length
 
 
 def _parsed(

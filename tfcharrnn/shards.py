@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn import files, records
+from tfcharrnn import files, records, tfrecords
 from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.examples import Examples
 
@@ -49,7 +49,7 @@ class Shards:
         compression: str = "none",
         translation: npt.NDArray[np.int32] | None = None,
     ):
-        """Takes the files, over which `records.write` has spread the records evenly.
+        """Takes the files, over which the records are spread evenly.
 
         Args:
             paths: the files.
@@ -80,7 +80,9 @@ class Shards:
             content = _Plain(path, size) if compression == "none" else _Zipped(path)
             file = _File(content, number, self._mean_length, lengths[1])
             if alike and number and 0 < last <= lengths[1]:
-                file.suppose(records.frame_size(lengths[1]), records.frame_size(last if end == count else lengths[1]))
+                file.suppose(
+                    tfrecords.frame_size(lengths[1]), tfrecords.frame_size(last if end == count else lengths[1])
+                )
             self._files.append(file)
 
     def chunks(self, first: int, last: int) -> Iterator[Examples]:

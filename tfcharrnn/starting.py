@@ -71,9 +71,9 @@ def train_model(
         weights = checkpoints.find(source.path) if source else None
         with workers.chief_first():
             if resume:
-                run, data = resume_run(run_dir, data_dir, settings)
+                run, data = resume_run(run_dir, data_dir, settings, quiet=quiet)
             else:
-                run, data = start_run(run_dir, data_dir, settings, source)
+                run, data = start_run(run_dir, data_dir, settings, source, quiet=quiet)
             workers.rows(run.training.batch_size)  # for its check
             if workers.is_chief:
                 if not resume:
@@ -94,7 +94,7 @@ def _join(config: TrainingConfig, run_dir: str | Path, settings: Settings, quiet
 
 
 def start_run(
-    run_dir: str | Path, data_dir: str | Path, settings: Settings, source: Run | None = None
+    run_dir: str | Path, data_dir: str | Path, settings: Settings, source: Run | None = None, *, quiet: bool = True
 ) -> tuple[Run, DataFolder]:
     """The settings and the data of a new run; whatever cannot work is told here, before anything is written of it.
 
@@ -103,6 +103,7 @@ def start_run(
         data_dir: see `run_dir`.
         settings: those that are given.
         source: the run whose model it begins with, if any.
+        quiet: show nothing of how a large text is prepared.
     """
     data_config, model, training = _split(settings, *_defaults(source, run_dir, data_dir, settings), TrainingConfig())
     if source and dataclasses.replace(model, **_fields(source.model, _FREE)) != source.model:
@@ -116,7 +117,7 @@ def start_run(
                 kept = getattr(data_config, name)
                 raise ConfigError(f"--{name}: {data_dir} was prepared with {kept!r}; leave the flag out")
     else:
-        data = dataset.cached(data_config)
+        data = dataset.cached(data_config, quiet=quiet)
     if source:
         if data_config.layout != source.data.layout:
             raise ConfigError(f"--layout: {source.path} has learned from the layout {source.data.layout}; keep it")
@@ -128,7 +129,9 @@ def start_run(
     return Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary), data
 
 
-def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) -> tuple[Run, DataFolder]:
+def resume_run(
+    run_dir: str | Path, data_dir: str | Path, settings: Settings, *, quiet: bool = True
+) -> tuple[Run, DataFolder]:
     """The settings and the data of a run that goes on: its own, but for those given now.
 
     Raises:
@@ -154,9 +157,9 @@ def resume_run(run_dir: str | Path, data_dir: str | Path, settings: Settings) ->
     implementations.choose(model.implementation, model.precision, recurrent_activation=model.recurrent_activation)
     if data_config == saved.data:
         data_dir = data_dir or saved.data_dir
-        data = dataset.find(data_config, data_dir, saved.fingerprint)
+        data = dataset.find(data_config, data_dir, saved.fingerprint, quiet=quiet)
     else:
-        data = dataset.open_data(data_dir) if data_dir else dataset.cached(data_config)
+        data = dataset.open_data(data_dir) if data_dir else dataset.cached(data_config, quiet=quiet)
     if data.fingerprint != saved.fingerprint:
         raise UserError(
             f"{saved.path}: was trained on other data than {data.name}; give it the same text and data flags"

@@ -60,11 +60,9 @@ class Vocabulary:
     @classmethod
     def from_text(cls, text: str, special: Iterable[str] = (START,)) -> Vocabulary:
         """The vocabulary of every character in `text`, after the special symbols."""
-        present = np.zeros(_CODE_POINTS, bool)
-        for block in _code_points(text):
-            if not present.take(block, mode="clip").all():  # to look is quicker than to write
-                present[block] = True
-        return cls([*special, *map(chr, np.flatnonzero(present))])
+        present = Present()
+        present.add(text)
+        return cls([*special, *map(chr, present.code_points())])
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -90,6 +88,9 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    def __reduce__(self) -> tuple[type, tuple[Sequence[str]]]:
+        return type(self), (self.symbols,)  # the tables are quicker made than sent to another process
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.symbols == other.symbols
@@ -154,6 +155,29 @@ class Vocabulary:
         if len(characters) <= 40:
             return repr(characters)
         return f"{len(characters)} characters, {characters[:40]!r} and more"
+
+
+class Present:
+    """Which characters a text has, gathered piece by piece."""
+
+    def __init__(self) -> None:
+        self._present = np.zeros(_CODE_POINTS, bool)
+        self._ascii = b""
+
+    def add(self, text: str) -> None:
+        """Adds the characters of a piece."""
+        if text.isascii():
+            # what is known is left out at once, which is far quicker than to look at each character
+            self._ascii += bytes(set(text.encode("ascii").translate(None, self._ascii)))
+            return
+        for block in _code_points(text):
+            if not self._present.take(block, mode="clip").all():  # to look is quicker than to write
+                self._present[block] = True
+
+    def code_points(self) -> list[int]:
+        """Those of all characters so far, in order."""
+        self._present[np.frombuffer(self._ascii, np.uint8)] = True
+        return np.flatnonzero(self._present).tolist()
 
 
 def is_symbol(symbol: str) -> bool:

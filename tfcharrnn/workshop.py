@@ -1,0 +1,278 @@
+"""The folder beside a data folder in which a large text is prepared, and found again after an interruption.
+
+It is named after what is prepared, so that what one set of settings and files left is never taken for another's:
+
+    .NAME.partial/KEY/plan.json            the settings and the files, for a person to read
+    .NAME.partial/KEY/input-00000.text     a file that was packed, or had to be decoded from its beginning
+    .NAME.partial/KEY/counts.json          what the first pass found
+    .NAME.partial/KEY/data/                the data folder
+    .NAME.partial/KEY/train-...json        for each shard that is whole there, what was written
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfcharrnn import config as config_lib
+from tfcharrnn import corpora, counting, files, inputs, texts
+from tfcharrnn.config import DataConfig
+from tfcharrnn.corpora import Input, Source
+from tfcharrnn.errors import UserError, warn
+from tfcharrnn.lines import FoundLines, LineBlock, WrittenLines
+from tfcharrnn.pool import Pool
+from tfcharrnn.preparation import Content
+from tfcharrnn.texts import Block, BlockText
+
+# changed when what stands in such a folder is another thing
+_FORMAT = 1
+# up to so many bytes a text is prepared by this process alone, and if it is not packed in memory
+SMALL = 2**25
+# digits of a folder's name
+_KEY = 16
+
+
+def is_large(found: Sequence[Input]) -> bool:
+    """Whether a text is to be prepared here, because it is, or may be, too large for memory.
+
+    What cannot be read is left to those who will read it, and will tell.
+    """
+    size = 0
+    for file in found:
+        try:
+            size += os.stat(file.path).st_size
+            if file.member or not inputs.is_unpacked_file(file.path):
+                return True
+        except (OSError, ValueError):
+            return False
+    return size > SMALL
+
+
+class Workshop:
+    """A place to prepare a text, given by `opened`.
+
+    Attributes:
+        data: the data folder in it.
+        notes: the folder that notes which shards are whole.
+        pool: who do the work.
+        resumable: what is there is worth to be kept after an error.
+    """
+
+    def __init__(self, folder: Path, found: Sequence[Input], config: DataConfig, pool: Pool):
+        self.data, self.notes = folder / "data", folder
+        self.pool, self.resumable, self._small = pool, False, False
+        self._found, self._config = found, config
+        self._states = [_state(file) for file in found]
+
+    @property
+    def splits_file(self) -> Path:
+        """Where to keep which part of the data each line goes to."""
+        return self.notes / "splits"
+
+    def content(self) -> Content:
+        """What the text holds: found before, or by a first pass now.
+
+        Raises:
+            UserError: a file cannot be read, is not in its encoding, or leaves no text; or the disk refuses.
+        """
+        kept = self.notes / "counts.json"
+        if not kept.exists():
+            files.write_bytes(kept, json.dumps(self._count()).encode())
+        value = json.loads(kept.read_bytes())
+        sources = tuple(Source(**source) for source in value["sources"])
+        name = corpora.joined_name([source.name for source in sources])
+        if not value["characters"]:
+            raise corpora.nothing_left(name)
+        self._small = value["bytes"] <= SMALL
+        if self._small:
+            self.pool = Pool(1)
+        content = Content(name, sources, value["characters"], value["code_points"])
+        blocks = [self._block(value["files"], *place) for place in value["blocks"]]
+        if self._config.layout != "lines":
+            bounds = list(itertools.accumulate(value["counts"], initial=0))
+            return dataclasses.replace(content, text=BlockText(blocks, bounds, self._config, (0, bounds[-1])))
+        line_blocks: list[LineBlock] = [FoundLines(self._lines_file, *place) for place in value["places"]]
+        if not line_blocks:
+            line_blocks += [WrittenLines(block, block is blocks[-1], self._config) for block in blocks]
+        return dataclasses.replace(
+            content,
+            lines=line_blocks,
+            line_counts=value["counts"],
+            line_characters=value["line_characters"],
+            dropped=value["dropped"],
+        )
+
+    def keep(self) -> None:
+        """Says that what is there is worth to be kept after an error, if the text is not small."""
+        self.resumable = not self._small
+
+    def check_unchanged(self) -> None:
+        """Checks that the files are what they were when the work began.
+
+        Raises:
+            UserError: one has changed.
+        """
+        for file, state in zip(self._found, self._states, strict=True):
+            if _state(file) != state:
+                raise texts.changed(file.label)
+
+    def publish(self, path: Path) -> None:
+        """Puts the data folder under its name, in the place of one that stands there.
+
+        Raises:
+            UserError: a file of the text has changed, or the disk refuses.
+        """
+        self.check_unchanged()
+        try:
+            for file in self.data.glob(".*"):  # what a process that was killed began
+                file.unlink()
+            files.publish(self.data, path)
+        except OSError as error:
+            raise files.cannot_write(path, error) from error
+
+    @property
+    def _lines_file(self) -> Path:
+        return self.notes / "lines"
+
+    def _plain(self, file: int) -> Path:
+        return self.notes / f"input-{file:05d}.text"
+
+    def _block(self, plain: list[tuple[bool, str]], file: int, start: int, end: int, joint: bool) -> Block:
+        written, encoding = plain[file]
+        path = str(self._plain(file)) if written else self._found[file].path
+        return Block(path, self._found[file].label, encoding, start, end, joint)
+
+    def _count(self) -> dict[str, Any]:
+        """The first pass: what `counts.json` says."""
+        made = self._make_plain()
+        places, is_plain = [], [source is None for source, _ in made]
+        for index, file in enumerate(self._found):
+            encoding = made[index][1]
+            path = file.path if is_plain[index] else str(self._plain(index))
+            with inputs.reading(file.label):
+                if not os.stat(path).st_size:
+                    raise corpora.empty(file.label)
+            file = dataclasses.replace(file, path=path, encoding=encoding)
+            for block in texts.blocks_of(file, self._config, joint=index < len(self._found) - 1):
+                places.append((index, block.start, block.end, block.joint))
+        plain = [(not is_plain[index], encoding) for index, (_, encoding) in enumerate(made)]
+        blocks = [self._block(plain, *place) for place in places]
+        counted = counting.count(blocks, self._config, self.pool, self._lines_file)
+        summed = iter(counting.sources(list(itertools.compress(self._found, is_plain)), self.pool))
+        return {
+            "sources": [dataclasses.asdict(source or next(summed)) for source, _ in made],
+            "files": plain,
+            "bytes": sum(block.end - block.start for block in blocks),
+            "blocks": places,
+            **dataclasses.asdict(counted),
+        }
+
+    def _make_plain(self) -> list[tuple[Source | None, str]]:
+        """Writes what is not plain as it must be; gives for each file what was read, if it was, and its encoding."""
+        made: list[tuple[Source | None, str]] = []
+        notes = [self.notes / f"input-{index:05d}.json" for index in range(len(self._found))]
+        todo = [
+            index
+            for index, file in enumerate(self._found)
+            if not texts.is_plain(file) and not (notes[index].exists() and self._plain(index).exists())
+        ]
+        calls = [functools.partial(texts.as_plain_file, self._found[index], self._plain(index)) for index in todo]
+        sizes = [os.stat(self._found[index].path).st_size for index in todo]
+        for index, (source, encoding) in zip(todo, self.pool.run(calls, "unpacking", sizes), strict=True):
+            files.write_json(notes[index], [dataclasses.asdict(source), encoding])
+        for file, note in zip(self._found, notes, strict=True):
+            if note.exists():
+                values, encoding = files.read_json(note)
+                made.append((Source(**values), encoding))
+            else:
+                made.append((None, file.encoding))
+        return made
+
+
+@contextlib.contextmanager
+def opened(
+    partial: Path, found: Sequence[Input], config: DataConfig, pool: Pool, *, wait: bool = False
+) -> Iterator[Workshop]:
+    """Gives the place to prepare a text, new or as an interruption left it, and removes it at the end.
+
+    After an error it stays if there is much in it that need not be done again.
+
+    Args:
+        partial: the folder.
+        found: the files of the text.
+        config: how it is cut.
+        pool: who do the work.
+        wait: for another process that is at work there, instead of an error.
+
+    Raises:
+        UserError: another process is at work there, or the disk refuses.
+    """
+    locked = partial.with_name(f"{partial.name}.lock")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = files.lock(locked, "prepare data", wait=wait)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{partial}: another process prepares this folder ({error}); wait for it, or choose another --output_dir"
+        ) from None
+    except OSError as error:
+        raise files.cannot_write(partial, error) from error
+    try:
+        key = key_of(found, config)
+        _discard_others(partial, key)
+        folder = partial / key
+        try:
+            (folder / "data").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.cannot_write(partial, error) from error
+        shop = Workshop(folder, found, config, pool)
+        try:
+            plan = {"settings": config_lib.to_dict(config), "files": [file.path for file in found]}
+            files.write_json(folder / "plan.json", plan)
+            yield shop
+        except BaseException:
+            if shop.resumable:
+                warn(f"{partial}: keeps what was done; the same command goes on from there")
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        files.unlock(locked, descriptor)
+
+
+def key_of(found: Sequence[Input], config: DataConfig) -> str:
+    """A name for what is prepared of these files with these settings, as long as no file changes."""
+    settings = {key: value for key, value in config_lib.to_dict(config).items() if key not in ("input", "corpus")}
+    described = [_FORMAT, texts.BLOCK, settings, list(map(_state, found))]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:_KEY]
+
+
+def _state(file: Input) -> list[Any]:
+    """What says that a file is the same as before; of a pipe, nothing does."""
+    with inputs.reading(file.label):
+        status = os.stat(file.path)
+    if not stat.S_ISREG(status.st_mode):
+        return [file.path, os.getpid()]
+    return [os.path.abspath(file.path), file.name, file.member, status.st_size, status.st_mtime_ns]
+
+
+def _discard_others(partial: Path, key: str) -> None:
+    """Removes what was begun with other settings or files."""
+    if not partial.is_dir():
+        return
+    for folder in partial.iterdir():
+        if re.fullmatch(rf"[0-9a-f]{{{_KEY}}}", folder.name) and folder.name != key:
+            warn(f"{partial}: what is in it was begun with other settings or another text; it begins anew")
+            shutil.rmtree(folder, ignore_errors=True)
