@@ -77,6 +77,7 @@ def test_numbers_of_old_runs():
         "DROPOUT": 3,
         "SAMPLING": 4,
         "SPLIT": 5,
+        "BLOCK": 6,
     }
     assert randomness.permutation(8, 1, Purpose.SHUFFLE, 2).tolist() == [5, 4, 1, 7, 2, 3, 6, 0]
     assert randomness.key(1, Purpose.SAMPLING, 2, 3).numpy().tolist() == [260, 2097155]

@@ -54,6 +54,7 @@ class RunningMetrics:
         self.window = [float(count), float(loss), float(characters), float(norm), float(rate)]
         self.skipped = int(value.get("skipped", 0))
         self.sizes = {str(name): int(size) for name, size in value["sizes"].items()}
+        self.seconds = float(value.get("seconds", 0.0))  # checkpoints did not always have it
         if min(self.sizes.values(), default=0) < 0:
             raise ValueError("a log of a negative size")
 
