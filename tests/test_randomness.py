@@ -105,3 +105,16 @@ def test_a_scrambled_order_looks_uniform():
         assert abs(both - 0.01) < 5 * np.sqrt(0.01 / size)
     steps = np.histogram(np.diff(places) % size, bins=20)[0]
     assert np.all(np.abs(steps - size / 20) < 5 * np.sqrt(size / 20))
+
+
+@pytest.mark.parametrize("rows", [range(0, 1), range(3, 7), range(0, 9)])
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_rows_of_a_batch_are_drawn_as_with_all_others(rows, size):
+    key = randomness.key(2**30, Purpose.DROPOUT, 5, 1)
+    of_all = randomness.uniform([6, 9, size], key).numpy()
+    assert len(np.unique(of_all)) > 0.9 * of_all.size
+    of_rows = randomness.uniform_rows(6, 9, size, rows)
+    assert np.array_equal(of_rows(key), of_all[:, rows.start : rows.stop])
+    assert np.array_equal(tf.function(of_rows, jit_compile=True)(key), of_all[:, rows.start : rows.stop])
+    longer = randomness.uniform([11, 9, size], key).numpy()
+    assert np.array_equal(longer[:6], of_all), "padding to another width changes nothing"

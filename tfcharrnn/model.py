@@ -275,8 +275,12 @@ class CharRNN(tf.Module):
             if not rate or key is None:
                 return x
             time, _, size = x.shape
-            uniform = randomness.uniform([time, batch, size], key + tf.constant([0, layer], tf.int64))
-            return tf.where(uniform[:, rows.start : rows.stop] >= rate, x / (1.0 - rate), tf.zeros_like(x))
+            own_key = key + tf.constant([0, layer], tf.int64)
+            if len(rows) == batch:
+                uniform = randomness.uniform([time, batch, size], own_key)
+            else:
+                uniform = randomness.uniform_rows(time, batch, size, rows)(own_key)
+            return tf.where(uniform >= rate, x / (1.0 - rate), tf.zeros_like(x))
 
         return dropout
 

@@ -6,6 +6,8 @@ A run that was stopped and resumed draws the same numbers as one that was not, a
 from __future__ import annotations
 
 import enum
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +62,21 @@ def uniform(shape: tf.Tensor, key: tf.Tensor, dtype: tf.DType | str = "float32")
 
     bits = tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
     return tf.minimum((tf.cast(bits, dtype) + 0.5) * 2.0**-32, 1.0 - 2.0**-24)
+
+
+@functools.lru_cache(maxsize=256)
+def uniform_rows(time: int, batch: int, size: int, rows: range) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function of a key that gives `uniform([time, batch, size], key)[:, rows]`, and draws no more than that.
+
+    Of many replicas each has few rows of a large batch; to draw the others could take longer than all its training. XLA
+    computes each number from its place, and only those that are used.
+    """
+    import tensorflow as tf
+
+    def draw(key: tf.Tensor) -> tf.Tensor:
+        return uniform([time, batch, size], key)[:, rows.start : rows.stop]
+
+    return tf.function(draw, jit_compile=True)
 
 
 def generator(seed: int, purpose: Purpose, step: int, index: int = 0) -> np.random.Generator:

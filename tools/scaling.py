@@ -100,6 +100,18 @@ def reduce_seconds(num_parameters: int, workers: int, constants: Constants) -> f
     return 2.0 * (sent / constants.link + (workers - 1) * constants.latency)
 
 
+def balanced_workers(work: Training, constants: Constants) -> int:
+    """From how many workers on adding up the gradients takes longer than computing them."""
+    compute, workers = compute_seconds(work, constants), 1
+    while reduce_seconds(parameters(work), 2 * workers, constants) < compute:
+        workers *= 2
+    step = workers
+    while step := step // 2:
+        if reduce_seconds(parameters(work), workers + step, constants) < compute:
+            workers += step
+    return workers + 1
+
+
 def memory_bytes(work: Training, constants: Constants) -> float:
     """Weights, gradients and the optimizer's moments; every step's states for the way back; logits."""
     return float(np.dot(_memory_terms(work), _memory_constants(constants)))
@@ -306,21 +318,24 @@ def serve_read(data_dir: str) -> dict[str, float]:
 
 def predict() -> None:
     """Prints what the formulas say for the GPUs of `H100`."""
-    rows_each = 128
     heads = ["network", "GPUs", "compute, ms", "all-reduce, ms", "its share", "10^9", "10^12 characters", "reads, MB/s"]
     print(f"| {' | '.join(heads)} |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for hidden, layers in ((512, 1), (1024, 3), (4096, 3)):
-        work = Training("", "gru", rows_each, 200, hidden, layers, 256)
+    works = [Training("", "gru", 128, 200, hidden, layers, 256) for hidden, layers in ((512, 1), (1024, 3), (4096, 3))]
+    for work in works:
         for workers in (8, 64, 512):
             compute = compute_seconds(work, H100)
             reduce = reduce_seconds(parameters(work), workers, H100)
             speed = workers * work.characters / (compute + reduce)
             print(
-                f"| GRU {layers} x {hidden}, {parameters(work) / 1e6:.1f} M | {workers} | {1e3 * compute:.2f} "
-                f"| {1e3 * reduce:.2f} | {reduce / (compute + reduce):.0%} | {duration(1e9 / speed)} "
-                f"| {duration(1e12 / speed)} | {speed / 1e6:,.0f} |"
+                f"| GRU {work.layers} x {work.hidden}, {parameters(work) / 1e6:.1f} M | {workers} "
+                f"| {1e3 * compute:.2f} | {1e3 * reduce:.2f} | {reduce / (compute + reduce):.0%} "
+                f"| {duration(1e9 / speed)} | {duration(1e12 / speed)} | {speed / 1e6:,.1f} |"
             )
+    for work in works:
+        print(
+            f"GRU {work.layers} x {work.hidden}: from {balanced_workers(work, H100):,} GPUs on the all-reduce takes longer than the rest"
+        )
 
 
 def duration(seconds: float) -> str:
