@@ -333,9 +333,8 @@ def predict() -> None:
                 f"| {duration(1e9 / speed)} | {duration(1e12 / speed)} | {speed / 1e6:,.1f} |"
             )
     for work in works:
-        print(
-            f"GRU {work.layers} x {work.hidden}: from {balanced_workers(work, H100):,} GPUs on the all-reduce takes longer than the rest"
-        )
+        number = f"{balanced_workers(work, H100):,}"
+        print(f"GRU {work.layers} x {work.hidden}: from {number} GPUs on the all-reduce takes longer than the rest")
 
 
 def duration(seconds: float) -> str:
