@@ -1,7 +1,9 @@
 """What training costs in time and memory: formulas, their constants on this machine, and a check of both.
 
-python tools/scaling.py --measure     fits the constants, then checks each formula at four other sizes
-python tools/scaling.py               what the formulas say for many GPUs, with the constants in `H100`
+python tools/scaling.py --measure=step --measure=link --measure=text
+    fits the constants, then checks each formula at four other sizes
+python tools/scaling.py
+    what the formulas say for many GPUs, with the constants in `H100`
 
 docs/scaling.md explains the formulas and shows what came out.
 """
@@ -249,45 +251,43 @@ FIT = _sizes("gru", (64, 100, 256, 1), (64, 200, 512, 1), (32, 50, 640, 2), (128
 CHECK = _sizes("gru", (64, 100, 192, 1), (100, 100, 256, 2), (64, 150, 384, 2), (32, 100, 768, 1))
 
 
-def measure_all() -> None:
-    """Fits the constants and prints the tables of docs/scaling.md."""
+def measure_steps() -> None:
+    """Fits and checks what a training step takes, in time and memory."""
     measured = measure_training([*FIT, *CHECK])
     of_fit, of_check = measured[: len(FIT)], measured[len(FIT) :]
     rate, loop_step, update, start = fitted(list(map(_compute_terms, FIT)), [m["seconds"] for m in of_fit])
     memory = fitted(list(map(_memory_terms, FIT)), [m["memory"] for m in of_fit])
-    reduced_sizes = [100_000, 10_000_000]
-    reduced_checks = [10_000, 300_000, 1_000_000, 3_000_000]
-    reduced = measure_reduce([*reduced_sizes, *reduced_checks])
-    times = reduced[: len(reduced_sizes)]
-    byte, message = fitted([np.array([4.0 * size, 2.0]) for size in reduced_sizes], times)
-    constants = Constants(1 / rate, loop_step, update, start, 1 / byte, message, *memory)
+    constants = Constants(1 / rate, loop_step, update, start, 1.0, 0.0, *memory)
     for field in dataclasses.fields(constants):
-        print(f"{field.name:16} {getattr(constants, field.name):.3g}")
-    check(
-        "a training step, ms",
-        1e3,
-        [(w, compute_seconds(w, constants), m["seconds"]) for w, m in zip(CHECK, of_check, strict=True)],
-    )
-    check(
-        "memory of a process, MiB",
-        2**-20,
-        [(w, memory_bytes(w, constants), m["memory"]) for w, m in zip(CHECK, of_check, strict=True)],
-    )
-    check(
-        "all-reduce of two workers, ms",
-        1e3,
-        [
-            (f"{size:,} parameters", reduce_seconds(size, 2, constants), seconds)
-            for size, seconds in zip(reduced_checks, reduced[len(reduced_sizes) :], strict=True)
-        ],
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        measure_preparation(Path(temporary))
+        if field.name not in ("link", "latency"):
+            print(f"{field.name:16} {getattr(constants, field.name):.3g}")
+    steps = [(w, compute_seconds(w, constants), m["seconds"]) for w, m in zip(CHECK, of_check, strict=True)]
+    check("a training step, ms", 1e3, steps)
+    sizes = [(w, memory_bytes(w, constants), m["memory"]) for w, m in zip(CHECK, of_check, strict=True)]
+    check("memory of a process, MiB", 2**-20, sizes)
 
 
-def measure_preparation(folder: Path) -> None:
+def measure_link() -> None:
+    """Fits and checks what adding up gradients takes, of two workers on this machine."""
+    sizes, checks = [100_000, 10_000_000], [10_000, 300_000, 1_000_000, 3_000_000]
+    measured = measure_reduce([*sizes, *checks])
+    byte, message = fitted([np.array([4.0 * size, 2.0]) for size in sizes], measured[: len(sizes)])
+    constants = dataclasses.replace(H100, link=1 / byte, latency=message)
+    print(f"link {constants.link:.3g} bytes a second, latency {constants.latency:.3g} s")
+    reduced = zip(checks, measured[len(sizes) :], strict=True)
+    rows = [(f"{size:,} parameters", reduce_seconds(size, 2, constants), seconds) for size, seconds in reduced]
+    check("all-reduce of two workers, ms", 1e3, rows)
+
+
+def measure_text() -> None:
     """Fits and checks what preparing and reading a text take."""
-    sizes, checks = [2_000_000, 400_000_000], [50_000_000, 100_000_000, 200_000_000, 600_000_000]
+    with tempfile.TemporaryDirectory() as temporary:
+        _measure_text(Path(temporary))
+
+
+def _measure_text(folder: Path) -> None:
+    # above what one process prepares by itself, and what is read whole
+    sizes, checks = [75_000_000, 400_000_000], [100_000_000, 150_000_000, 200_000_000, 600_000_000]
     seconds: dict[str, dict[int, float]] = {"prepare": {}, "read": {}}
     for size in (*sizes, *checks):
         write_text(folder / "text.txt", size)
@@ -314,6 +314,9 @@ def serve_read(data_dir: str) -> dict[str, float]:
     for _ in pipeline.training_batches(order, lambda: pipeline.calls(0, steps, (), 8), 8):
         pass
     return {"seconds": time.perf_counter() - begun}
+
+
+MEASUREMENTS = {"step": measure_steps, "link": measure_link, "text": measure_text}
 
 
 def predict() -> None:
@@ -356,13 +359,14 @@ def main() -> None:
         commandline.load_tensorflow()
         print(json.dumps(serving[_FLAGS.serve](json.loads(_FLAGS.work))))
     elif _FLAGS.measure:
-        measure_all()
+        for name in _FLAGS.measure:
+            MEASUREMENTS[name]()
     else:
         predict()
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("measure", False, "Measure on this machine instead of predicting.")
+    flags.DEFINE_multi_enum("measure", [], list(MEASUREMENTS), "Measure this here, instead of predicting.")
     flags.DEFINE_string("serve", "", "For internal use: measure one thing.")
     flags.DEFINE_string("work", "", "For internal use: which.")
     commandline.run(main)
