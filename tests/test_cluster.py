@@ -1,7 +1,11 @@
 """Who the workers are, and what they tell one another."""
 
+import concurrent.futures
+import contextlib
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import tfcharrnn
-from tfcharrnn import cluster
+from tfcharrnn import cluster, meeting
 from tfcharrnn.cluster import Cluster
 from tfcharrnn.errors import ConfigError, UserError
 
@@ -92,6 +96,7 @@ def test_a_task_of_slurm_finds_its_place(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr(cluster, "_joined", {})
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda cluster_resolver: Devices(1))
+    monkeypatch.setattr(cluster.meeting, "meet", lambda addresses, index, quiet: None)
     one = cluster.start("multi_worker", quiet=True)
     assert (one.index, one.addresses) == (2, ("n07:8888", "n07:8889", "n08:8888", "n08:8889"))
     assert not one.is_chief and one.num_replicas == 4
@@ -162,6 +167,66 @@ def test_a_worker_that_has_gone_is_named(message, who, monkeypatch):
         raise tf.errors.UnavailableError(None, None, message)
 
 
+# The meeting
+
+
+def meet_all(addresses, delays):
+    """Each worker comes after a delay; when each goes on, in seconds from the start."""
+    begun = time.monotonic()
+
+    def come(index, delay):
+        time.sleep(delay)
+        meeting.meet(addresses, index, quiet=True)
+        return time.monotonic() - begun
+
+    with concurrent.futures.ThreadPoolExecutor(len(delays)) as pool:
+        return [future.result(timeout=50) for future in [pool.submit(come, *one) for one in enumerate(delays)]]
+
+
+@pytest.mark.parametrize("delays", [(0, 0, 0), (1.5, 0, 0), (0, 0.7, 1.5)])
+def test_nobody_goes_on_before_all_are_there(delays):
+    addresses = json.loads(launch_local.configurations(3)[0])["cluster"]["worker"]
+    for _ in range(2):  # the addresses are free again at once
+        assert min(meet_all(addresses, delays)) >= max(delays)
+
+
+def test_who_hangs_up_before_all_are_there_is_waited_for_again():
+    addresses = json.loads(launch_local.configurations(2)[0])["cluster"]["worker"]
+    port = int(addresses[0].rpartition(":")[2])
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        chief = pool.submit(meeting.meet, [*addresses, "127.0.0.1:1"], 0, quiet=True)
+        for said in (b"1\n", b"GET / HTTP/1.1\n", b""):
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as line:
+                    line.sendall(said)
+                    time.sleep(0.1)
+                    break
+        second = pool.submit(meeting.meet, [*addresses, "127.0.0.1:1"], 2, quiet=True)
+        time.sleep(1)
+        assert not chief.done() and not second.done(), "worker 1 has gone again"
+        meeting.meet([*addresses, "127.0.0.1:1"], 1, quiet=True)
+        chief.result(timeout=20)
+        second.result(timeout=20)
+
+
+def test_a_chief_that_is_at_work_already_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            late = pool.submit(meeting.meet, [f"127.0.0.1:{port}", "127.0.0.1:1"], 1, quiet=True)
+            server.accept()[0].sendall(b"PRI * HTTP/2.0")
+            with pytest.raises(UserError, match=r"worker 0 at .* is at work already, without worker 1.*--resume"):
+                late.result(timeout=20)
+
+
+@pytest.mark.parametrize("address", ["host", "host:port", ":5"])
+def test_an_address_that_is_none_is_named(address):
+    with pytest.raises(ConfigError, match=r"must be host:port\. Received: "):
+        meeting.meet([address, "b:2"], 0)
+    with socket.create_server(("", 0)) as server, pytest.raises(ConfigError, match="cannot listen at port"):
+        meeting.meet([f"127.0.0.1:{server.getsockname()[1]}", "b:2"], 0, quiet=True)
+
+
 # The launcher
 
 
@@ -195,6 +260,34 @@ def test_the_first_failure_is_the_launchers():
     assert launch(code + "time.sleep(i); sys.exit([0, 4, 5][i])", "--workers=3").returncode == 4
     assert launch(code + "os.kill(os.getpid(), 9) if i else sys.exit(0)").returncode == 128 + 9
     assert subprocess.run([sys.executable, TOOLS / "launch_local.py"], capture_output=True).returncode == 1
+
+
+def test_who_is_left_waiting_is_ended(monkeypatch):
+    code = (
+        "import json, os, time; i = json.loads(os.environ['TF_CONFIG'])['task']['index']; time.sleep(60 * i); exit(3)"
+    )
+    monkeypatch.setattr(launch_local, "_PATIENCE", 0.5)
+    before = {number: signal.getsignal(number) for number in launch_local._SIGNALS}
+    begun = time.monotonic()
+    assert launch_local.launch([sys.executable, "-c", code], 2) == 3
+    assert time.monotonic() - begun < 50
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_waits_for_the_others_can_be_told_to_end(number, tmp_path):
+    config = launch_local.configurations(2)[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfcharrnn.train", "--strategy=multi_worker", f"--run_dir={tmp_path / 'run'}"],
+        env={**os.environ, "TF_CONFIG": config},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "worker 1 of 2" in process.stderr.readline()
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: -15}[number]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,8 +1,11 @@
 """Training on each layout: the carried state, exact resume, smoothed losses."""
 
+import dataclasses
+import gc
 import json
 import math
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.metrics import RunningMetrics
 from tfcharrnn.model import CharRNN
-from tfcharrnn.orders import StreamOrder
+from tfcharrnn.orders import Order, StreamOrder
 from tfcharrnn.trainer import Trainer
 
 # A stream, step by step
@@ -105,11 +108,11 @@ CASES = {
         {"cell": "rnn", "num_layers": 2, "dropout": 0.2, "output_dropout": 0.3},
     ),
     # read from disk a few steps at a time
-    "sequences-blocks": ({"layout": "sequences", "seq_length": 12, "num_shards": 3}, {"shuffle_buffer": 2000}),
-    "stream-blocks": ({"layout": "stream", "seq_length": 11}, {"shuffle_buffer": 1000}),
+    "sequences-blocks": ({"layout": "sequences", "seq_length": 12, "num_shards": 3}, {"shuffle_buffer": 500}),
+    "stream-blocks": ({"layout": "stream", "seq_length": 11}, {"shuffle_buffer": 500}),
     "lines-blocks": (
         {"layout": "lines", "max_length": 16, "num_shards": 7},
-        {"shuffle_buffer": 1000, "drop_remainder": False, "reduction": "sum"},
+        {"shuffle_buffer": 500, "drop_remainder": False, "reduction": "sum"},
     ),
     "windows-blocks": (
         {"layout": "windows", "seq_length": 9, "stride": 8},
@@ -133,6 +136,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(case, tmp_path):
     (tmp_path / "text.txt").write_text(LINES)
     config = tfcharrnn.DataConfig(input=(str(tmp_path / "text.txt"),), val_fraction=0.1, **cutting)
     data = tfcharrnn.prepare_data(config, tmp_path / "data")
+    assert (data.symbols("train") > settings.get("shuffle_buffer", math.inf)) == case.endswith("-blocks")
     every = {"checkpoint_every": 3, "eval_every": 8, "sample_every": 0, "log_every": 2, "keep_checkpoints": 0}
     tfcharrnn.train_model(
         tmp_path / "whole",
@@ -159,6 +163,24 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(case, tmp_path):
     assert final_weights(tmp_path / "cut") == final_weights(tmp_path / "whole")
     assert (tmp_path / "cut" / "samples.txt").read_bytes() == (tmp_path / "whole" / "samples.txt").read_bytes()
     assert written[-1]["loss"] < math.log(len(data.vocabulary)), "it has learned something"
+
+
+def test_of_data_on_disk_a_run_keeps_the_number_of_files_and_nothing_of_it_stays_in_memory(tmp_path):
+    (tmp_path / "text.txt").write_text(LINES)
+    config = tfcharrnn.DataConfig(input=(str(tmp_path / "text.txt"),), seq_length=12, num_shards=3)
+    files = tfcharrnn.prepare_data(config, tmp_path / "three")
+    one = tfcharrnn.prepare_data(dataclasses.replace(config, num_shards=1), tmp_path / "one")
+    assert one.fingerprint == files.fingerprint
+    settings = {"batch_size": 12, "hidden_size": 8, "sample_length": 20, "quiet": True}
+    tfcharrnn.train_model(tmp_path / "disk", data_dir=files.path, steps=3, shuffle_buffer=500, **settings)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tfcharrnn-reader")]
+    gc.collect()
+    orders = [thing for thing in gc.get_objects() if isinstance(thing, Order)]
+    assert not any(vars(order) for order in orders)
+    with pytest.raises(tfcharrnn.UserError, match=r"trained on 3 files .* has 1; .*--num_shards=3"):
+        tfcharrnn.train_model(tmp_path / "disk", data_dir=one.path, resume=True, steps=6, quiet=True)
+    tfcharrnn.train_model(tmp_path / "memory", data_dir=files.path, steps=3, **settings)
+    assert tfcharrnn.train_model(tmp_path / "memory", data_dir=one.path, resume=True, steps=6, quiet=True).step == 6
 
 
 # Incomplete batches

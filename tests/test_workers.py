@@ -219,7 +219,7 @@ def test_a_signal_to_any_worker_ends_all_at_one_step(text, folder, undisturbed):
     process, pids = begin(text, run_dir, "lines")
     os.kill(pids[1], signal.SIGTERM)
     out, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert process.returncode == 75, errors
     (step,) = re.findall(rf"stopped    at step (\d+) of {STEPS} and saved", errors)
     assert checkpoints.find(run_dir).step == int(step)
     assert sorted(out.splitlines()) == [f"[{index}] {run_dir}" for index in range(2)]

@@ -104,6 +104,11 @@ class BlockOrder(Order):
             step += len(rows)
         return result
 
+    def close(self) -> None:
+        """See `Order.close`; the reader ends."""
+        self._reader.shutdown(cancel_futures=True)
+        super().close()
+
     def _block_of(self, step: int) -> int:
         """Which block a step is in, counted over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)

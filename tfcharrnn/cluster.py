@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 import re
-import sys
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfcharrnn import meeting
 from tfcharrnn.errors import ConfigError, UserError, first_line
 
 # how TensorFlow says that another process has gone, or that it waited for it in vain
@@ -220,13 +222,11 @@ def _multi_worker(quiet: bool) -> Cluster:
             "--strategy=multi_worker: TF_CONFIG is not set, and this is no task of Slurm; set it for each worker, or "
             "try workers on this machine with tools/launch_local.py"
         )
-    if len(addresses) > 1 and not quiet:
-        print(
-            f"worker {index} of {len(addresses)} at {addresses[index]} waits for the others",
-            file=sys.stderr,
-            flush=True,
-        )
-    return Cluster(tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver), index, addresses)
+    meeting.meet(addresses, index, quiet=quiet)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    if threading.current_thread() is threading.main_thread():  # TensorFlow's own handler would keep us from ending
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    return Cluster(strategy, index, addresses)
 
 
 def _tf_config(text: str) -> tuple[list[str], int]:

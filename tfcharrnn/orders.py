@@ -55,6 +55,10 @@ class Order(abc.ABC):
         """How many of the whole batch's rows are examples: the first so many; the others are empty."""
         return self.batch_size
 
+    def close(self) -> None:
+        """Lets go of all that it holds: TensorFlow never forgets a function of a pipeline, and so not the order."""
+        self.__dict__.clear()
+
 
 class MemoryOrder(Order):
     """Examples as spans of one array.

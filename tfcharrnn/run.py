@@ -44,6 +44,7 @@ class Run:
         model: the network.
         training: the loop.
         vocabulary: the model's symbols.
+        num_files: of the training text, 0: not known; their order is a part of that of data larger than memory.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Run:
     model: ModelConfig
     training: TrainingConfig
     vocabulary: Vocabulary
+    num_files: int = 0
 
     def save(self) -> None:
         """Writes `vocab.json` and, last, `config.json`, by which the folder is known for a run."""
@@ -62,6 +64,7 @@ class Run:
             "data": config_lib.to_dict(self.data),
             "data_dir": self.data_dir,
             "data_fingerprint": self.fingerprint,
+            "data_files": self.num_files,
             "model": config_lib.to_dict(self.model),
             "training": config_lib.to_dict(self.training),
         }
@@ -154,6 +157,7 @@ def load(path: str | Path) -> Run:
         model=config_lib.from_dict(ModelConfig, section("model", dict), str(where)),
         training=config_lib.from_dict(TrainingConfig, section("training", dict), str(where)),
         vocabulary=Vocabulary.load(path / "vocab.json"),
+        num_files=section("data_files", int) if "data_files" in value else 0,
     )
 
 

@@ -126,7 +126,8 @@ def start_run(
     part = data.splits["train"]
     orders.steps_per_epoch(part.characters, part.records, data_config, training)  # for its check: enough for a batch
     path = Path(run_dir) if run_dir else _free_name(model.cell)
-    return Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary), data
+    settled = (str(data_dir), data.fingerprint, model, training, data.vocabulary, len(part.shards))
+    return Run(path, data_config, *settled), data
 
 
 def resume_run(
@@ -163,6 +164,12 @@ def resume_run(
     if data.fingerprint != saved.fingerprint:
         raise UserError(
             f"{saved.path}: was trained on other data than {data.name}; give it the same text and data flags"
+        )
+    files = len(data.splits["train"].shards)
+    if saved.num_files not in (0, files) and data.symbols("train") > training.shuffle_buffer:
+        raise UserError(
+            f"{saved.path}: was trained on {saved.num_files} files in a random order, and {data.path} has {files}; "
+            f"prepare the text with --num_shards={saved.num_files}"
         )
     run = dataclasses.replace(saved, data=data_config, data_dir=str(data_dir), model=model, training=training)
     return run, data.with_vocabulary(saved.vocabulary)

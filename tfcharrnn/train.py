@@ -5,12 +5,16 @@ With no flags: an Elman RNN on an embedded corpus. A text of your own: --input=F
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags
 
 from tfcharrnn import commandline
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 
 _FLAGS = flags.FLAGS
+# the exit code of workers that a signal has ended early, for those who start them again (EX_TEMPFAIL of sysexits.h)
+STOPPED = 75
 _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
 
 
@@ -29,6 +33,9 @@ def main() -> None:
         **settings,
     )
     print(result.run_dir)
+    if result.interrupted and result.is_shared:
+        sys.stdout.flush()
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

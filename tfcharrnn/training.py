@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -36,6 +37,7 @@ class Result:
         loss: training loss of the last steps, in nats a character.
         val_loss: last validation loss, or None if there was none.
         interrupted: stopped before its end, by a signal.
+        is_shared: other workers took part.
     """
 
     run_dir: str
@@ -43,6 +45,7 @@ class Result:
     loss: float
     val_loss: float | None
     interrupted: bool
+    is_shared: bool = False
 
 
 def train(
@@ -131,7 +134,7 @@ def train(
     size, loss = trainer.steps_per_call, float("nan")
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
     batches = pipeline.training_batches(order, lambda: pipeline.calls(start, total, events, size), size)
-    with Interruption() as interruption, progress:
+    with Interruption() as interruption, progress, contextlib.closing(order):
         for first, count, sizes, ids in pipeline.taken(batches, order, running.wait):
             skips_left = config.skip_bad_steps - running.skipped
             for results in trainer.run(int(first), int(count), ids, skips_left, lambda: interruption.requested, sizes):
@@ -144,7 +147,7 @@ def train(
     cluster.wait()  # for the chief to have written the last of it
     val_loss = recorder.val_loss if recorder else None
     progress.finish(step, total, val_loss, interrupted=step < total)
-    return Result(str(run.path), step, loss, val_loss, interrupted=step < total)
+    return Result(str(run.path), step, loss, val_loss, interrupted=step < total, is_shared=cluster.num_workers > 1)
 
 
 def _diverged(

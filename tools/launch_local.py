@@ -4,7 +4,7 @@ python tools/launch_local.py --workers=2 -- python -m tfcharrnn.train --strategy
 
 Each gets a `TF_CONFIG` with a free port of this machine for every worker; what they print comes out with the worker's
 number before it; SIGINT (Ctrl-C), SIGTERM and SIGHUP go on to all of them. The exit code is that of the first worker
-that failed, or 0; 128 + N of one that signal N ended.
+that failed, or 0; 128 + N of one that signal N ended. If one fails, the others have a minute to end by themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import IO
@@ -24,6 +25,8 @@ from typing import IO
 from absl import app, flags
 
 _FLAGS = flags.FLAGS
+# seconds that the other workers have to end, and then again, until they are made to
+_PATIENCE = 60.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,7 +47,10 @@ def launch(command: Sequence[str], count: int) -> int:
         environment = {**os.environ, "TF_CONFIG": config, "PYTHONUNBUFFERED": "1"}
         pipe = subprocess.PIPE
         # in sessions of their own, so that a Ctrl-C at the terminal reaches them once: through us
-        workers.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, start_new_session=True))
+        try:
+            workers.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, start_new_session=True))
+        except OSError as error:
+            sys.exit(f"launch_local: {command[0]}: cannot be started ({error.strerror})")
 
     def forward(number: int, _: FrameType | None) -> None:
         for worker in workers:
@@ -57,20 +63,30 @@ def launch(command: Sequence[str], count: int) -> int:
         for source, sink in ((worker.stdout, sys.stdout.buffer), (worker.stderr, sys.stderr.buffer)):
             threads.append(threading.Thread(target=_prefix, args=(f"[{index}] ".encode(), source, sink)))
             threads[-1].start()
-    ended: list[int] = []
-    watchers = [threading.Thread(target=lambda worker=worker: ended.append(worker.wait())) for worker in workers]
-    for thread in watchers:
-        thread.start()
-    for thread in (*threads, *watchers):
+    failed, since = 0, 0.0
+    while any(worker.poll() is None for worker in workers):
+        time.sleep(0.05)
+        failed = failed or _failure(workers)
+        since = since or (time.monotonic() if failed else 0.0)
+        for patience, number in ((_PATIENCE, signal.SIGTERM), (2 * _PATIENCE, signal.SIGKILL)):
+            if failed and time.monotonic() - since > patience:
+                forward(number, None)
+    for thread in threads:
         thread.join()
-    failed = next((code for code in ended if code), 0)
+    failed = failed or _failure(workers)
     return failed if failed >= 0 else 128 - failed
+
+
+def _failure(workers: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The code of a worker that has failed, first of one that a signal ended; 0: none has."""
+    return min((worker.returncode for worker in workers if worker.returncode), default=0)
 
 
 def _prefix(prefix: bytes, source: IO[bytes], sink: IO[bytes]) -> None:
     for line in source:
-        sink.write(prefix + line)
-        sink.flush()
+        with contextlib.suppress(OSError):  # nobody may read it any more, but the worker must not have to wait
+            sink.write(prefix + line)
+            sink.flush()
 
 
 def main(argv: Sequence[str]) -> None:
