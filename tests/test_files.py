@@ -112,6 +112,13 @@ def test_new_folder_refuses_a_name_that_is_taken(tmp_path):
         pytest.fail("it was given out")
 
 
+def test_new_folder_refuses_a_name_that_is_taken_meanwhile(tmp_path):
+    with pytest.raises(UserError, match=r"x: exists already"), files.new_folder(tmp_path / "x"):
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / "thesis.txt").write_text("years of work")
+    assert contents(tmp_path) == ["x", "x/thesis.txt"]
+
+
 def test_new_folder_overwrites_when_it_is_whole(tmp_path):
     path = tmp_path / "x"
     for name in ("old", "new"):

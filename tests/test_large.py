@@ -513,6 +513,23 @@ def test_overwrite_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert names(tmp_path) == ["data", "text0.txt"]
 
 
+@pytest.mark.parametrize("small", [0, 2**20])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_came_to_the_place_meanwhile_stays(tmp_path, monkeypatch, small, overwrite):
+    config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
+    write = preparation.write
+
+    def writing(*args, **how):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "thesis.txt").write_text("years of work")
+        return write(*args, **how)
+
+    monkeypatch.setattr(preparation, "write", writing)
+    with in_blocks(block=500, small=small), pytest.raises(UserError, match="data: (exists|--overwrite would remove)"):
+        prepare_data(config, tmp_path / "data", jobs=1, overwrite=overwrite)
+    assert contents(tmp_path / "data") == {"thesis.txt": b"years of work"}
+
+
 # The cache
 
 

@@ -197,7 +197,7 @@ def prepare_data(
     if workshop.is_large(found):
         partial = output_dir.with_name(f".{output_dir.name}.partial")
         with workshop.opened(partial, found, config, Pool(jobs, quiet=quiet)) as shop:
-            _make_large(shop, output_dir, config)
+            _make_large(shop, output_dir, config, overwrite)
     else:
         _make_small(preparation.content_of(corpus or corpora.load(config), config), output_dir, config, overwrite)
     return open_data(output_dir)
@@ -209,16 +209,18 @@ def _make_small(content: Content, path: Path, config: DataConfig, overwrite: boo
     with files.new_folder(path, overwrite=overwrite) as folder:
         splits = preparation.write(folder, content, config, Pool(1))
         files.write_json(folder / "dataset.json", _whole_description(config, content, splits))
+        _check_place(path, overwrite)  # again, for something may have come there meanwhile
 
 
-def _make_large(shop: Workshop, path: Path, config: DataConfig) -> None:
+def _make_large(shop: Workshop, path: Path, config: DataConfig, overwrite: bool) -> None:
     """Makes a data folder of a text in files."""
     content = shop.content()
     preparation.check_long_enough(content, config)
     shop.keep()
     splits = preparation.write(shop.data, content, config, shop.pool, notes=shop.notes, splits_file=shop.splits_file)
     files.write_json(shop.data / "dataset.json", _whole_description(config, content, splits))
-    shop.publish(path)
+    _check_place(path, overwrite)  # as above
+    shop.publish(path, overwrite=overwrite)
 
 
 def open_data(path: str | Path) -> DataFolder:
@@ -304,7 +306,7 @@ def cached(config: DataConfig, cache_dir: Path | None = None, *, quiet: bool = T
     with workshop.opened(partial, found, config, pool, wait=True) as shop:
         content = shop.content()
         path = cache_dir / _fingerprint(_description(config, content.sources, content.characters))[:32]
-        return _whole(path, pool) or _made(path, lambda: _make_large(shop, path, config))
+        return _whole(path, pool) or _made(path, lambda: _make_large(shop, path, config, overwrite=True))
 
 
 def _made(path: Path, make: Callable[[], object]) -> DataFolder:

@@ -151,8 +151,7 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         UserError: `path` exists and `overwrite` is false, or the disk refuses.
     """
     path = Path(path)
-    if os.path.lexists(path) and not overwrite:
-        raise UserError(f"{path}: exists already; choose another folder or pass --overwrite")
+    _check_free(path, overwrite)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +161,7 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         yield temporary
-        publish(temporary, path)
+        publish(temporary, path, overwrite=overwrite)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -170,20 +169,32 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def publish(made: Path, path: Path) -> None:
-    """Puts a folder that was made beside it under its name, once all of it is on disk; one that stands there goes.
+def publish(made: Path, path: Path, *, overwrite: bool) -> None:
+    """Puts a folder that was made beside it under its name, once all of it is on disk.
+
+    Args:
+        made: the folder.
+        path: the final place.
+        overwrite: put it in the place of one that stands there.
 
     Raises:
         OSError: the disk refuses; what was there is there.
+        UserError: `path` exists and `overwrite` is false.
     """
     for file in sorted(made.rglob("*")):
         sync(file)
     sync(made)
+    _check_free(path, overwrite)  # again, for the folder may have been long in the making
     if os.path.lexists(path):
         _replace(path, made)
     else:
         os.rename(made, path)
     sync(path.parent)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path}: exists already; choose another folder or pass --overwrite")
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

@@ -127,17 +127,21 @@ class Workshop:
             if _state(file) != state:
                 raise texts.changed(file.label)
 
-    def publish(self, path: Path) -> None:
-        """Puts the data folder under its name, in the place of one that stands there.
+    def publish(self, path: Path, *, overwrite: bool) -> None:
+        """Puts the data folder under its name.
+
+        Args:
+            path: the final place.
+            overwrite: put it in the place of one that stands there.
 
         Raises:
-            UserError: a file of the text has changed, or the disk refuses.
+            UserError: a file of the text has changed, `path` exists and `overwrite` is false, or the disk refuses.
         """
         self.check_unchanged()
         try:
             for file in self.data.glob(".*"):  # what a process that was killed began
                 file.unlink()
-            files.publish(self.data, path)
+            files.publish(self.data, path, overwrite=overwrite)
         except OSError as error:
             raise files.cannot_write(path, error) from error
 
