@@ -1,6 +1,7 @@
 """Texts that are prepared in blocks, by several processes: the same folders as of a text in one piece."""
 
 import contextlib
+import functools
 import gzip
 import itertools
 import json
@@ -17,7 +18,7 @@ from folders import contents, names
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfcharrnn import cutting, dataset, files, lines, preparation, texts, tfrecords, workshop
+from tfcharrnn import cutting, dataset, files, lines, pool, preparation, texts, tfrecords, workshop
 from tfcharrnn.config import DataConfig
 from tfcharrnn.dataset import cached, prepare_data
 from tfcharrnn.errors import ConfigError, UserError
@@ -332,6 +333,49 @@ def test_globs_and_folders_are_sorted_files(tmp_path):
     assert found("e.md", "sub", "[ab].txt") == ["e.md", "sub/c.txt", "sub/d.txt", "a.txt", "b.txt"]
     with pytest.raises(UserError, match=r"none\*: no file with text is there; check --input$"):
         found("a.txt", "none*")
+
+
+# Processes
+
+
+_POOL = """
+import multiprocessing, os, pathlib, sys
+from tfcharrnn import dataset, texts, workshop
+from tfcharrnn.config import DataConfig
+texts.BLOCK, workshop.SMALL = 500, 0
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    dataset.prepare_data(DataConfig(input=("text0.txt",), seq_length=11, num_shards=3), "data", jobs=2)
+    children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    running = [pathlib.Path(f"/proc/{child}/cmdline").read_text() for child in children]
+    assert not [command for command in running if "popen_loky" in command], running
+"""
+
+
+def test_processes_end_with_the_work(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, b"Some text. " * 5000)
+    command = [sys.executable, "-W", "error", "-c", _POOL, str(tmp_path / "a"), str(tmp_path / "b")]
+    subprocess.run(command, check=True)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def _fail():
+    raise UserError("the first")
+
+
+def test_an_error_is_all_that_is_said(recwarn):
+    workers = pool.Pool(2)
+    with pytest.raises(UserError, match="the first"):
+        list(workers.run([_fail, *[functools.partial(abs, index) for index in range(50)]]))
+    workers.close()
+    assert not recwarn.list
+
+
+def test_preparing_a_small_text_needs_no_joblib(tmp_path):
+    code = "import sys, tfcharrnn as t; t.prepare_data(t.DataConfig(), sys.argv[1]); sys.exit('joblib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=True)
 
 
 # Shards

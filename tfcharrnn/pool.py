@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -36,8 +37,9 @@ class Pool:
             jobs: how many; 0: one for each core.
             quiet: show no progress.
         """
-        self.jobs = jobs or _cores()
+        self.jobs = jobs
         self.quiet = quiet
+        self._started = False
 
     def run(self, calls: Sequence[Call[ResultT]], what: str = "", sizes: Sequence[int] = ()) -> Iterator[ResultT]:
         """The results of calls, in order.
@@ -59,13 +61,24 @@ class Pool:
                     progress.add(sizes[index])
                 yield result
 
+    def close(self) -> None:
+        """Ends the processes: idle they take memory, and they stay in the folder in which they were started."""
+        if self._started:
+            from joblib.externals import loky
+
+            loky.get_reusable_executor().shutdown(wait=True)
+            self._started = False
+
     def _in_processes(self, calls: Sequence[Call[ResultT]]) -> Iterator[ResultT | UserError]:
         import joblib  # here, for small texts do without
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        parallel = joblib.Parallel(
-            n_jobs=min(self.jobs, len(calls)), backend="loky", return_as="generator", batch_size=1, max_nbytes=None
-        )
+        jobs = min(self.jobs or joblib.cpu_count(), len(calls))  # which knows of a container's limit, too
+        if jobs == 1:
+            yield from map(_called, calls)
+            return
+        self._started = True
+        parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator", batch_size=1, max_nbytes=None)
         results = parallel(joblib.delayed(_called_for)(os.getpid(), call) for call in calls)
         try:
             yield from results
@@ -74,12 +87,9 @@ class Pool:
                 "a worker process was killed, perhaps for want of memory; run the command again, or with fewer --jobs"
             ) from None
         finally:
-            results.close()
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            with warnings.catch_warnings():  # after an error nobody wants the results that are left
+                warnings.simplefilter("ignore")
+                results.close()
 
 
 def _called(call: Call[ResultT]) -> ResultT | UserError:

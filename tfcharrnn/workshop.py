@@ -216,7 +216,7 @@ def opened(
         partial: the folder.
         found: the files of the text.
         config: how it is cut.
-        pool: who do the work.
+        pool: who do the work; it is closed at the end.
         wait: for another process that is at work there, instead of an error.
 
     Raises:
@@ -253,6 +253,7 @@ def opened(
             raise
         shutil.rmtree(partial, ignore_errors=True)
     finally:
+        pool.close()
         files.unlock(locked, descriptor)
 
 
