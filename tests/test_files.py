@@ -170,3 +170,20 @@ def test_new_folder_at_an_impossible_place_is_one_error(tmp_path, name):
     with pytest.raises(UserError, match="cannot be written"), files.new_folder(tmp_path / name):
         pytest.fail("it was given out")
     assert contents(tmp_path) == ["file"]
+
+
+def test_a_lock_whose_file_is_removed_meanwhile_is_taken_again(tmp_path, monkeypatch, capsys):
+    path, stat_of, removed = tmp_path / "lock", os.stat, []
+
+    def removing(*args, **how):
+        if not removed:
+            removed.append(path.unlink())
+        return stat_of(*args, **how)
+
+    monkeypatch.setattr(os, "stat", removing)
+    descriptor = files.lock(path, "train")
+    with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"):
+        files.lock(path, "train")
+    files.unlock(path, descriptor)
+    assert not capsys.readouterr().err
+    assert contents(tmp_path) == []

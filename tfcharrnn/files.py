@@ -221,9 +221,12 @@ def lock(path: Path, to: str, *, wait: bool = False) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # whoever unlocks removes the file; a lock on a removed one keeps nobody out
-            if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 os.close(descriptor)
                 continue
+        except FileNotFoundError:
+            os.close(descriptor)
+            continue
         except BlockingIOError:
             owner = os.read(descriptor, 200).decode("utf-8", "replace").strip()
             os.close(descriptor)
