@@ -32,7 +32,7 @@ def find(named: tuple[str, ...]) -> tuple[str, ...]:
     pattern.
 
     Raises:
-        UserError: a pattern or a folder without a file.
+        UserError: a pattern or a folder without a file, or a folder that cannot be read.
     """
     found: list[str] = []
     for name in named:
@@ -54,8 +54,12 @@ def find(named: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _below(folder: str) -> list[str]:
+    def refuse(error: OSError) -> None:  # a text without some of its files would be another one
+        with reading(error.filename):
+            raise error
+
     paths = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths += [os.path.join(place, name) for name in names if not name.startswith(".")]
     return sorted(filter(_has_text, paths))
