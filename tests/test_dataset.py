@@ -225,6 +225,23 @@ def test_overwrite_removes_nothing_but_data_folders(tmp_path):
     assert contents(tmp_path) == {"home/thesis.tex": b"years of work", "notes.txt": b"more work"}
 
 
+@pytest.mark.parametrize("place", ["", ".", "..", "sub/.."])
+def test_a_folder_that_cannot_be_replaced_is_one_error(tmp_path, monkeypatch, place):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub" if place != "sub/.." else tmp_path)
+    with pytest.raises(UserError, match=r"cannot be put in the place of this folder; choose another --output_dir$"):
+        prepare_data(DataConfig(), place, overwrite=True)
+    assert names(tmp_path) == ["sub"]
+
+
+def test_very_many_files_are_not_all_named(tmp_path):
+    paths = [tmp_path / f"{index:02d}.txt" for index in range(30)]
+    for path in paths:
+        path.write_text("abc" * 9)
+    data = prepare_data(DataConfig(input=tuple(map(str, paths)), seq_length=5), tmp_path / "data")
+    assert data.name == "00.txt, 01.txt, 02.txt, 27 more"
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("failing", range(1, 6))
 def test_a_write_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch, overwrite, failing):

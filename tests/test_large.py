@@ -1,6 +1,7 @@
 """Texts that are prepared in blocks, by several processes: the same folders as of a text in one piece."""
 
 import contextlib
+import errno
 import functools
 import gzip
 import itertools
@@ -168,6 +169,8 @@ def test_the_first_byte_that_is_no_text_is_named(tmp_path, data, encoding):
         (b"", {}),
         (b"123 ", {"drop_digits": True, "drop_chars": " "}),
         (b"\xef\xbb\xbf", {}),
+        (b"\xef\xbb\xbf", {"encoding": "utf-8-sig"}),
+        (b"\xff\xfe", {"encoding": "utf-16"}),
         (b"abc" * 9, {"seq_length": 99}),
         (b"abc" * 9, {"layout": "lines", "max_length": 4}),
         (b"abc" * 9, {"encoding": "no-such"}),
@@ -333,6 +336,21 @@ def test_globs_and_folders_are_sorted_files(tmp_path):
     assert found("e.md", "sub", "[ab].txt") == ["e.md", "sub/c.txt", "sub/d.txt", "a.txt", "b.txt"]
     with pytest.raises(UserError, match=r"none\*: no file with text is there; check --input$"):
         found("a.txt", "none*")
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    written(tmp_path, b"text")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"/sub: cannot be read \(Permission denied\); check --input$"):
+        dataset.corpora.load(DataConfig(input=(str(tmp_path),)))
 
 
 # Processes

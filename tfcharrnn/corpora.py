@@ -151,9 +151,9 @@ def inputs_of(config: DataConfig) -> tuple[Input, ...]:
     return ()
 
 
-def joined_name(names: Sequence[str]) -> str:
+def joined_name(names: Sequence[str], between: str = "+") -> str:
     """How a text of several files is called; of very many only a few are named."""
-    return "+".join(names if len(names) <= 20 else [*names[:3], f"{len(names) - 3} more"])
+    return between.join(names if len(names) <= 20 else [*names[:3], f"{len(names) - 3} more"])
 
 
 def load(config: DataConfig, *, between: str = "\n") -> Corpus:
@@ -198,11 +198,13 @@ def decode(data: bytes, encoding: str, name: str) -> str:
 
     Raises:
         ConfigError: an unknown encoding.
-        UserError: the offset of the first byte that is not in it.
+        UserError: the offset of the first byte that is not in it, or there is no text.
     """
     with decoding(encoding, name):
         text = data.decode(encoding)
         text.encode("utf-8")  # refuses lone surrogates, which some codecs let through
+    if not text:  # as of utf-8-sig, where the mark is none of the text
+        raise empty(name)
     return text.removeprefix("\ufeff")
 
 

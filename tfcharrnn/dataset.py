@@ -247,7 +247,7 @@ def open_data(path: str | Path) -> DataFolder:
         config = config_lib.from_dict(DataConfig, settings, "settings")
         splits = {name: _split(value["splits"][name], name) for name in SPLITS}
         dropped = {kind: _count(count, kind) for kind, count in value.get("dropped", {}).items()}
-        name = ", ".join(_text(source["name"]) for source in value["inputs"])
+        name = corpora.joined_name([_text(source["name"]) for source in value["inputs"]], ", ")
         fingerprint = _fingerprint(value)
         if not splits["train"].records:
             raise ValueError("no training records")
@@ -352,6 +352,8 @@ def _check_place(path: Path, overwrite: bool) -> None:
         raise UserError(
             f"{path}: --overwrite replaces a data folder ({error.strerror}); choose another --output_dir"
         ) from None
+    if path.name in ("", ".."):  # the folder that a process is in cannot be renamed, which is how one is replaced
+        raise UserError(f"{path}: a data folder cannot be put in the place of this folder; choose another --output_dir")
     if strangers:
         raise UserError(
             f"{path}: --overwrite would remove {strangers[0]}, which is no part of a data folder; "
