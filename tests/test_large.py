@@ -19,7 +19,7 @@ from folders import contents, names
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfcharrnn import cutting, dataset, files, lines, pool, preparation, texts, tfrecords, workshop
+from tfcharrnn import counting, cutting, dataset, files, lines, pool, preparation, texts, tfrecords, workshop
 from tfcharrnn.config import DataConfig
 from tfcharrnn.dataset import cached, prepare_data
 from tfcharrnn.errors import ConfigError, UserError
@@ -305,6 +305,21 @@ def test_packed_files_are_unpacked(tmp_path, kind, encoding):
     }
 
 
+def test_several_pipes_without_names_are_read(tmp_path):
+    ends = []
+    for text in (b"Some text. ", b"And more. "):
+        read, write = os.pipe()
+        os.write(write, text * 20)
+        os.close(write)
+        ends.append(read)
+    data = prepare_data(
+        DataConfig(input=tuple(f"/dev/fd/{end}" for end in ends), seq_length=9), tmp_path / "data", jobs=2
+    )
+    assert data.characters == 20 * 11 + 1 + 20 * 10
+    for end in ends:
+        os.close(end)
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:20] + b"\xff" * 9 + data[29:]])
 def test_damaged_packed_files_are_one_error(tmp_path, pack, damage):
@@ -380,6 +395,7 @@ def test_processes_end_with_the_work(tmp_path):
 
 
 def _fail():
+    time.sleep(0.5)  # the others are done by then
     raise UserError("the first")
 
 
@@ -470,6 +486,63 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch, capsys, setti
     assert sorted(began) == sorted({name for name in expected if name.endswith("tfrecord")}), "each was written once"
     assert names(work) == ["data"]
     assert contents(work / "data") == expected
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_ctrl_c_keeps_what_was_unpacked(tmp_path, monkeypatch, resumed):
+    path = tmp_path / "text.gz"
+    path.write_bytes(gzip.compress(b"Some text. " * 200))
+    config = DataConfig(input=(str(path),), **LARGE)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with in_blocks(block=500):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(counting, "count", interrupt)
+            prepare_data(config, tmp_path / "data", jobs=1)
+        if resumed:
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(workshop.Workshop, "content", interrupt)
+                prepare_data(config, tmp_path / "data", jobs=1)
+        monkeypatch.setattr(texts, "as_plain_file", lambda *rest: pytest.fail("it was unpacked again"))
+        prepare_data(config, tmp_path / "data", jobs=1)
+    assert names(tmp_path) == ["data", "text.gz"]
+
+
+def test_an_error_in_the_first_moments_keeps_the_shards(tmp_path, monkeypatch):
+    config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
+    write_json = files.write_json
+    for failing in ("dataset.json", "plan.json"):
+
+        def full(path, value, failing=failing):
+            if path.name == failing:
+                raise UserError("No space left")
+            write_json(path, value)
+
+        with in_blocks(block=500), monkeypatch.context() as patch, pytest.raises(UserError, match="No space"):
+            patch.setattr(files, "write_json", full)
+            prepare_data(config, tmp_path / "data", jobs=1)
+    assert len(list(tmp_path.glob(".data.partial/*/data/*.tfrecord"))) == 8
+
+
+@pytest.mark.parametrize("gone", ["input-00000.text", "lines", "lines.lengths"])
+def test_what_was_half_removed_is_made_again(tmp_path, monkeypatch, gone):
+    path = tmp_path / "text.gz"
+    path.write_bytes(gzip.compress(b"Some text. " * 200))
+    config = DataConfig(input=(str(path),), layout="lines", delimiter="[.]")
+
+    def stop(*_):
+        raise Stopped
+
+    with in_blocks(block=500):
+        with monkeypatch.context() as patch, contextlib.suppress(Stopped):
+            patch.setattr(tfrecords, "write", stop)
+            prepare_data(config, tmp_path / "data", jobs=1)
+        (removed,) = tmp_path.glob(f".data.partial/*/{gone}")
+        removed.unlink()
+        data = prepare_data(config, tmp_path / "data", jobs=1)
+    assert contents(data.path) == contents(prepare_data(config, tmp_path / "whole").path)
 
 
 @pytest.mark.parametrize("change", ["settings", "text", "nothing"])
@@ -587,7 +660,7 @@ def test_what_came_to_the_place_meanwhile_stays(tmp_path, monkeypatch, small, ov
         return write(*args, **how)
 
     monkeypatch.setattr(preparation, "write", writing)
-    with in_blocks(block=500, small=small), pytest.raises(UserError, match="data: (exists|--overwrite would remove)"):
+    with in_blocks(block=500, small=small), pytest.raises(UserError, match=r"data: (exists|--overwrite would remove)"):
         prepare_data(config, tmp_path / "data", jobs=1, overwrite=overwrite)
     assert contents(tmp_path / "data") == {"thesis.txt": b"years of work"}
 

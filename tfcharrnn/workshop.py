@@ -30,7 +30,7 @@ from tfcharrnn import corpora, counting, files, inputs, texts
 from tfcharrnn.config import DataConfig
 from tfcharrnn.corpora import Input, Source
 from tfcharrnn.errors import UserError, warn
-from tfcharrnn.lines import FoundLines, LineBlock, WrittenLines
+from tfcharrnn.lines import FoundLines, LineBlock, WrittenLines, lengths_of
 from tfcharrnn.pool import Pool
 from tfcharrnn.preparation import Content
 from tfcharrnn.texts import Block, BlockText
@@ -87,7 +87,7 @@ class Workshop:
             UserError: a file cannot be read, is not in its encoding, or leaves no text; or the disk refuses.
         """
         kept = self.notes / "counts.json"
-        if not kept.exists():
+        if not kept.exists() or not self._has_files_of(json.loads(kept.read_bytes())):
             files.write_bytes(kept, json.dumps(self._count()).encode())
         value = json.loads(kept.read_bytes())
         sources = tuple(Source(**source) for source in value["sources"])
@@ -113,9 +113,27 @@ class Workshop:
             dropped=value["dropped"],
         )
 
+    def _has_files_of(self, value: dict[str, Any]) -> bool:
+        """Whether all is there that the first pass wrote; some of it may be removed already."""
+        plain = [self._plain(index) for index, (written, _) in enumerate(value["files"]) if written]
+        found = [self._lines_file, lengths_of(self._lines_file)] if value["places"] else []
+        return all(path.exists() for path in plain + found)
+
     def keep(self) -> None:
         """Says that what is there is worth to be kept after an error, if the text is not small."""
         self.resumable = not self._small
+
+    def is_worth_keeping(self, error: BaseException) -> bool:
+        """Whether what is there stays after an error, for the same command to go on from there."""
+        if self._small or not all(map(_can_be_read_again, self._states)):
+            return False
+        if self.resumable or any(self.notes.glob("*.tfrecord.json")):
+            return True
+        if isinstance(error, UserError):  # which may be of the text, and the same the next time
+            return False
+        unpacked = [note.with_suffix(".text") for note in self.notes.glob("input-*.json")]
+        size = sum(path.stat().st_size for path in unpacked if path.exists())
+        return size > SMALL or (self.notes / "counts.json").exists()
 
     def check_unchanged(self) -> None:
         """Checks that the files are what they were when the work began.
@@ -191,10 +209,16 @@ class Workshop:
             for index, file in enumerate(self._found)
             if not texts.is_plain(file) and not (notes[index].exists() and self._plain(index).exists())
         ]
-        calls = [functools.partial(texts.as_plain_file, self._found[index], self._plain(index)) for index in todo]
-        sizes = [os.stat(self._found[index].path).st_size for index in todo]
-        for index, (source, encoding) in zip(todo, self.pool.run(calls, "unpacking", sizes), strict=True):
-            files.write_json(notes[index], [dataclasses.asdict(source), encoding])
+        # a pipe without a name is one of this process's descriptors, which the pool's have not
+        pipes = [index for index in todo if not is_file(self._found[index])]
+        rest = [index for index in todo if index not in pipes]
+        for indices, pool in ((pipes, Pool(1, quiet=self.pool.quiet)), (rest, self.pool)):
+            calls = [
+                functools.partial(texts.as_plain_file, self._found[index], self._plain(index)) for index in indices
+            ]
+            sizes = [os.stat(self._found[index].path).st_size for index in indices]
+            for index, (source, encoding) in zip(indices, pool.run(calls, "unpacking", sizes), strict=True):
+                files.write_json(notes[index], [dataclasses.asdict(source), encoding])
         for file, note in zip(self._found, notes, strict=True):
             if note.exists():
                 values, encoding = files.read_json(note)
@@ -244,9 +268,11 @@ def opened(
         try:
             plan = {"settings": config_lib.to_dict(config), "files": [file.path for file in found]}
             files.write_json(folder / "plan.json", plan)
+            for file in folder.glob(".*.tmp"):  # what a process that was killed began
+                file.unlink()
             yield shop
-        except BaseException:
-            if shop.resumable:
+        except BaseException as error:
+            if shop.is_worth_keeping(error):
                 warn(f"{partial}: keeps what was done; the same command goes on from there")
             else:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -264,12 +290,26 @@ def key_of(found: Sequence[Input], config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:_KEY]
 
 
+def _can_be_read_again(state: list[Any]) -> bool:
+    return len(state) > 2
+
+
+def is_file(file: Input) -> bool:
+    """Whether this is no pipe or device, and can be read again.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with inputs.reading(file.label):
+        return stat.S_ISREG(os.stat(file.path).st_mode)
+
+
 def _state(file: Input) -> list[Any]:
     """What says that a file is the same as before; of a pipe, nothing does."""
+    if not is_file(file):
+        return [file.path, os.getpid()]
     with inputs.reading(file.label):
         status = os.stat(file.path)
-    if not stat.S_ISREG(status.st_mode):
-        return [file.path, os.getpid()]
     return [os.path.abspath(file.path), file.name, file.member, status.st_size, status.st_mtime_ns]
 
 
