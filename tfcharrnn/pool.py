@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tqdm
@@ -52,8 +52,9 @@ class Pool:
         Raises:
             UserError: the first that a call raises, in their order.
         """
-        results = map(_called, calls) if self.jobs == 1 or len(calls) < 2 else self._in_processes(calls)
-        with _Progress(what, sum(sizes), self.quiet or not what) as progress:
+        show = _Progress(what, sum(sizes), self.quiet or not what)
+        # closed here, for a traceback would keep it, and the processes at work, for as long as it is kept
+        with contextlib.closing(self._results(calls)) as results, show as progress:
             for index, result in enumerate(results):
                 if isinstance(result, UserError):
                     raise result
@@ -69,7 +70,10 @@ class Pool:
             loky.get_reusable_executor().shutdown(wait=True)
             self._started = False
 
-    def _in_processes(self, calls: Sequence[Call[ResultT]]) -> Iterator[ResultT | UserError]:
+    def _results(self, calls: Sequence[Call[ResultT]]) -> Generator[ResultT | UserError, None, None]:
+        if self.jobs == 1 or len(calls) < 2:
+            yield from map(_called, calls)
+            return
         import joblib  # here, for small texts do without
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -81,7 +85,8 @@ class Pool:
         parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator", batch_size=1, max_nbytes=None)
         results = parallel(joblib.delayed(_called_for)(os.getpid(), call) for call in calls)
         try:
-            yield from results
+            for result in results:  # not `yield from`, which would close them without what is below
+                yield result
         except TerminatedWorkerError:
             raise UserError(
                 "a worker process was killed, perhaps for want of memory; run the command again, or with fewer --jobs"
