@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import functools
 import gzip
 import itertools
 import json
@@ -19,7 +18,7 @@ from folders import contents, names
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfcharrnn import counting, cutting, dataset, files, lines, pool, preparation, texts, tfrecords, workshop
+from tfcharrnn import counting, cutting, dataset, files, lines, preparation, texts, tfrecords, workshop
 from tfcharrnn.config import DataConfig
 from tfcharrnn.dataset import cached, prepare_data
 from tfcharrnn.errors import ConfigError, UserError
@@ -394,19 +393,6 @@ def test_processes_end_with_the_work(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def _fail():
-    time.sleep(0.5)  # the others are done by then
-    raise UserError("the first")
-
-
-def test_an_error_is_all_that_is_said(recwarn):
-    workers = pool.Pool(2)
-    with pytest.raises(UserError, match="the first"):
-        list(workers.run([_fail, *[functools.partial(abs, index) for index in range(50)]]))
-    workers.close()
-    assert not recwarn.list
-
-
 def test_preparing_a_small_text_needs_no_joblib(tmp_path):
     code = "import sys, tfcharrnn as t; t.prepare_data(t.DataConfig(), sys.argv[1]); sys.exit('joblib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=True)
@@ -676,7 +662,56 @@ def test_a_large_text_is_cached_like_a_small_one(tmp_path, monkeypatch):
         assert (large.path.name, contents(large.path)) == (small.path.name, contents(small.path))
         monkeypatch.setattr(dataset, "_make_large", lambda *rest: pytest.fail("it was made again"))
         assert cached(config, tmp_path / "large").path == large.path
-    assert names(tmp_path / "large") == [large.path.name]
+    (note,) = (tmp_path / "large").glob(".*")
+    assert re.fullmatch(r"\.[0-9a-f]{16}\.json", note.name)
+    assert names(tmp_path / "large") == [note.name, large.path.name]
+
+
+@pytest.mark.parametrize("damage", ["nothing", "text", "folder", "{", "[]", '{"folder": "../x"}', '{"folder": 1}'])
+def test_a_cached_text_is_not_read_again(tmp_path, monkeypatch, damage):
+    config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
+    with in_blocks(block=500):
+        before = cached(config, tmp_path / "cache")
+        expected = contents(before.path)
+        (note,) = (tmp_path / "cache").glob(".*.json")
+        if damage == "nothing":
+            monkeypatch.setattr(workshop, "opened", lambda *rest, **how: pytest.fail("it was read again"))
+        elif damage == "text":
+            written(tmp_path, b"Another one" * 200)
+            assert cached(config, tmp_path / "cache").fingerprint != before.fingerprint
+            return
+        elif damage == "folder":
+            (before.path / "vocab.json").unlink()
+        else:
+            note.write_text(damage)
+        assert contents(cached(config, tmp_path / "cache").path) == expected
+
+
+def test_a_pipe_is_not_remembered(tmp_path):
+    for text in (b"Some text. ", b"And more. "):
+        read, write = os.pipe()
+        os.write(write, text * 20)
+        os.close(write)
+        data = cached(DataConfig(input=(f"/dev/fd/{read}",), seq_length=9), tmp_path / "cache")
+        os.close(read)
+        assert data.characters == 20 * len(text)
+
+
+@pytest.mark.parametrize("days", [6, 8])
+@pytest.mark.parametrize("at_work", [False, True])
+def test_what_was_begun_long_ago_is_removed_from_the_cache(tmp_path, days, at_work):
+    config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
+    old = tmp_path / "cache" / f".{'0' * 16}.partial"
+    (old / "key").mkdir(parents=True)
+    then = time.time() - days * 24 * 3600
+    for folder in (old / "key", old):
+        os.utime(folder, (then, then))
+    with in_blocks(block=500):
+        lock = files.lock(workshop.lock_of(old), "prepare data") if at_work else None
+        cached(config, tmp_path / "cache")
+        if lock:
+            files.unlock(workshop.lock_of(old), lock)
+    assert old.exists() == (at_work or days < 7)
 
 
 _CACHE = """
@@ -696,7 +731,8 @@ def test_several_processes_that_fill_one_cache_end_well(tmp_path, small):
     said = {process.communicate(timeout=120)[0] for process in processes}
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(said) == 1
-    assert len(names(tmp_path / "cache")) == 1
+    assert len([name for name in names(tmp_path / "cache") if not name.startswith(".")]) == 1
+    assert not list((tmp_path / "cache").glob(".*.lock")) + list((tmp_path / "cache").glob(".*.partial"))
 
 
 def test_preparing_needs_no_tensorflow(tmp_path):

@@ -302,11 +302,36 @@ def cached(config: DataConfig, cache_dir: Path | None = None, *, quiet: bool = T
         corpus = corpora.load(config)
         path = cache_dir / _fingerprint(_description(config, corpus.sources, len(corpus.text)))[:32]
         return _whole(path, Pool(1)) or _made(path, lambda: prepare_data(config, path, overwrite=True, corpus=corpus))
-    partial = cache_dir / f".{workshop.key_of(found, config)}.partial"
-    with workshop.opened(partial, found, config, pool, wait=True) as shop:
+    key = workshop.key_of(found, config)
+    note = cache_dir / f".{key}.json"
+    try:
+        if kept := _noted(note, pool):
+            return kept
+    finally:
+        pool.close()
+    workshop.remove_old(cache_dir)
+    with workshop.opened(cache_dir / f".{key}.partial", found, config, pool, wait=True) as shop:
+        if kept := _noted(note, pool):  # another process made it meanwhile
+            return kept
         content = shop.content()
         path = cache_dir / _fingerprint(_description(config, content.sources, content.characters))[:32]
-        return _whole(path, pool) or _made(path, lambda: _make_large(shop, path, config, overwrite=True))
+        data = _whole(path, pool) or _made(path, lambda: _make_large(shop, path, config, overwrite=True))
+        shop.check_unchanged()
+        if all(map(workshop.is_file, found)):  # the next pipe of this name has another text
+            files.write_json(note, {"folder": path.name})
+        return data
+
+
+def _noted(note: Path, pool: Pool) -> DataFolder | None:
+    """The folder of the cache that was made of the same files and settings, without reading the files."""
+    try:
+        value = files.read_json(note)
+    except UserError:
+        return None
+    name = value.get("folder") if isinstance(value, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{32}", name):
+        return None
+    return _whole(note.with_name(name), pool)
 
 
 def _made(path: Path, make: Callable[[], object]) -> DataFolder:

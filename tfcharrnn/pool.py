@@ -85,7 +85,7 @@ class Pool:
         parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator", batch_size=1, max_nbytes=None)
         results = parallel(joblib.delayed(_called_for)(os.getpid(), call) for call in calls)
         try:
-            for result in results:  # not `yield from`, which would close them without what is below
+            for result in results:  # noqa: UP028 - `yield from` would close them without what is below
                 yield result
         except TerminatedWorkerError:
             raise UserError(

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ _FORMAT = 1
 SMALL = 2**25
 # digits of a folder's name
 _KEY = 16
+# seconds after which nobody goes on with what was interrupted in a cache
+_OLD = 7 * 24 * 3600
 
 
 def is_large(found: Sequence[Input]) -> bool:
@@ -246,7 +249,7 @@ def opened(
     Raises:
         UserError: another process is at work there, or the disk refuses.
     """
-    locked = partial.with_name(f"{partial.name}.lock")
+    locked = lock_of(partial)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         descriptor = files.lock(locked, "prepare data", wait=wait)
@@ -281,6 +284,25 @@ def opened(
     finally:
         pool.close()
         files.unlock(locked, descriptor)
+
+
+def lock_of(partial: Path) -> Path:
+    """The file that is locked while a process is at work in such a folder."""
+    return partial.with_name(f"{partial.name}.lock")
+
+
+def remove_old(cache_dir: Path) -> None:
+    """Removes from a cache what was begun long ago and is not gone on with, as after a change of settings."""
+    for partial in cache_dir.glob(".*.partial"):
+        with contextlib.suppress(OSError):  # another process may remove it, too, or be at work there
+            newest = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
+            if time.time() - newest < _OLD:
+                continue
+            descriptor = files.lock(lock_of(partial), "prepare data")
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+            finally:
+                files.unlock(lock_of(partial), descriptor)
 
 
 def key_of(found: Sequence[Input], config: DataConfig) -> str:
