@@ -198,12 +198,12 @@ def decode(data: bytes, encoding: str, name: str) -> str:
 
     Raises:
         ConfigError: an unknown encoding.
-        UserError: the offset of the first byte that is not in it, or there is no text.
+        UserError: the offset of the first byte that is not in it, or a mark is all there is.
     """
     with decoding(encoding, name):
         text = data.decode(encoding)
         text.encode("utf-8")  # refuses lone surrogates, which some codecs let through
-    if not text:  # as of utf-8-sig, where the mark is none of the text
+    if data and not text:  # as of utf-8-sig, where the mark is none of the text
         raise empty(name)
     return text.removeprefix("\ufeff")
 
