@@ -168,7 +168,11 @@ class Present:
         """Adds the characters of a piece."""
         if text.isascii():
             # what is known is left out at once, which is far quicker than to look at each character
-            self._ascii += bytes(set(text.encode("ascii").translate(None, self._ascii)))
+            unknown = text.encode("ascii").translate(None, self._ascii)
+            while unknown:
+                first = bytes(set(unknown[:_BLOCK]))
+                self._ascii += first
+                unknown = unknown.translate(None, first)
             return
         for block in _code_points(text):
             if not self._present.take(block, mode="clip").all():  # to look is quicker than to write
