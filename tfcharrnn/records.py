@@ -56,13 +56,7 @@ def read(
     if not paths and not count:
         return Examples.side_by_side(np.empty(0, np.int32), np.empty(0, np.int64))
     folder = paths[0].parent
-    try:
-        size = sum(files.regular_size(path) for path in paths)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {again}") from None
-    # an id takes at least a byte before any compression; checked before memory is taken
-    if max(num_symbols, count) > size * (1 if compression == "none" else _MOST_COMPRESSED):
-        raise UserError(f"{folder}: its files are too short for what dataset.json counts; {again}")
+    checked_sizes(paths, max(num_symbols, count), compression)  # before memory is taken
     ids, sizes = np.empty(num_symbols, np.int32), np.empty(count, np.int64)
     at, records = 0, 0
     mean_length = max(1, num_symbols // max(1, count))
@@ -83,6 +77,23 @@ def read(
             f"{folder}: {records} records of {at} ids where dataset.json counts {count} of {num_symbols}; {again}"
         )
     return Examples.side_by_side(ids, sizes)
+
+
+def checked_sizes(paths: Sequence[Path], num_symbols: int, compression: str) -> list[int]:
+    """The sizes of files in bytes, which can hold so many ids.
+
+    Raises:
+        UserError: a file is missing, or all together are too short.
+    """
+    again = "prepare the data again"
+    try:
+        sizes = [files.regular_size(path) for path in paths]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {again}") from None
+    # an id takes at least a byte before any compression
+    if num_symbols > sum(sizes) * (1 if compression == "none" else _MOST_COMPRESSED):
+        raise UserError(f"{paths[0].parent}: its files are too short for what dataset.json counts; {again}")
+    return sizes
 
 
 def of_frames(path: Path, content: bytes, count: int, vocabulary_size: int, lengths: tuple[int, int]) -> Examples:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn import files, records, tfrecords
+from tfcharrnn import records, tfrecords
 from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.examples import Examples
 
@@ -24,8 +24,6 @@ _BLOCK = 2**22
 _MARKED = 2**14
 # bytes of a compressed file that are taken at once; what is left of them is kept with every mark
 _ZIPPED_BLOCK = 2**14
-# to one byte at the most
-_MOST_COMPRESSED = 1100
 _AGAIN = "prepare the data again"
 
 
@@ -67,12 +65,7 @@ class Shards:
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._vocabulary_size, self._lengths, self._translation = vocabulary_size, lengths, translation
         self._mean_length = max(1, num_symbols // max(1, count))
-        try:
-            sizes = [files.regular_size(path) for path in paths]
-        except OSError as error:
-            raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {_AGAIN}") from None
-        if max(num_symbols, count) > sum(sizes) * (1 if compression == "none" else _MOST_COMPRESSED):
-            raise UserError(f"{paths[0].parent}: its files are too short for what dataset.json counts; {_AGAIN}")
+        sizes = records.checked_sizes(paths, max(num_symbols, count), compression)
         # records of one length and one byte an id; of a text in pieces the last one is shorter
         alike, last = vocabulary_size <= 128 and lengths[0] in (1, lengths[1]), num_symbols - (count - 1) * lengths[1]
         self._files: list[_File] = []
