@@ -120,7 +120,7 @@ def of_frames(path: Path, content: bytes, count: int, vocabulary_size: int, leng
     return Examples.side_by_side(ids.astype(np.int32), sizes)
 
 
-def frames(content: bytes, at: int, count: int) -> tuple[int, int]:
+def frames(content: bytes | mmap.mmap, at: int, count: int) -> tuple[int, int]:
     """Goes over records in their frames: eight bytes of size, four of checksum, the record, four of checksum.
 
     Args:
@@ -180,20 +180,15 @@ def _batches(name: bytes, size: int, compression: str) -> tf.data.Dataset:
 
 
 def _check_sizes(path: Path) -> None:
-    """Checks that each record lies within its file; TensorFlow takes memory for as much as it is told, or aborts.
-
-    A record has its size before it, in eight bytes, and around it eight bytes of checksums.
-    """
+    """Checks that each record lies within its file; TensorFlow takes memory for as much as it is told, or aborts."""
     with open(path, "rb") as file:
-        size, at = os.fstat(file.fileno()).st_size, 0
+        size = os.fstat(file.fileno()).st_size
         if not size:
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            while at < size:
-                record = _SIZE.unpack_from(content, at)[0] if at + _AROUND <= size else 0
-                if at + _AROUND + record > size:
-                    raise UserError(f"{path}: damaged (its record at byte {at} is cut short); prepare the data again")
-                at += _AROUND + record
+            _, at = frames(content, 0, size)  # more than there can be
+    if at < size:
+        raise UserError(f"{path}: damaged (its record at byte {at} is cut short); prepare the data again")
 
 
 def _check_compressed_sizes(path: Path) -> None:
