@@ -3,8 +3,8 @@
 import string
 
 from tfcharrnn.config import DataConfig
-from tfcharrnn.corpora import Corpus
-from tfcharrnn.dataset import prepare_data
+from tfcharrnn.data.dataset import prepare_data
+from tfcharrnn.preparation.corpora import Corpus
 
 TEXT = "".join(string.printable[(7 * index + index // 13) % 100] for index in range(1000))
 

@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from tfcharrnn import cluster
 from tfcharrnn.config import ModelConfig, TrainingConfig
+from tfcharrnn.distributed import cluster
 from tfcharrnn.layouts import LAYOUTS
-from tfcharrnn.model import CharRNN
-from tfcharrnn.replicas import ReplicatedTrainer
-from tfcharrnn.trainer import Trainer
+from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.training.data_parallel import ReplicatedTrainer
+from tfcharrnn.training.train_step import Trainer
 
 SYMBOLS, WIDTH, BATCH, STEPS, CALL = 23, 14, 16, 100, 10
 

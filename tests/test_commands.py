@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-from tfcharrnn.metrics import TIMING
+from tfcharrnn.training.metrics import TIMING
 
 SMALL = ["--cell=gru", "--hidden_size=24", "--seq_length=21", "--batch_size=8", "--learning_rate=0.01"]
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 60
@@ -201,9 +202,7 @@ def test_wrong_flags_exit_with_2(arguments, named, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "flagfile", sorted((Path(__file__).parent.parent / "configs").glob("*.flags")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("flagfile", sorted((ROOT / "configs").glob("*.flags")), ids=lambda path: path.name)
 def test_every_flagfile_is_understood(flagfile, tmp_path):
     """Only the text is missing."""
     assert "missing.txt" in fail("train", f"--flagfile={flagfile}", "--corpus=", "--input=missing.txt", cwd=tmp_path)

@@ -6,38 +6,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfcharrnn.analysis.html_report import write_report
     from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
-    from tfcharrnn.dataset import DataFolder, open_data, prepare_data
+    from tfcharrnn.data.dataset import DataFolder, open_data, prepare_data
+    from tfcharrnn.data.vocabulary import Vocabulary
     from tfcharrnn.errors import ConfigError, UserError
-    from tfcharrnn.exporting import export_model
-    from tfcharrnn.model import CharRNN
-    from tfcharrnn.reporting import write_report
-    from tfcharrnn.restoring import TrainedModel, load_model
-    from tfcharrnn.starting import train_model
-    from tfcharrnn.training import Result
-    from tfcharrnn.vocabulary import Vocabulary
+    from tfcharrnn.inference.trained_model import TrainedModel, load_model
+    from tfcharrnn.model.char_rnn import CharRNN
+    from tfcharrnn.serving.export_formats import export_model
+    from tfcharrnn.training.loop import Result
+    from tfcharrnn.training.setup import train_model
 
 __version__ = "0.1.0"
 
 # where each public name lives; a module is imported when a name of it is first used, so that this import is cheap
 _HOMES = {
-    "CharRNN": "model",
+    "CharRNN": "model.char_rnn",
     "ConfigError": "errors",
     "DataConfig": "config",
-    "DataFolder": "dataset",
+    "DataFolder": "data.dataset",
     "GenerationConfig": "config",
     "ModelConfig": "config",
-    "Result": "training",
-    "TrainedModel": "restoring",
+    "Result": "training.loop",
+    "TrainedModel": "inference.trained_model",
     "TrainingConfig": "config",
     "UserError": "errors",
-    "Vocabulary": "vocabulary",
-    "export_model": "exporting",
-    "load_model": "restoring",
-    "open_data": "dataset",
-    "prepare_data": "dataset",
-    "train_model": "starting",
-    "write_report": "reporting",
+    "Vocabulary": "data.vocabulary",
+    "export_model": "serving.export_formats",
+    "load_model": "inference.trained_model",
+    "open_data": "data.dataset",
+    "prepare_data": "data.dataset",
+    "train_model": "training.setup",
+    "write_report": "analysis.html_report",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Every setting, its default, its bounds and its help: one dataclass for each stage.
 
-Command-line flags (`tfcharrnn.commandline`), flagfiles and a run's `config.json` are views of these classes; a
+Command-line flags (`tfcharrnn.cli`), flagfiles and a run's `config.json` are views of these classes; a
 default is written here and nowhere else.
 """
 

@@ -24,7 +24,7 @@ import json
 
 from absl import flags
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
@@ -41,10 +41,12 @@ def main() -> None:
             raise ConfigError(f"--{name} is not for --score")
     if _FLAGS["unknown"].present and not _FLAGS.input:
         raise ConfigError("--unknown is for --input; a split has no characters outside the vocabulary")
-    commandline.load_tensorflow()
-    from tfcharrnn import baselines, corpora, restoring
+    cli.load_tensorflow()
+    from tfcharrnn.analysis import baselines
+    from tfcharrnn.inference import trained_model
+    from tfcharrnn.preparation import corpora
 
-    trained = restoring.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
+    trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     vocabulary = trained.run.vocabulary
     if _FLAGS.input or _FLAGS.score:
         paths = tuple(_FLAGS.input) or (_FLAGS.score,)
@@ -71,14 +73,14 @@ def main() -> None:
             try:
                 training = trained.passage_of_split("train", _FLAGS.data_dir).ids
             except UserError as error:
-                commandline.say(f"note: no baselines after the training text: {error}")
+                cli.say(f"note: no baselines after the training text: {error}")
         size = len(vocabulary) - trained.model.layout.num_unpredicted
         result["baselines"] = baselines.measure(passage.ids, passage.text(vocabulary), size, training)
     print(json.dumps({**result, "step": trained.checkpoint.step}))
 
 
 if __name__ == "__main__":
-    commandline.define_trained_run()
+    cli.define_trained_run()
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "The part of the run's own data to evaluate on.")
     flags.DEFINE_list("input", [], "Text files to evaluate on instead, one after another with nothing between them.")
     flags.DEFINE_string("score", "", "A text file; print the log-probability of each of its lines instead.")
@@ -104,4 +106,4 @@ if __name__ == "__main__":
         "Examples evaluated side by side, which changes nothing but the speed; 0: as in training.",
         lower_bound=0,
     )
-    commandline.run(main)
+    cli.run(main)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.config import EXPORT_FORMATS
 
 _FLAGS = flags.FLAGS
@@ -16,18 +16,18 @@ _FLAGS = flags.FLAGS
 
 def main() -> None:
     """Reads the flags and writes the folder."""
-    commandline.load_tensorflow()
-    from tfcharrnn import exporting
+    cli.load_tensorflow()
+    from tfcharrnn.serving import export_formats
 
-    path = exporting.export_model(
+    path = export_formats.export_model(
         _FLAGS.run_dir, _FLAGS.format, _FLAGS.output, _FLAGS.checkpoint, overwrite=_FLAGS.overwrite
     )
     print(path)
 
 
 if __name__ == "__main__":
-    commandline.define_trained_run()
+    cli.define_trained_run()
     flags.DEFINE_enum("format", "saved_model", EXPORT_FORMATS, "What to write.")
     flags.DEFINE_string("output", "", "The folder to make; by default export/FORMAT in the run folder.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing folder.")
-    commandline.run(main)
+    cli.run(main)

@@ -9,7 +9,7 @@ import json
 
 from absl import flags
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.errors import ConfigError
 
@@ -18,20 +18,21 @@ _FLAGS = flags.FLAGS
 
 def main() -> None:
     """Reads the flags, restores the model and prints what it writes."""
-    config = GenerationConfig(**commandline.settings(GenerationConfig))
+    config = GenerationConfig(**cli.settings(GenerationConfig))
     if _FLAGS.interactive and (_FLAGS.json or config.num_samples != 1):
         raise ConfigError("--interactive writes one text; leave out --json and --num_samples")
-    commandline.load_tensorflow()
-    from tfcharrnn import checkpoints, interactive, restoring
-    from tfcharrnn import run as run_lib
+    cli.load_tensorflow()
+    from tfcharrnn.inference import repl, trained_model
+    from tfcharrnn.runs import checkpoints
+    from tfcharrnn.runs import run_folder as run_lib
 
     if _FLAGS.checkpoint == "list":
         for found in checkpoints.listed(run_lib.load(_FLAGS.run_dir or run_lib.newest(with_checkpoint=True)).path):
             print(found.describe())
         return
-    trained = restoring.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
+    trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     if _FLAGS.interactive:
-        interactive.converse(trained.sampler, config)
+        repl.converse(trained.sampler, config)
     elif _FLAGS.json:
         texts = trained.sampler.generate(config)
         result = {"run_dir": str(trained.run.path), "step": trained.checkpoint.step, "texts": texts}
@@ -48,8 +49,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commandline.define(GenerationConfig)
-    commandline.define_trained_run("; list: show them")
+    cli.define(GenerationConfig)
+    cli.define_trained_run("; list: show them")
     flags.DEFINE_bool("interactive", False, "Ask for the beginning of a text and go on with it, again and again.")
     flags.DEFINE_bool("json", False, "Print one JSON object with the texts instead.")
-    commandline.run(main)
+    cli.run(main)

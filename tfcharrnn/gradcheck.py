@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import math
 
-from tfcharrnn import commandline, config
+from tfcharrnn import cli, config
 from tfcharrnn.config import GradcheckConfig
 from tfcharrnn.errors import UserError
 
 
 def main() -> None:
     """Reads the flags and prints the table."""
-    settings = GradcheckConfig(**commandline.settings(GradcheckConfig))
-    commandline.load_tensorflow()
+    settings = GradcheckConfig(**cli.settings(GradcheckConfig))
+    cli.load_tensorflow()
     check(settings)
 
 
@@ -31,20 +31,20 @@ def check(settings: GradcheckConfig) -> None:
     Raises:
         UserError: a relative error is above the tolerance, or not a number; names the largest.
     """
-    from tfcharrnn import gradients
+    from tfcharrnn.verification import gradient_check
 
     cells = config.CELLS if settings.cell == "all" else (settings.cell,)
     codes = ("custom", "keras") if settings.implementation == "all" else (settings.implementation,)
     columns = [(cell, code) for cell in cells for code in codes]
     print("layers embedding texts  ", *(f"{cell + ' ' + code:>11}" for cell, code in columns))
     errors: dict[str, float] = {}
-    for case in gradients.cases(settings):
+    for case in gradient_check.cases(settings):
         row = []
         for cell, code in columns:
-            if not gradients.applies(case, code):
+            if not gradient_check.applies(case, code):
                 row.append("-")
                 continue
-            found = gradients.relative_errors(gradients.build(settings, case, cell, code))
+            found = gradient_check.relative_errors(gradient_check.build(settings, case, cell, code))
             worst = max(found, key=lambda name: _rank(found[name]))
             row.append(f"{found[worst]:.1e}")
             where = f"{cell} {code}, layers {case.num_layers}, embedding {case.embedding_size}, {case.kind}"
@@ -66,5 +66,5 @@ def _rank(error: float) -> float:
 
 
 if __name__ == "__main__":
-    commandline.define(GradcheckConfig)
-    commandline.run(main)
+    cli.define(GradcheckConfig)
+    cli.run(main)

@@ -11,7 +11,7 @@ import dataclasses
 
 from absl import flags
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.errors import ConfigError
 
 _FLAGS = flags.FLAGS
@@ -21,20 +21,22 @@ def main() -> None:
     """Reads the flags, restores the model and writes the report; its path goes to standard output."""
     if _FLAGS.text and _FLAGS.prime:
         raise ConfigError("--text and --prime exclude one another")
-    commandline.load_tensorflow()
-    from tfcharrnn import corpora, reporting, restoring
+    cli.load_tensorflow()
+    from tfcharrnn.analysis import html_report
+    from tfcharrnn.inference import trained_model
+    from tfcharrnn.preparation import corpora
 
-    trained = restoring.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
+    trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     text = None
     if _FLAGS.text:
         config = dataclasses.replace(trained.run.data, input=(_FLAGS.text,), corpus="", encoding=_FLAGS.encoding)
         corpus = corpora.load(config)
-        text = reporting.Text(reporting.as_part(corpus.text, config), corpus.name)
-    path = reporting.write_report(
+        text = html_report.Text(html_report.as_part(corpus.text, config), corpus.name)
+    path = html_report.write_report(
         trained,
         _FLAGS.output,
         text=text,
-        prime=commandline.as_utf8(_FLAGS.prime),
+        prime=cli.as_utf8(_FLAGS.prime),
         characters=_FLAGS.characters,
         split=_FLAGS.split,
         data_dir=_FLAGS.data_dir,
@@ -43,7 +45,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commandline.define_trained_run()
+    cli.define_trained_run()
     flags.DEFINE_string("output", "", "The file to write; by default report.html in the run's folder.")
     flags.DEFINE_string("text", "", "A text file to show the units on, from its beginning.")
     flags.DEFINE_string("encoding", "utf-8", "Encoding of the --text file.")
@@ -51,4 +53,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("characters", 1000, "Characters of the text to show.", 1, 20_000)
     flags.DEFINE_enum("split", "val", ["train", "val", "test", "none"], "The part of the run's own data to evaluate.")
     flags.DEFINE_string("data_dir", "", "The run's data folder, where it has moved.")
-    commandline.run(main)
+    cli.run(main)

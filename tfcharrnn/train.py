@@ -9,7 +9,7 @@ import sys
 
 from absl import flags
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 
 _FLAGS = flags.FLAGS
@@ -20,11 +20,11 @@ _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
 
 def main() -> None:
     """Reads the flags, prepares the text if need be, and trains; prints the run folder."""
-    settings = commandline.settings(*_CONFIGS)
-    commandline.load_tensorflow()
-    from tfcharrnn import starting
+    settings = cli.settings(*_CONFIGS)
+    cli.load_tensorflow()
+    from tfcharrnn.training import setup
 
-    result = starting.train_model(
+    result = setup.train_model(
         _FLAGS.run_dir,
         data_dir=_FLAGS.data_dir,
         init_from=_FLAGS.init_from,
@@ -39,10 +39,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commandline.define(*_CONFIGS)
+    cli.define(*_CONFIGS)
     flags.DEFINE_string("data_dir", "", "A data folder that tfcharrnn.prepare made, instead of --input or --corpus.")
     flags.DEFINE_string("run_dir", "", "The run folder to make; by default one in runs/ named after the time.")
     flags.DEFINE_string("init_from", "", "A run whose model and last weights the new one begins with, on another text.")
     flags.DEFINE_bool("resume", False, "Go on with the run of --run_dir, or the newest, from its last checkpoint.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing run.")
-    commandline.run(main)
+    cli.run(main)

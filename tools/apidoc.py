@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 import tfcharrnn
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -24,7 +24,7 @@ _FLAGS = flags.FLAGS
 
 def main() -> None:
     """Reads the flags and writes the pages."""
-    commandline.load_tensorflow()
+    cli.load_tensorflow()
     write(Path(_FLAGS.output_dir))
     print(_FLAGS.output_dir)
 
@@ -60,4 +60,4 @@ def write(output_dir: Path) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output_dir", "site", "The folder of the pages.")
-    commandline.run(main)
+    cli.run(main)

@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 from peers.work import ALL, Training, Work
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
@@ -179,13 +179,13 @@ def main() -> None:
     if _FLAGS.serve:
         serve(_FLAGS.serve, ALL[_FLAGS.rows[0]])
         return
-    commandline.load_tensorflow()
+    cli.load_tensorflow()
     rate = product_rate()
     results = {}
     for name in _FLAGS.rows:
         results[name] = measure(ALL[name], _FLAGS.peers, _FLAGS.rounds)
         rate = max(rate, product_rate())
-        commandline.say(f"{ALL[name]}: " + ", ".join(f"{p} {cell(ALL[name], w)}" for p, w in results[name].items()))
+        cli.say(f"{ALL[name]}: " + ", ".join(f"{p} {cell(ALL[name], w)}" for p, w in results[name].items()))
     print(f"{describe_machine()}; large float32 products at {rate / 1e9:.0f} GFLOP/s.\n")
     print(table(results, [peer for peer in _FLAGS.peers if any(peer in w for w in results.values())], rate))
 
@@ -195,4 +195,4 @@ if __name__ == "__main__":
     flags.DEFINE_list("peers", list(PEERS), "Which libraries to run beside this one; those not installed are left out.")
     flags.DEFINE_integer("rounds", 7, "Rounds; the median counts.", lower_bound=1)
     flags.DEFINE_string("serve", "", "For internal use: be the worker for a library.")
-    commandline.run(main)
+    cli.run(main)

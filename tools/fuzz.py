@@ -36,14 +36,17 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfcharrnn import commandline, corpora, dataset, files, legacy
+from tfcharrnn import cli, files
 from tfcharrnn import config as config_lib
-from tfcharrnn import run as run_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
-from tfcharrnn.dataset import DataFolder
+from tfcharrnn.data import dataset
+from tfcharrnn.data.dataset import DataFolder
+from tfcharrnn.data.vocabulary import Vocabulary, is_symbol
 from tfcharrnn.errors import ConfigError, UserError
-from tfcharrnn.run import Run
-from tfcharrnn.vocabulary import Vocabulary, is_symbol
+from tfcharrnn.preparation import corpora
+from tfcharrnn.runs import run_folder as run_lib
+from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.serving import untrusted_files
 
 _FLAGS = flags.FLAGS
 # beyond what an undamaged file takes
@@ -389,7 +392,7 @@ READERS["records"] = Reader(_make_sequences, _damage_records, _read_records, _ch
 
 @functools.cache
 def _model(seed: int) -> Any:
-    from tfcharrnn.model import CharRNN
+    from tfcharrnn.model.char_rnn import CharRNN
 
     return CharRNN(ModelConfig(cell="lstm", hidden_size=4), len(_SYMBOLS), seed=seed)
 
@@ -398,7 +401,7 @@ _STEP = "checkpoints/step-00000004"
 
 
 def _make_checkpoint(folder: Path) -> None:
-    from tfcharrnn import checkpoints  # brings TensorFlow, which a process must not have when it starts others
+    from tfcharrnn.runs import checkpoints  # brings TensorFlow, which a process must not have when it starts others
 
     log = {"smooth_loss": 2.5, "window": [0.0] * 5, "sizes": {"metrics.jsonl": 10, "samples.txt": 10}}
     checkpoints.save(folder, {"model": _model(0)}, 4, checkpoints.Losses(2.5, 2.25), log)
@@ -418,7 +421,8 @@ def _damage_checkpoint(rng: random.Random, originals: Files) -> Files:
 
 
 def _read_checkpoint(folder: Path) -> Any:
-    from tfcharrnn import checkpoints, reference
+    from tfcharrnn.runs import checkpoints
+    from tfcharrnn.verification import numpy_reference
 
     found = checkpoints.find(folder / "checkpoints" / "..", str(folder / _STEP))
     listed = checkpoints.listed(folder)
@@ -428,7 +432,7 @@ def _read_checkpoint(folder: Path) -> Any:
         assert checkpoints.find(folder, "best") == found
     model = _model(1)
     checkpoints.restore(found, {"model": model})
-    return found, {name: variable.numpy() for name, variable in reference.variables(model).items()}
+    return found, {name: variable.numpy() for name, variable in numpy_reference.variables(model).items()}
 
 
 def _check_checkpoint(value: Any, damaged: Files, whole: Any) -> None:
@@ -534,7 +538,7 @@ def _check_pickle(ids: dict[str, int], damaged: Files, whole: Any) -> None:
 READERS["pickle"] = Reader(
     _make_pickle,
     _damage_pickle,
-    lambda folder: legacy.read_pickled_vocabulary(folder / "vocab.pkl"),
+    lambda folder: untrusted_files.read_pickled_vocabulary(folder / "vocab.pkl"),
     _check_pickle,
 )
 
@@ -598,7 +602,9 @@ def _check_npy(array: Any, damaged: Files, whole: Any) -> None:
     assert any(np.array_equal(np.sort(array, axis=None), np.sort(t)) for t in (there, there.byteswap()))
 
 
-READERS["npy"] = Reader(_make_npy, _damage_npy, lambda folder: legacy.read_npy(folder / "array.npy"), _check_npy)
+READERS["npy"] = Reader(
+    _make_npy, _damage_npy, lambda folder: untrusted_files.read_npy(folder / "array.npy"), _check_npy
+)
 
 
 _KERAS_LAYERS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -682,8 +688,8 @@ def _damage_zip(rng: random.Random, data: bytes) -> bytes:
 
 
 def _read_keras(folder: Path) -> Any:
-    import import_keras
-    import keras_reader
+    from tfcharrnn import import_keras
+    from tfcharrnn.serving import keras_reader
 
     keras_reader.SECONDS = 3
     return import_keras.convert(keras_reader.read_guarded(folder / "model"))
@@ -898,4 +904,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the damage.", lower_bound=0)
     flags.DEFINE_integer("jobs", os.cpu_count() or 1, "Processes.", lower_bound=1)
     flags.DEFINE_integer("first", 0, "Number of the first case.", lower_bound=0)
-    commandline.run(main)
+    cli.run(main)

@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
 from tfcharrnn.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -95,7 +95,8 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     """What must be equal at the end."""
     import tensorflow as tf
 
-    from tfcharrnn import checkpoints, metrics
+    from tfcharrnn.runs import checkpoints
+    from tfcharrnn.training import metrics
 
     checkpoint = checkpoints.find(run_dir)
     reader = tf.train.load_checkpoint(str(checkpoint.path / "ckpt"))
@@ -118,7 +119,7 @@ def finish(process: subprocess.Popen[bytes], folder: Path) -> None:
 def main() -> None:
     """Reads the flags, trains, kills and compares; prints what was done."""
     rng = random.Random(_FLAGS.seed)
-    commandline.load_tensorflow()
+    cli.load_tensorflow()
     kinds: Counter[str] = Counter()
     recipes = _FLAGS.recipes or list(RECIPES)
     with tempfile.TemporaryDirectory() as name:
@@ -149,7 +150,7 @@ def main() -> None:
                 raise UserError(f"{recipe}: {', '.join(wrong)} differ after kills (seed {_FLAGS.seed}, run {runs})")
             runs += 1
             done = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-            commandline.say(f"{recipe}: equal; so far killed {done}")
+            cli.say(f"{recipe}: equal; so far killed {done}")
     print(f"{kinds.total()} kills ({done}), {runs} runs: all equal")
 
 
@@ -158,4 +159,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", 1500, "Training steps of a run.", lower_bound=20)
     flags.DEFINE_integer("seed", 0, "Seed of the moments.")
     flags.DEFINE_multi_enum("recipes", None, list(RECIPES), "Only these.")
-    commandline.run(main)
+    cli.run(main)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfcharrnn import commandline, files
+from tfcharrnn import cli, files
 from tfcharrnn.errors import UserError
-from tfcharrnn.starting import train_model
+from tfcharrnn.training.setup import train_model
 
 _FLAGS = flags.FLAGS
 _TEXT = "The cat sat on the mat.\nThe dog ate the naïve hen\u2019s egg 🥚.\nThen the cat sat on the dog.\n"
@@ -106,7 +106,7 @@ def _elsewhere() -> Iterator[None]:
 
 def main() -> None:
     """Makes the runs that are not there yet."""
-    commandline.load_tensorflow()
+    cli.load_tensorflow()
     for cell in _SETTINGS:
         folder = Path(_FLAGS.output_dir).absolute() / cell
         if folder.exists():
@@ -119,4 +119,4 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "output_dir", "tests/golden", "The folder that gets a run folder and a JSON file for each cell."
     )
-    commandline.run(main)
+    cli.run(main)

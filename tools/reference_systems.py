@@ -15,10 +15,10 @@ from typing import Any
 
 from absl import flags
 
-from tfcharrnn import commandline
-from tfcharrnn import run as run_lib
+from tfcharrnn import cli
 from tfcharrnn.errors import UserError
-from tfcharrnn.plotting import read_metrics
+from tfcharrnn.runs import run_folder as run_lib
+from tfcharrnn.runs.plotting import read_metrics
 
 _FLAGS = flags.FLAGS
 
@@ -155,4 +155,4 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("runs", "runs", "The folder of the runs.")
     flags.DEFINE_string("output", "docs/reference", "The folder for the curves.")
-    commandline.run(main)
+    cli.run(main)

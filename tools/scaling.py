@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from absl import flags
-from launch_local import configurations
 from peers.work import Training
 
-from tfcharrnn import commandline
+from tfcharrnn import cli
+from tfcharrnn.launch_local import configurations
 
 _FLAGS = flags.FLAGS
 _ROUNDS = 7
@@ -170,7 +170,7 @@ def serve_reduce(sizes: Sequence[int]) -> dict[str, float]:
     """The median time of adding up so many numbers over the workers of `TF_CONFIG`."""
     import tensorflow as tf
 
-    from tfcharrnn import cluster
+    from tfcharrnn.distributed import cluster
 
     strategy: Any = cluster.start("multi_worker", quiet=True).strategy
     medians = {}
@@ -304,14 +304,14 @@ def _measure_text(folder: Path) -> None:
 
 def serve_read(data_dir: str) -> dict[str, float]:
     """How long one pass over a data folder takes, its records put together to batches and nothing done with them."""
-    from tfcharrnn import dataset, pipeline
     from tfcharrnn.config import TrainingConfig
+    from tfcharrnn.data import dataset, input_pipeline
 
     data, config = dataset.open_data(data_dir), TrainingConfig()
     begun = time.perf_counter()
-    order = pipeline.training_order(data, config)
+    order = input_pipeline.training_order(data, config)
     steps = order.steps_per_epoch
-    for _ in pipeline.training_batches(order, lambda: pipeline.calls(0, steps, (), 8), 8):
+    for _ in input_pipeline.training_batches(order, lambda: input_pipeline.calls(0, steps, (), 8), 8):
         pass
     return {"seconds": time.perf_counter() - begun}
 
@@ -356,7 +356,7 @@ def main() -> None:
         "read": serve_read,
     }
     if _FLAGS.serve:
-        commandline.load_tensorflow()
+        cli.load_tensorflow()
         print(json.dumps(serving[_FLAGS.serve](json.loads(_FLAGS.work))))
     elif _FLAGS.measure:
         for name in _FLAGS.measure:
@@ -369,4 +369,4 @@ if __name__ == "__main__":
     flags.DEFINE_multi_enum("measure", [], list(MEASUREMENTS), "Measure this here, instead of predicting.")
     flags.DEFINE_string("serve", "", "For internal use: measure one thing.")
     flags.DEFINE_string("work", "", "For internal use: which.")
-    commandline.run(main)
+    cli.run(main)

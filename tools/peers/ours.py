@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from peers.work import Preparation, Training, Work, text
 from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
-from tfcharrnn.dataset import prepare_data
-from tfcharrnn.model import CharRNN
-from tfcharrnn.sampling import Sampler
-from tfcharrnn.trainer import Trainer
-from tfcharrnn.vocabulary import Vocabulary
+from tfcharrnn.data.dataset import prepare_data
+from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.inference.sampling import Sampler
+from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.training.train_step import Trainer
 
 
 def make(work: Work) -> tuple[Callable[[], object], int]:

@@ -1,0 +1,119 @@
+"""What a model did with a text, against the model itself."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcharrnn.analysis import unit_activations
+from tfcharrnn.analysis.unit_activations import Plane, Reading
+from tfcharrnn.config import ModelConfig
+from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.errors import UserError
+from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.model.char_rnn import CharRNN
+
+CHARACTERS = "abcdef"
+
+
+def made(layout, cell):
+    vocabulary = Vocabulary.from_text(CHARACTERS, LAYOUTS[layout].special)
+    config = ModelConfig(cell=cell, hidden_size=8, num_layers=2, embedding_size=3, learned_initial_state=True)
+    model, rng = CharRNN(config, len(vocabulary), layout=LAYOUTS[layout]), np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(0.0, 0.6, variable.shape))
+    return model, vocabulary
+
+
+def losses(model, ids):
+    """Of each symbol but the first."""
+    return model.losses(tf.constant([ids]))[0].numpy()[0]
+
+
+@pytest.mark.parametrize(
+    ("layout", "cell", "before"), [("sequences", "rnn", [0]), ("stream", "lstm", []), ("windows", "gru", [])]
+)
+def test_a_text_is_read_on_and_on(layout, cell, before):
+    model, vocabulary = made(layout, cell)
+    text = "abcadefffba"
+    ids = [*before, *vocabulary.encode(text)]
+    reading = unit_activations.read(model, vocabulary, text)
+    assert reading.text == text
+    logits, state = model(tf.constant([ids]))
+    assert len(reading.planes) == sum(len(layer) for layer in state)
+    for plane in reading.planes:
+        last = state[plane.layer]["hc".index(plane.part)]
+        np.testing.assert_allclose(plane.values[-1], last.numpy()[0], atol=1e-5)
+        assert plane.values.shape == (len(text), 8)
+    probabilities = tf.nn.softmax(logits[0]).numpy()[:-1]
+    start = 1 - len(before)  # the first character is predicted from <S>, or not at all
+    assert np.isnan(reading.losses[:start]).all() and (reading.guesses[:start] == -1).all()
+    expected = -np.log(probabilities[np.arange(len(ids) - 1), ids[1:]])
+    np.testing.assert_allclose(reading.losses[start:], expected, atol=1e-5)
+    np.testing.assert_array_equal(reading.guesses[start:], np.argsort(-probabilities)[:, :5])
+    np.testing.assert_allclose(reading.probabilities[start:], -np.sort(-probabilities)[:, :5], atol=1e-6)
+
+
+def test_lines_are_read_each_by_itself_and_their_ends_are_not_read():
+    model, vocabulary = made("lines", "gru")
+    lines = ["abc", "f", "deade"]
+    reading = unit_activations.read(model, vocabulary, lines)
+    assert reading.text == "abc\nf\ndeade\n"
+    expected = np.concatenate([losses(model, [1, *vocabulary.encode(line), 2]) for line in lines])
+    np.testing.assert_allclose(reading.losses, expected, atol=1e-5)
+    alone = unit_activations.read(model, vocabulary, [lines[2]])
+    ends = np.array([symbol == "</S>" for symbol in reading.symbols])
+    for plane, other in zip(reading.planes, alone.planes, strict=True):
+        np.testing.assert_array_equal(np.isnan(plane.values).all(axis=1), ends)
+        np.testing.assert_allclose(plane.values[6:], other.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["stream", "sequences", "lines"])
+def test_nothing_can_be_read(layout):
+    model, vocabulary = made(layout, "rnn")
+    reading = unit_activations.read(model, vocabulary, [] if layout == "lines" else "")
+    assert not reading.symbols
+    assert unit_activations.interpret(reading)[0] == ()
+    with pytest.raises(UserError, match=r"story: .*'x'"):
+        unit_activations.read(model, vocabulary, ["x"] if layout == "lines" else "x", name="story")
+
+
+def test_a_unit_that_tracks_a_feature_is_found():
+    text = 'he said "so it is" and\n(went) "home"\n[and] slept (well) "or so"\n' * 5
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.0, 0.1, [len(text), 12]).astype(np.float32)
+    column = [len(text[: i + 1].rsplit("\n", 1)[-1]) for i in range(len(text))]
+    values[:, 7] -= np.array(column) * 0.05
+    quoted, inside = [], False
+    for character in text:
+        inside ^= character == '"'
+        quoted.append(inside)
+    values[:, 3] += quoted
+    values[:, 5] = 0.25  # a dead one
+    values[4] = np.nan
+    reading = Reading(tuple(text), (Plane(0, "h", values),), *np.zeros([3, len(text), 1]))
+    found, (r,) = unit_activations.interpret(reading)
+    names = [feature.name for feature in found]
+    assert np.argmax(np.abs(r[names.index("inside quotes")])) == 3
+    assert r[names.index("inside quotes"), 3] > 0.9
+    assert np.argmax(np.abs(r[names.index("position in line")])) == 7
+    assert r[names.index("position in line"), 7] < -0.9
+    assert (r[:, 5] == 0).all() and np.isfinite(r).all()
+
+
+def test_correlations_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    values, targets = rng.normal(size=[40, 3]), rng.normal(size=[2, 40])
+    expected = np.corrcoef(np.concatenate([targets, values.T]))[:2, 2:]
+    np.testing.assert_allclose(unit_activations.correlations(values, targets), expected, atol=1e-12)
+
+
+def test_the_beginning_of_a_reading_is_whole():
+    model, vocabulary = made("stream", "lstm")
+    reading = unit_activations.read(model, vocabulary, "abcdef")
+    short = unit_activations.read(model, vocabulary, "abc")
+    for one, other in zip(dataclasses.astuple(reading.first(3)), dataclasses.astuple(short), strict=True):
+        if isinstance(one, np.ndarray):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+    assert reading.first(3).symbols == short.symbols

@@ -1,0 +1,153 @@
+"""Cells: their variables as every implementation expects them, and one step of each."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcharrnn.config import RECURRENT_ACTIVATIONS, ModelConfig
+from tfcharrnn.model import recurrence
+from tfcharrnn.model.cells import CELLS, cell_type, gates
+from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.model.initializers import glorot_uniform, initializers, orthogonal
+from tfcharrnn.verification import numpy_reference
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
+
+def make(name, input_size=5, hidden_size=6, seed=0, dtype=tf.float64):
+    return CELLS[name](input_size, hidden_size, np.random.default_rng(seed), dtype)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_variables_are_in_keras_layout(name):
+    cell = make(name)
+    columns = GATES[name] * 6
+    assert cell.kernel.shape == (5, columns)
+    assert cell.recurrent_kernel.shape == (6, columns)
+    assert cell.bias.shape == ((2, columns) if name == "gru" else (columns,))
+    assert {variable.dtype for variable in cell.trainable_variables} == {tf.float64}
+    assert len(cell.trainable_variables) == 3
+
+
+def test_only_the_forget_gate_has_a_bias_at_first():
+    bias = make("lstm").bias.numpy()
+    np.testing.assert_array_equal(bias, np.repeat([0.0, 1.0, 0.0, 0.0], 6))
+    assert not make("rnn").bias.numpy().any()
+    assert not make("gru").bias.numpy().any()
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_recurrent_kernel_is_orthogonal(name):
+    u = make(name).recurrent_kernel.numpy()
+    np.testing.assert_allclose(u @ u.T, np.eye(6), atol=1e-12)
+
+
+def test_orthogonal_is_not_biased_by_the_qr_decomposition():
+    """LAPACK's R has diagonal entries of mostly one sign; uniform over the rotations, the mean of Q is zero."""
+    rng = np.random.default_rng(0)
+    mean = np.mean([orthogonal(rng, 3, 3) for _ in range(4000)], axis=0)
+    assert np.abs(mean).max() < 5 * np.sqrt(1 / 3 / 4000)
+
+
+def test_kernel_fills_the_glorot_bounds():
+    limit = np.sqrt(6.0 / (50 + 80))
+    values = glorot_uniform(np.random.default_rng(0), 50, 80)
+    assert values.shape == (50, 80)
+    assert np.abs(values).max() <= limit
+    assert values.min() < -0.99 * limit and values.max() > 0.99 * limit
+    assert values.std() == pytest.approx(limit / np.sqrt(3), rel=0.03)
+    assert np.abs(make("lstm").kernel.numpy()).max() <= np.sqrt(6.0 / (5 + 24))
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_weights_follow_the_seed(name):
+    def weights(seed):
+        config = ModelConfig(cell=name, hidden_size=6, num_layers=2, embedding_size=3)
+        return {key: value.numpy() for key, value in numpy_reference.variables(CharRNN(config, 7, seed)).items()}
+
+    first, same, other = weights(1), weights(1), weights(2)
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, same[key])
+        assert key.endswith("bias") or np.all(value != other[key])
+    assert not np.allclose(first["cells/0/recurrent_kernel"], first["cells/1/recurrent_kernel"])
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_zero_state(name):
+    cell = make(name)
+    state = cell.zero_state(3)
+    assert len(state) == cell.state_count == (2 if name == "lstm" else 1)
+    for tensor in state:
+        assert tensor.shape == (3, 6) and tensor.dtype == tf.float64 and not np.any(tensor)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_one_step_is_the_reference_step(name):
+    rng = np.random.default_rng(3)
+    cell = make(name)
+    for variable in cell.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape))
+    weights = {key: getattr(cell, key).numpy() for key in ("kernel", "recurrent_kernel", "bias")}
+    x, state = rng.normal(size=(4, 5)), tuple(rng.normal(size=(4, 6)) for _ in range(cell.state_count))
+    got = recurrence.step_cell(cell, x @ cell.kernel + cell.input_bias, tuple(map(tf.constant, state)))
+    expected, _ = numpy_reference.FORWARD[name](x, state, weights)
+    assert len(got) == len(expected)
+    for g, e in zip(got, expected, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-12, atol=1e-14)
+
+
+def test_gates_of_each_activation_are_the_formulas_of_keras():
+    """At points that tell the three apart, at both ends of the hard ones' slopes, and beyond."""
+    a = tf.constant([-4.0, -3.0, -2.75, -2.5, -1.0, 0.0, 1.0, 2.5, 2.75, 3.0, 4.0], tf.float64)
+    e = np.exp(-a.numpy())
+    golden = {
+        "sigmoid": (1 / (1 + e), e / (1 + e) ** 2),
+        "hard_sigmoid": (
+            [0.0, 0.0, 0.0, 0.0, 0.3, 0.5, 0.7, 1.0, 1.0, 1.0, 1.0],
+            [0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.0],
+        ),
+        "hard_sigmoid_6": (
+            [0.0, 0.0, 1 / 24, 1 / 12, 1 / 3, 0.5, 2 / 3, 11 / 12, 23 / 24, 1.0, 1.0],
+            [0.0, 0.0, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 0.0, 0.0],
+        ),
+    }
+    assert golden.keys() == gates.GATES.keys() == numpy_reference.GATES.keys() == set(RECURRENT_ACTIVATIONS)
+    for name, (values, slopes) in golden.items():
+        gate = gates.GATES[name]
+        assert gate.name == name
+        np.testing.assert_allclose(gate.value(a), values, atol=1e-15)
+        np.testing.assert_allclose(
+            gate.gradient(tf.fill([11], tf.constant(3.0, tf.float64)), gate.value(a)),
+            3.0 * np.array(slopes),
+            atol=1e-14,
+        )
+        np.testing.assert_allclose(numpy_reference.GATES[name](a), values, atol=1e-15)
+        np.testing.assert_allclose(numpy_reference.SLOPES[name](numpy_reference.GATES[name](a)), slopes, atol=1e-15)
+
+
+def test_a_cell_of_each_activation_is_one_class():
+    """Compiled loops are kept by class, so a new one for every model would compile them anew."""
+    for name, cell in CELLS.items():
+        assert cell_type(name) is cell
+    hard = cell_type("lstm", "hard_sigmoid")
+    assert hard is cell_type("lstm", "hard_sigmoid") and issubclass(hard, CELLS["lstm"])
+    assert hard.gate is gates.HARD_SIGMOID and CELLS["lstm"].gate is gates.SIGMOID
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_large_sums_saturate_and_stay_finite(name):
+    cell = make(name, dtype=tf.float32)
+    for sign in (-1.0, 1.0):
+        projected = tf.fill([1, 2, cell.gates * 6], sign * 1e4)
+        with tf.GradientTape() as tape:
+            tape.watch(projected)
+            outputs, _ = recurrence.run_cell(cell, projected, cell.zero_state(2))
+        assert np.all(np.abs(outputs) <= 1.0)
+        assert np.all(np.isfinite(tape.gradient(outputs, projected)))
+
+
+def test_two_kernels_can_be_drawn_as_one_matrix():
+    cell = CELLS["lstm"](7, 5, np.random.default_rng(0), initializers=initializers("glorot_joint", 0.0))
+    joint = glorot_uniform(np.random.default_rng(0), 12, 20)
+    np.testing.assert_allclose(cell.kernel.numpy(), joint[:7], rtol=1e-6)
+    np.testing.assert_allclose(cell.recurrent_kernel.numpy(), joint[7:], rtol=1e-6)

@@ -1,0 +1,207 @@
+"""Running a cell over a sequence: the backward pass by hand, the tape's and the reference's agree."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcharrnn.model import input_projection, recurrence
+from tfcharrnn.model.cells import CELLS
+from tfcharrnn.model.input_projection import Symbols
+from tfcharrnn.verification import numpy_reference
+
+TIME, BATCH, INPUT, HIDDEN = 6, 3, 4, 5
+NAMES = ("kernel", "recurrent_kernel", "bias")
+RUNS = {"custom": recurrence.run_cell, "tape": recurrence.run_cell_by_tape}
+
+
+def random_cell(rng, name, input_size=INPUT, dtype=tf.float64):
+    cell = CELLS[name](input_size, HIDDEN, rng, dtype)
+    for variable in cell.trainable_variables:
+        variable.assign(rng.normal(0.0, 0.6, variable.shape))
+    return cell
+
+
+def random_state(rng, cell):
+    return tuple(tf.constant(rng.normal(0.0, 0.5, (BATCH, HIDDEN)), cell.kernel.dtype) for _ in range(cell.state_count))
+
+
+def random_mask(rng):
+    """Some steps of some texts skipped; the second text wholly, the third not at all."""
+    mask = rng.random((TIME, BATCH)) < 0.5
+    mask[:, 1], mask[:, 2] = False, True
+    return mask
+
+
+def run_and_differentiate(run, cell, x, state, mask, d_outputs, d_last, jit_compile):
+    """Outputs, last state and the gradients of sum(d_outputs * outputs) + sum(d_last * last) in one flat list."""
+
+    @tf.function(jit_compile=jit_compile)
+    def call(x, state, d_outputs, d_last):
+        watched = (x, *state, *(getattr(cell, name) for name in NAMES))
+        with tf.GradientTape() as tape:
+            tape.watch((x, state))
+            outputs, last = run(cell, input_projection.project(cell, x), state, mask)
+            loss = tf.reduce_sum(outputs * d_outputs)
+            for tensor, d in zip(last, d_last, strict=True):
+                loss += tf.reduce_sum(tensor * d)
+        return [outputs, *last, *tape.gradient(loss, watched)]
+
+    return [np.asarray(tensor) for tensor in call(x, state, d_outputs, d_last)]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("name", CELLS)
+def test_equals_the_reference(name, run, masked, jit_compile):
+    """Also where the loss depends on the last state, memory of the LSTM included, and with every gradient in play."""
+    rng = np.random.default_rng(5)
+    cell = random_cell(rng, name)
+    weights = {key: getattr(cell, key).numpy() for key in NAMES}
+    x, state = rng.normal(size=(TIME, BATCH, INPUT)), random_state(rng, cell)
+    mask = random_mask(rng) if masked else None
+    d_outputs = rng.normal(size=(TIME, BATCH, HIDDEN))
+    d_last = tuple(rng.normal(size=(BATCH, HIDDEN)) for _ in state)
+
+    arrays = tuple(map(np.asarray, state))
+    outputs, last, caches = numpy_reference.layer_forward(name, x, arrays, weights, mask)
+    d_x, d_state, gradients = numpy_reference.layer_backward(name, d_outputs, d_last, caches, weights, mask)
+    expected = [outputs, *last, d_x, *d_state, *(gradients[key] for key in NAMES)]
+
+    tensors = (tf.constant(x), state, None if mask is None else tf.constant(mask))
+    got = run_and_differentiate(
+        RUNS[run], cell, *tensors, tf.constant(d_outputs), tuple(map(tf.constant, d_last)), jit_compile
+    )
+    for g, e in zip(got, expected, strict=True):
+        assert g.dtype == np.float64
+        assert numpy_reference.relative_error(g, e) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+@pytest.mark.parametrize("name", CELLS)
+def test_two_pieces_are_one_sequence(name, dtype):
+    """Outputs, and gradients that flow back from the second piece into the first through the carried state."""
+    rng = np.random.default_rng(2)
+    cell = random_cell(rng, name, dtype=dtype)
+    x = tf.constant(rng.normal(size=(TIME, BATCH, INPUT)), dtype)
+    state, cut = random_state(rng, cell), 2
+
+    def gradients(run):
+        with tf.GradientTape() as tape:
+            tape.watch((x, state))
+            outputs, last = run()
+            loss = tf.reduce_sum(outputs[-1] ** 2) + tf.reduce_sum(last[-1])
+        return [outputs, *last, *tape.gradient(loss, (x, *state, *(getattr(cell, key) for key in NAMES)))]
+
+    def whole():
+        return recurrence.run_cell(cell, input_projection.project(cell, x), state)
+
+    def pieces():
+        first, carried = recurrence.run_cell(cell, input_projection.project(cell, x[:cut]), state)
+        second, last = recurrence.run_cell(cell, input_projection.project(cell, x[cut:]), carried)
+        return tf.concat([first, second], 0), last
+
+    tolerance = 1e-5 if dtype == tf.float32 else 1e-12
+    for g, e in zip(gradients(pieces), gradients(whole), strict=True):
+        np.testing.assert_allclose(g, e, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_initial_state_has_a_gradient(name):
+    rng = np.random.default_rng(4)
+    cell = random_cell(rng, name)
+    x, state = tf.constant(rng.normal(size=(TIME, BATCH, INPUT))), random_state(rng, cell)
+    with tf.GradientTape() as tape:
+        tape.watch(state)
+        outputs, _ = recurrence.run_cell(cell, input_projection.project(cell, x), state)
+    for gradient in tape.gradient(outputs[-1], state):
+        assert np.all(gradient != 0.0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_sequence_of_one_step(name):
+    rng = np.random.default_rng(6)
+    cell = random_cell(rng, name)
+    x, state = tf.constant(rng.normal(size=(1, BATCH, INPUT))), random_state(rng, cell)
+    projected = input_projection.project(cell, x)
+    outputs, last = recurrence.run_cell(cell, projected, state)
+    for got, expected in zip(last, recurrence.step_cell(cell, projected[0], state), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-14)
+    np.testing.assert_array_equal(outputs[0], last[0])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_rounding_does_not_build_up_over_a_long_sequence(name):
+    """In float32 over 1000 steps, with the weights a model starts with, it stays near the reference in float64."""
+    rng = np.random.default_rng(8)
+    cell = CELLS[name](INPUT, HIDDEN, rng)
+    weights = {key: getattr(cell, key).numpy().astype(np.float64) for key in NAMES}
+    x, zeros = rng.normal(size=(1000, BATCH, INPUT)), (np.zeros((BATCH, HIDDEN)),) * cell.state_count
+    d_outputs = rng.normal(size=(1000, BATCH, HIDDEN))
+    outputs, last, caches = numpy_reference.layer_forward(name, x, zeros, weights)
+    d_x, d_state, gradients = numpy_reference.layer_backward(name, d_outputs, zeros, caches, weights)
+    expected = [outputs, *last, d_x, *d_state, *(gradients[key] for key in NAMES)]
+    x, zeros, d_outputs = (
+        tf.nest.map_structure(lambda a: tf.constant(a, tf.float32), v) for v in (x, zeros, d_outputs)
+    )
+    got = run_and_differentiate(recurrence.run_cell, cell, x, zeros, None, d_outputs, zeros, jit_compile=False)
+    for g, e in zip(got, expected, strict=True):
+        assert numpy_reference.relative_error(g, e) < 1e-5
+
+
+# The products that enter a layer
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("limit", [0, 10**6], ids=["scattered", "one-hot"])
+def test_lookup_is_a_product_with_one_hot_vectors(monkeypatch, limit, jit_compile):
+    """Either way its gradient is summed, and symbols that occur twice, or never, are counted right."""
+    monkeypatch.setattr(input_projection, "_MAX_ONE_HOT", limit)
+    rng = np.random.default_rng(0)
+    table, d_rows = tf.constant(rng.normal(size=(7, 4))), tf.constant(rng.normal(size=(5, 3, 4)))
+    ids = tf.constant(rng.integers(0, 6, (5, 3)), tf.int32)
+    one_hot = np.eye(7)[ids.numpy()]
+
+    @tf.function(jit_compile=jit_compile)
+    def rows_and_gradient(table, ids, d_rows):
+        with tf.GradientTape() as tape:
+            tape.watch(table)
+            rows = input_projection.lookup(table, ids)
+        return rows, tape.gradient(rows, table, output_gradients=d_rows)
+
+    rows, gradient = rows_and_gradient(table, ids, d_rows)
+    np.testing.assert_array_equal(rows, one_hot @ table.numpy())
+    np.testing.assert_allclose(gradient, np.einsum("tbs,tbc->sc", one_hot, d_rows), rtol=1e-12, atol=1e-14)
+    assert not np.any(gradient[6])
+
+
+@pytest.mark.parametrize("embedding_size", [0, 3])
+@pytest.mark.parametrize("size", [7, 40], ids=["fewer-symbols-than-places", "more-symbols-than-places"])
+@pytest.mark.parametrize("name", CELLS)
+def test_symbols_are_projected_as_their_vectors(name, size, embedding_size):
+    """With an embedding one of the sizes takes the rows of E W, the other multiplies what it gathers."""
+    rng = np.random.default_rng(1)
+    cell = random_cell(rng, name, embedding_size or size)
+    embedding = tf.Variable(rng.normal(size=(size, embedding_size))) if embedding_size else None
+    ids = tf.constant(rng.integers(0, size, (TIME, BATCH)), tf.int32)
+    d_projected = tf.constant(rng.normal(size=(TIME, BATCH, cell.kernel.shape[1])))
+    variables = [cell.kernel, cell.bias] + ([embedding] if embedding_size else [])
+
+    def values(dense):
+        with tf.GradientTape() as tape:
+            symbols = Symbols(ids, size, None if embedding is None else tf.convert_to_tensor(embedding))
+            projected = input_projection.project(cell, symbols.dense(tf.float64) if dense else symbols)
+            if isinstance(projected, input_projection.Rows):
+                projected = projected.dense()
+        gradients = tape.gradient(projected, variables, output_gradients=d_projected)
+        return [projected, *map(tf.convert_to_tensor, gradients)]
+
+    for got, expected in zip(values(dense=False), values(dense=True), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_projection_has_the_bias_of_the_input_alone():
+    rng = np.random.default_rng(9)
+    cell = random_cell(rng, "gru")
+    projected = input_projection.project(cell, tf.zeros([TIME, BATCH, INPUT], tf.float64))
+    np.testing.assert_array_equal(projected[0, 0], cell.bias[0])

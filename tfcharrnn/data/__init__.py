@@ -1,0 +1,1 @@
+"""Reading a data folder: from TFRecords to batches."""

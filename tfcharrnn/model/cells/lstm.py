@@ -1,0 +1,57 @@
+"""Long short-term memory with a forget gate (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfcharrnn.model.cells.base import Cell, State
+
+
+class LSTMCell(Cell):
+    """Gates in the order i, f, c, o, all made from the one sum a = x W + b + h U.
+
+        i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_c)    o = sigmoid(a_o)
+        c' = f c + i g      h' = o tanh(c')
+
+    where `gate` may be another activation than sigmoid. The state is (h, c). The forget gate's bias begins at 1
+    (Jozefowicz et al. 2015), so that the memory is kept until the network learns what to forget.
+    """
+
+    gates = 4
+    state_count = 2
+    saved_count = 4
+
+    def _initial_bias(self) -> npt.NDArray[np.float64]:
+        bias = super()._initial_bias()
+        bias[self.hidden_size : 2 * self.hidden_size] = 1.0
+        return bias
+
+    @classmethod
+    def forward(cls, projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
+        """One step; see `Cell.forward`. Saved are the four gates."""
+        _, c = state
+        a_i, a_f, a_c, a_o = tf.split(projected + recurrent, 4, axis=-1)
+        i, f, g, o = cls.gate.value(a_i), cls.gate.value(a_f), tf.tanh(a_c), cls.gate.value(a_o)
+        c = f * c + i * g
+        return (o * tf.tanh(c), c), (i, f, g, o)
+
+    @classmethod
+    def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
+        """The gradient of c arrives both from h' and from the next step; see `Cell.backward`."""
+        i, f, g, o = saved
+        _, c_before = before
+        dh, dc = d_after
+        tanh_c = tf.tanh(after[1])
+        dc = dc + dh * o * (1.0 - tanh_c * tanh_c)
+        d_sum = tf.concat(
+            [
+                cls.gate.gradient(dc * g, i),
+                cls.gate.gradient(dc * c_before, f),
+                dc * i * (1.0 - g * g),
+                cls.gate.gradient(dh * tanh_c, o),
+            ],
+            axis=-1,
+        )
+        return d_sum, d_sum, (tf.zeros_like(dh), dc * f)

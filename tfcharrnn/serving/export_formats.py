@@ -1,0 +1,198 @@
+"""A trained model in the formats of other programs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfcharrnn import config as config_lib
+from tfcharrnn import files
+from tfcharrnn.config import EXPORT_FORMATS
+from tfcharrnn.errors import ConfigError, UserError, first_line, warn
+from tfcharrnn.inference import trained_model
+from tfcharrnn.inference.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = 1
+_TOLERANCE = 1e-4  # by how much a converted model's logits may differ after a few symbols; some networks magnify it
+
+
+def export_model(
+    run_dir: str | Path = "",
+    format: str = "saved_model",
+    output: str | Path = "",
+    checkpoint: str = "latest",
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a trained model for use without this package: see docs/serving.md.
+
+    Args:
+        run_dir: the run folder; empty: the newest in `runs/`.
+        format: one of `config.EXPORT_FORMATS`.
+        output: the folder to make; empty: `export/FORMAT` in the run folder.
+        checkpoint: `latest`, `best` (by validation loss), a step, or the path of one.
+        overwrite: put it in the place of an existing folder.
+
+    Returns:
+        The folder; it appears whole or not at all.
+
+    Raises:
+        UserError: the run cannot be read, the format cannot hold the model, or the folder cannot be written.
+    """
+    if format not in EXPORT_FORMATS:
+        raise ConfigError(f"--format must be one of {', '.join(EXPORT_FORMATS)}. Received: {format!r}")
+    trained = trained_model.load_model(run_dir, checkpoint)
+    path = Path(output) if output else trained.run.path / "export" / format
+    with files.new_folder(path, overwrite=overwrite) as folder:
+        try:
+            _WRITERS[format](trained, folder)
+        except tf.errors.OpError as error:
+            raise UserError(f"{path}: cannot be written ({first_line(error)}); free space or take another") from None
+    return path
+
+
+def _write_saved_model(trained: TrainedModel, folder: Path) -> None:
+    from tfcharrnn.serving.saved_model import Servable
+
+    servable = Servable(trained)
+    signatures = {"serving_default": servable.generate, "generate": servable.generate, "score": servable.score}
+    tf.saved_model.save(servable, str(folder), signatures=signatures)
+    extra = folder / "assets.extra"  # where TensorFlow leaves room for files of others
+    extra.mkdir()
+    _write_description(trained, extra)
+
+
+def _write_keras(trained: TrainedModel, folder: Path) -> None:
+    if trained.run.model.precision != "float32":
+        warn(f"the Keras model computes in float32, the run in {trained.run.model.precision}: logits differ by that")
+    keras_model(trained).save(folder / "model.keras")
+    _write_description(trained, folder)
+
+
+def _write_npz(trained: TrainedModel, folder: Path) -> None:
+    variables = dict(trained.model.named_variables)
+    carried = trained.sampler.carried
+    if carried is not None:
+        variables["carried/symbols"] = carried.symbols
+        for layer, state in enumerate(carried.state):
+            variables |= {f"carried/state/{layer}/{index}": part for index, part in enumerate(state)}
+    arrays = {name: variable.numpy() for name, variable in variables.items()}
+    symbols = np.array(trained.run.vocabulary.symbols)
+    np.savez(folder / "model.npz", symbols=symbols, config=np.array(json.dumps(_description(trained))), **arrays)
+
+
+def _write_onnx(trained: TrainedModel, folder: Path) -> None:
+    try:
+        import onnx
+        import onnxruntime
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--format=onnx: {error.name} is missing; pip install 'tfcharrnn[onnx]'") from None
+    model, path = keras_model(trained), folder / "model.onnx"
+    ids = np.random.default_rng(0).integers(0, len(trained.run.vocabulary), (8, 10), np.int32)
+    expected = model(ids).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of how Keras looks which NumPy there is
+        model.export(path, format="onnx", verbose=False)
+    _name_output(onnx, path)
+    (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"ids": ids})
+    difference = float(np.max(np.abs(logits - expected)))
+    if not difference <= _TOLERANCE:
+        raise UserError(f"--format=onnx: onnxruntime's logits differ by {difference:.1e}; try other versions of onnx")
+    _write_description(trained, folder)
+
+
+def _name_output(onnx: Any, path: Path) -> None:
+    """Calls the output `logits` and the sizes that are left open by their names, which the converter loses."""
+    model = onnx.load(path)
+    graph = model.graph
+    old = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["logits" if name == old else name for name in node.output]
+        node.input[:] = ["logits" if name == old else name for name in node.input]
+    graph.output[0].name = "logits"
+    for value in (graph.input[0], graph.output[0]):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, ("batch", "time"), strict=False):
+            dimension.dim_param = name
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+_WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
+    "saved_model": _write_saved_model,
+    "keras": _write_keras,
+    "npz": _write_npz,
+    "onnx": _write_onnx,
+}
+
+
+def keras_model(trained: TrainedModel) -> keras.Model:
+    """The network in layers of Keras alone, from ids `[batch, time]` to logits `[batch, time, vocabulary]`.
+
+    A text is read from a state of zeros.
+
+    Raises:
+        UserError: Keras has no layers for it.
+    """
+    import keras
+
+    model, config, vocabulary = trained.model, trained.model.config, trained.run.vocabulary
+    if config.learned_initial_state:
+        raise UserError(
+            f"{trained.run.path}: its initial state was learned, for which Keras's layers have no place; "
+            "take --format=saved_model or npz"
+        )
+    if config.recurrent_activation == "hard_sigmoid":
+        raise UserError(
+            f"{trained.run.path}: its gates are made by hard_sigmoid, clip(0.2 a + 0.5, 0, 1), a function that Keras 3 "
+            "does not have; take --format=saved_model or npz"
+        )
+    table = np.eye(len(vocabulary), dtype=np.float32) if model.embedding is None else model.embedding.numpy()
+    if config.zero_start:
+        table[vocabulary.start_id] = 0.0
+    kind = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[config.cell]
+    gates = {} if config.cell == "rnn" else {"recurrent_activation": _KERAS_GATES[config.recurrent_activation]}
+    lookup = keras.layers.Embedding(*table.shape, trainable=model.embedding is not None, name="embedding")
+    layers = [
+        kind(config.hidden_size, return_sequences=True, name=f"cell_{index}", **gates)
+        for index in range(config.num_layers)
+    ]
+    output = keras.layers.Dense(len(vocabulary), name="logits")
+    ids = outputs = keras.Input([None], dtype="int32", name="ids")
+    for layer in (lookup, *layers, output):
+        outputs = layer(outputs)
+    lookup.set_weights([table])
+    for layer, cell in zip(layers, model.cells, strict=True):
+        layer.set_weights([cell.kernel.numpy(), cell.recurrent_kernel.numpy(), cell.bias.numpy()])
+    output.set_weights([model.output_kernel.numpy(), model.output_bias.numpy()])
+    return keras.Model(ids, outputs, name="tfcharrnn")
+
+
+_KERAS_GATES = {"sigmoid": "sigmoid", "hard_sigmoid_6": "hard_sigmoid"}
+
+
+def _write_description(trained: TrainedModel, folder: Path) -> None:
+    """Writes `vocab.json`, as a run folder has it, and `config.json`."""
+    trained.run.vocabulary.save(folder / "vocab.json")
+    files.write_json(folder / "config.json", _description(trained))
+
+
+def _description(trained: TrainedModel) -> dict[str, Any]:
+    """What a run's settings say of the model itself, without where its text lay."""
+    data = config_lib.to_dict(trained.run.data)
+    del data["input"]
+    return {
+        "format": FORMAT,
+        "step": trained.checkpoint.step,
+        "data": data,
+        "model": config_lib.to_dict(trained.run.model),
+    }
