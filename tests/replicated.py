@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfcharrnn.config import ModelConfig, TrainingConfig
+from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.distributed import cluster
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN
-from tfcharrnn.training.data_parallel import ReplicatedTrainer
-from tfcharrnn.training.train_step import Trainer
+from tfcharrnn.training.data_parallel import DataParallelTrainer
+from tfcharrnn.training.train_step import RunLength, Trainer
 
 SYMBOLS, WIDTH, BATCH, STEPS, CALL = 23, 14, 16, 100, 10
 
@@ -46,19 +47,19 @@ def train(number, layout, model, training):
     def make_model():
         return CharRNN(ModelConfig(**{"hidden_size": 12, **model}), SYMBOLS, config.seed, layout=layout)
 
-    lengths = (float(WIDTH), 13, steps)
+    lengths = (float(WIDTH), RunLength(13, steps))
     if number == 1:
         trainer = Trainer(make_model(), config, *lengths)
     else:
-        trainer = ReplicatedTrainer(make_model, config, *lengths, cluster.start("mirrored", number))
+        trainer = DataParallelTrainer(make_model, config, *lengths, cluster.join_cluster("mirrored", number))
     rng, rows = np.random.default_rng(0), []
     for first in range(0, steps, CALL):
         ids, sizes = batches(layout, rng), None
         if not config.drop_remainder:  # some replicas then have no example at all
             sizes = tf.constant(rng.integers(1, BATCH + 1, CALL).astype(np.int32))
             ids = tf.where(tf.range(BATCH)[:, tf.newaxis] < sizes[:, tf.newaxis, tf.newaxis], ids, 0)
-        for results in trainer.run(first, min(CALL, steps - first), ids, sizes=sizes):
-            rows += results.steps.tolist()
+        for results in trainer.run(Call(first, min(CALL, steps - first), sizes, ids, 0.0)):
+            rows += results.per_step()
     values = list(trainer.model.variables)
     values += tf.nest.flatten([trainer.carried.state, trainer.carried.symbols]) if trainer.carried else []
     return {"steps": rows, "weights": [v.numpy().astype(float).ravel().tolist()[:2000] for v in values]}

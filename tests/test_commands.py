@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from tfcharrnn.__main__ import COMMANDS
 from tfcharrnn.training.metrics import TIMING
 
 SMALL = ["--cell=gru", "--hidden_size=24", "--seq_length=21", "--batch_size=8", "--learning_rate=0.01"]
@@ -280,7 +282,7 @@ def test_resuming_keeps_the_model(home):
 
 
 def test_help_is_quick_and_exits_with_0(tmp_path):
-    for command in ("prepare", "train", "generate", "evaluate", "gradcheck", "export"):
+    for command in COMMANDS:
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-m", f"tfcharrnn.{command}", "--help"],
             cwd=tmp_path, capture_output=True, timeout=60,
@@ -294,6 +296,109 @@ def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, tfcharrnn; assert tfcharrnn.TrainingConfig().epochs == 30; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert done.stdout.strip() == b"False"
+
+
+# Calling a command
+
+
+SCRIPT = str(Path(sys.executable).with_name("tfcharrnn"))
+CALLS = {  # what messages say, and what is run
+    "tfcharrnn {}": (SCRIPT, "{}"),
+    "python -m tfcharrnn {}": (sys.executable, "-m", "tfcharrnn", "{}"),
+    "python -m tfcharrnn.{}": (sys.executable, "-m", "tfcharrnn.{}"),
+}
+
+
+def call(*arguments, cwd):
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def call_in_every_way(command, *arguments, cwd):
+    return {
+        shown.format(command): call(*(part.format(command) for part in parts), *arguments, cwd=cwd)
+        for shown, parts in CALLS.items()
+    }
+
+
+@pytest.mark.parametrize("command", ["generate", "launch_local"])
+def test_a_command_can_be_called_in_three_ways(command, tmp_path):
+    done = call_in_every_way(command, "--help", cwd=tmp_path).values()
+    assert [process.returncode for process in done] == [0, 0, 0]
+    assert len({process.stdout for process in done}) == 1
+    assert all("--[no]debug" in process.stdout for process in done)
+
+
+def test_messages_name_commands_in_the_way_they_are_called(tmp_path):
+    for shown, done in call_in_every_way("train", "--cel=gru", cwd=tmp_path).items():
+        assert done.returncode == 2
+        assert done.stderr.startswith("train: ") and done.stderr.endswith(f" (see {shown} --help)\n")
+    for shown, done in call_in_every_way("generate", cwd=tmp_path).items():
+        assert done.returncode == 1
+        assert done.stderr.startswith("generate: runs/ ") and shown.replace("generate", "train") in done.stderr
+
+
+def test_the_list_of_commands_has_every_command():
+    modules = {path.stem for path in (ROOT / "tfcharrnn").glob("*.py") if "cli.run_command(" in path.read_text("utf-8")}
+    assert set(COMMANDS) == modules
+    listed = call(SCRIPT, cwd=ROOT).stdout
+    assert listed == call(sys.executable, "-m", "tfcharrnn", "--help", cwd=ROOT).stdout
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +[A-Z].*\.$", listed, re.MULTILINE), name
+
+
+def test_an_unknown_command_names_the_closest_one(tmp_path):
+    done = call(SCRIPT, "trian", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tfcharrnn: there is no command 'trian'; did you mean train?\n"
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([SCRIPT, "train", "--help"], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+# Recipes
+
+
+def test_flags_override_a_recipe_wherever_they_stand(tmp_path):
+    sizes = ("--steps=1", "--hidden_size=7", "--batch_size=4", "--seq_length=20", "--sample_length=5")
+    text = _file(tmp_path, "text.txt", "some text to learn from\n" * 100)
+    _file(tmp_path, "mine.flags", "--recipe=gru\n")
+    for number, recipe in enumerate((("--recipe=gru",), ("--recipe", "gru"), ("--flagfile=mine.flags",))):
+        succeed("train", *sizes, *recipe, f"--input={text}", f"--run_dir=r{number}", cwd=tmp_path)
+        config = json.loads((tmp_path / f"r{number}" / "config.json").read_text())
+        assert (config["model"]["cell"], config["model"]["hidden_size"]) == ("gru", 7)
+        assert config["training"]["learning_rate"] == 0.002
+
+
+def test_prepare_takes_the_data_settings_of_a_recipe(tmp_path):
+    text = _file(tmp_path, "text.txt", "Some text to learn from\n" * 100)
+    succeed("prepare", "--recipe=book_adagrad", f"--input={text}", "--output_dir=data", cwd=tmp_path)
+    config = json.loads((tmp_path / "data" / "dataset.json").read_text())["config"]
+    assert (config["layout"], config["seq_length"], config["lowercase"]) == ("stream", 25, True)
+
+
+def test_a_wrong_recipe_lists_them_all(tmp_path):
+    done = call(SCRIPT, "train", "--recipe=gruu", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    *listed, last = done.stderr.splitlines()
+    assert last.startswith("train: --recipe=gruu: there is no such recipe; did you mean gru?")
+    recipes = sorted(path.stem for path in (ROOT / "configs").glob("*.flags"))
+    assert [line.split()[0] for line in listed[1:]] == recipes
+    assert all(len(line.split()) > 4 for line in listed[1:])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "cannot be read (No such file or directory)"), (b"--cell=\xff\xfe", "not a text file")],
+)
+def test_a_flagfile_that_cannot_be_read_is_one_line(content, said, tmp_path):
+    if content is not None:
+        (tmp_path / "x.flags").write_bytes(content)
+    assert said in fail("train", "--flagfile=x.flags", cwd=tmp_path, code=2)
 
 
 def _file(folder: Path, name: str, text: str) -> str:

@@ -185,7 +185,7 @@ def test_a_setting_of_another_layout_is_refused(layout, name):
     else:
         with pytest.raises(ConfigError) as caught:
             DataConfig(layout=layout, **{name: value})
-        assert str(caught.value) == f"--{name} is a setting of --layout={'|'.join(users)}, not of {layout}"
+        assert str(caught.value) == f"--{name}: applies to --layout={'|'.join(users)}, not to {layout}"
 
 
 def test_every_layout_setting_is_one():
@@ -196,7 +196,7 @@ def test_every_layout_setting_is_one():
 def test_a_delimiter_that_is_no_regular_expression_is_one_line(delimiter):
     with pytest.raises(ConfigError) as caught:
         DataConfig(layout="lines", delimiter=delimiter)
-    assert str(caught.value).startswith(f"--delimiter={delimiter!r} is no regular expression: ")
+    assert str(caught.value).startswith(f"--delimiter={delimiter!r}: not a regular expression (")
     assert "\n" not in str(caught.value)
 
 

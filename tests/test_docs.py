@@ -1,10 +1,11 @@
-"""What the documentation says runs, and what it points to is there."""
+"""The commands and code of the documentation run, and its links lead somewhere."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -27,7 +28,7 @@ def anchors(page):
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """An empty folder to work in, with caches of its own, where the package is found as it is here."""
+    """An empty working directory with its own caches, from which this checkout's package can be imported."""
     for variable in ("XDG_CACHE_HOME", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -35,7 +36,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [*PAGES, DOCS / "example.ipynb"], ids=lambda page: page.name)
-def test_links_point_to_something(page):
+def test_links_have_targets(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for link in re.findall(r"\]\(([^()\s]+)\)", text):
         if re.match(r"\w+:", link):
@@ -46,7 +47,7 @@ def test_links_point_to_something(page):
         assert not anchor or anchor in anchors(target), link
 
 
-def test_commands_have_the_flags_that_are_named():
+def test_documented_flags_exist():
     lines = [
         line
         for page in PAGES
@@ -55,9 +56,11 @@ def test_commands_have_the_flags_that_are_named():
     ]
     named = {}
     for line in lines:
-        for command, rest in re.findall(r"-m tfcharrnn\.(\w+)([^&|#]*)", line):
-            named.setdefault(command, set()).update(re.findall(r" --(\w+)", rest))
-    assert {"train", "generate", "evaluate", "prepare", "report", "export"} <= set(named)
+        for call in line.split(" -- "):
+            for command, rest in re.findall(r"(?:-m tfcharrnn\.|\btfcharrnn )(\w+)([^&|#]*)", call):
+                named.setdefault(command, set()).update(re.findall(r" --(\w+)", rest))
+    assert {"train", "generate", "evaluate", "prepare", "report", "export", "plot", "novelty"} <= set(named)
+    assert {"import_keras", "launch_local"} <= set(named)
     for command, flags in named.items():
         shown = subprocess.run([sys.executable, "-m", f"tfcharrnn.{command}", "--help"], capture_output=True, cwd=ROOT)
         known = set(re.findall(r"^  --(?:\[no\])?(\w+)", shown.stdout.decode(), re.MULTILINE))
@@ -67,9 +70,9 @@ def test_commands_have_the_flags_that_are_named():
 
 def test_the_commands_of_the_guide_run(elsewhere):
     commands = "".join(blocks("guide.md", "run"))
-    assert len(re.findall(r"^python -m ", commands, re.MULTILINE)) == 5
+    assert len(re.findall(r"^tfcharrnn ", commands, re.MULTILINE)) == 5
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f'python() {{ "$PYTHON" "$@"; }}\n{commands}'],
+        ["bash", "-euo", "pipefail", "-c", f'tfcharrnn() {{ "$PYTHON" -m tfcharrnn "$@"; }}\n{commands}'],
         env={**os.environ, "PYTHON": sys.executable},
         cwd=elsewhere,
         capture_output=True,
@@ -84,9 +87,9 @@ def test_the_recurrence_in_numpy_agrees_with_the_reference(elsewhere):
     assert len(code.splitlines()) <= 40
     done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
-    said = done.stdout.decode()
-    assert said.endswith("all gradients agree\n")
-    assert said in (DOCS / "recurrence.md").read_text(encoding="utf-8")
+    output = done.stdout.decode()
+    assert output.endswith("all gradients agree\n")
+    assert output in (DOCS / "recurrence.md").read_text(encoding="utf-8")
 
 
 def test_the_notebook_runs(elsewhere):
@@ -96,7 +99,7 @@ def test_the_notebook_runs(elsewhere):
     notebook = nbformat.read(DOCS / "example.ipynb", as_version=4)
     assert not any(cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "commit it without outputs"
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(elsewhere)}}).execute()
-    said = "".join(
+    printed = "".join(
         output.text
         for cell in notebook.cells
         if cell.cell_type == "code"
@@ -104,10 +107,10 @@ def test_the_notebook_runs(elsewhere):
         if output.output_type == "stream" and output.name == "stdout"
     )
     for words in ("step 100: training loss", "ln(V) = 4.5", "def ", "perplexity", "cells/0/recurrent_kernel"):
-        assert words in said
+        assert words in printed
 
 
-def test_the_api_reference_is_made(elsewhere):
+def test_the_api_reference_is_complete(elsewhere):
     pytest.importorskip("pdoc", reason="pdoc is not installed")
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "apidoc.py", "--output_dir=site"],
@@ -123,14 +126,15 @@ def test_the_api_reference_is_made(elsewhere):
     page = (elsewhere / "site" / "tfcharrnn.html").read_text(encoding="utf-8")
     for name in tfcharrnn.__all__:
         assert f'<section id="{name}">' in page, name
-    assert "<strong>run_dir:</strong>" in page  # the docstrings' sections are read as such
-    made = {path.stem for path in (elsewhere / "site" / "tfcharrnn").glob("*.html")}
-    modules = {path.stem for path in (ROOT / "tfcharrnn").glob("*.py")} - {"__init__"}
-    assert made == modules | {"cells"}
-    assert 'id="run_cell"' in (elsewhere / "site" / "tfcharrnn" / "recurrence.html").read_text(encoding="utf-8")
+    assert "<strong>run_dir:</strong>" in page  # the sections of docstrings are recognised
+    package, pages = ROOT / "tfcharrnn", elsewhere / "site" / "tfcharrnn"
+    sources = {path.relative_to(package).with_suffix("") for path in package.rglob("*.py")}
+    modules = {path.parent if path.name == "__init__" else path for path in sources} - {Path(".")}
+    assert {path.relative_to(pages).with_suffix("") for path in pages.rglob("*.html")} == modules
+    assert 'id="run_layer"' in (pages / "model" / "recurrence.html").read_text(encoding="utf-8")
 
 
-def test_the_kubernetes_recipe_tells_each_pod_its_place(tmp_path):
+def test_the_kubernetes_recipe_gives_each_pod_its_index(tmp_path):
     text = (DOCS / "scaling.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^ +args:\n +- \|\n(.*?)^ +volumeMounts:", text, re.DOTALL | re.MULTILINE)
     stub = tmp_path / "python"

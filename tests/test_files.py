@@ -78,19 +78,19 @@ def test_json_that_is_missing_a_folder_or_too_large_is_one_error(tmp_path):
         files.read_json(tmp_path / "large.json")
 
 
-def test_new_folder_appears_whole_under_its_name(tmp_path):
+def test_create_folder_appears_whole_under_its_name(tmp_path):
     path = tmp_path / "some" / "where"
-    with files.new_folder(path) as folder:
+    with files.create_folder(path) as folder:
         (folder / "a").write_text("1")
         assert not path.exists()
     assert contents(path) == ["a"]
     assert contents(path.parent) == ["where", "where/a"]
 
 
-def test_new_folder_follows_the_umask(tmp_path):
+def test_create_folder_follows_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
-        with files.new_folder(tmp_path / "x"):
+        with files.create_folder(tmp_path / "x"):
             pass
     finally:
         os.umask(old)
@@ -99,47 +99,47 @@ def test_new_folder_follows_the_umask(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_new_folder_leaves_nothing_of_a_failure(tmp_path, error, overwrite):
-    with pytest.raises(error), files.new_folder(tmp_path / "x", overwrite=overwrite) as folder:
+def test_create_folder_leaves_nothing_of_a_failure(tmp_path, error, overwrite):
+    with pytest.raises(error), files.create_folder(tmp_path / "x", overwrite=overwrite) as folder:
         (folder / "a").write_text("1")
         raise error("stop")
     assert contents(tmp_path) == []
 
 
-def test_new_folder_refuses_a_name_that_is_taken(tmp_path):
+def test_create_folder_refuses_a_name_that_is_taken(tmp_path):
     (tmp_path / "x").mkdir()
-    with pytest.raises(UserError, match=r"x: exists already; .*--overwrite"), files.new_folder(tmp_path / "x"):
+    with pytest.raises(UserError, match=r"x: exists already; .*--overwrite"), files.create_folder(tmp_path / "x"):
         pytest.fail("it was given out")
 
 
-def test_new_folder_refuses_a_name_that_is_taken_meanwhile(tmp_path):
-    with pytest.raises(UserError, match=r"x: exists already"), files.new_folder(tmp_path / "x"):
+def test_create_folder_refuses_a_name_that_is_taken_meanwhile(tmp_path):
+    with pytest.raises(UserError, match=r"x: exists already"), files.create_folder(tmp_path / "x"):
         (tmp_path / "x").mkdir()
         (tmp_path / "x" / "thesis.txt").write_text("years of work")
     assert contents(tmp_path) == ["x", "x/thesis.txt"]
 
 
-def test_new_folder_overwrites_when_it_is_whole(tmp_path):
+def test_create_folder_overwrites_when_it_is_whole(tmp_path):
     path = tmp_path / "x"
     for name in ("old", "new"):
-        with files.new_folder(path, overwrite=True) as folder:
+        with files.create_folder(path, overwrite=True) as folder:
             (folder / name).write_text(name)
     assert contents(tmp_path) == ["x", "x/new"]
 
 
-def test_new_folder_keeps_the_old_one_when_filling_fails(tmp_path):
+def test_create_folder_keeps_the_old_one_when_filling_fails(tmp_path):
     path = tmp_path / "x"
-    with files.new_folder(path) as folder:
+    with files.create_folder(path) as folder:
         (folder / "old").write_text("old")
-    with pytest.raises(UserError, match="No space left"), files.new_folder(path, overwrite=True) as folder:
+    with pytest.raises(UserError, match="No space left"), files.create_folder(path, overwrite=True) as folder:
         (folder / "new").write_text("new")
         raise OSError(28, "No space left on device")
     assert contents(tmp_path) == ["x", "x/old"]
 
 
-def test_new_folder_puts_the_old_one_back_when_the_new_one_cannot_be_named(tmp_path, monkeypatch):
+def test_create_folder_puts_the_old_one_back_when_the_new_one_cannot_be_named(tmp_path, monkeypatch):
     path = tmp_path / "x"
-    with files.new_folder(path) as folder:
+    with files.create_folder(path) as folder:
         (folder / "old").write_text("old")
     rename = os.rename
 
@@ -149,25 +149,25 @@ def test_new_folder_puts_the_old_one_back_when_the_new_one_cannot_be_named(tmp_p
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(UserError, match="Input/output error"), files.new_folder(path, overwrite=True) as folder:
+    with pytest.raises(UserError, match="Input/output error"), files.create_folder(path, overwrite=True) as folder:
         (folder / "new").write_text("new")
     assert contents(tmp_path) == ["x", "x/old"]
 
 
-def test_new_folder_in_the_place_of_a_link_leaves_what_it_points_to(tmp_path):
+def test_create_folder_in_the_place_of_a_link_leaves_what_it_points_to(tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "kept").write_text("")
     (tmp_path / "x").symlink_to(tmp_path / "target")
-    with files.new_folder(tmp_path / "x", overwrite=True) as folder:
+    with files.create_folder(tmp_path / "x", overwrite=True) as folder:
         (folder / "new").write_text("")
     assert contents(tmp_path) == ["target", "target/kept", "x", "x/new"]
     assert not (tmp_path / "x").is_symlink()
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "file/x"])
-def test_new_folder_at_an_impossible_place_is_one_error(tmp_path, name):
+def test_create_folder_at_an_impossible_place_is_one_error(tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"), files.new_folder(tmp_path / name):
+    with pytest.raises(UserError, match="cannot be written"), files.create_folder(tmp_path / name):
         pytest.fail("it was given out")
     assert contents(tmp_path) == ["file"]
 
@@ -181,9 +181,9 @@ def test_a_lock_whose_file_is_removed_meanwhile_is_taken_again(tmp_path, monkeyp
         return stat_of(*args, **how)
 
     monkeypatch.setattr(os, "stat", removing)
-    descriptor = files.lock(path, "train")
+    descriptor = files.lock_file(path, "train")
     with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"):
-        files.lock(path, "train")
-    files.unlock(path, descriptor)
+        files.lock_file(path, "train")
+    files.unlock_file(path, descriptor)
     assert not capsys.readouterr().err
     assert contents(tmp_path) == []

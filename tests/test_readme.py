@@ -1,4 +1,4 @@
-"""The README's Python example runs as it stands there."""
+"""The README's Python example runs exactly as written."""
 
 import subprocess
 import sys

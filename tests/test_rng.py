@@ -1,4 +1,4 @@
-"""Randomness that is a function of (seed, purpose, step), today and in old runs."""
+"""Random numbers are a function of (seed, purpose, step), today and in old runs."""
 
 import numpy as np
 import pytest
@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from tfcharrnn import rng
 from tfcharrnn.rng import Purpose
 
-PLACES = st.tuples(
+KEY_ARGUMENTS = st.tuples(
     st.integers(0, 2**31 - 1), st.sampled_from(Purpose), st.integers(0, 2**40 - 1), st.integers(0, 2**20 - 1)
 )
 
 
 @settings(max_examples=200, deadline=None)
-@given(PLACES, PLACES)
-def test_other_places_have_other_keys(first, second):
+@given(KEY_ARGUMENTS, KEY_ARGUMENTS)
+def test_different_arguments_have_different_keys(first, second):
     same = bool(np.all(rng.key(*first) == rng.key(*second)))
     assert same == (first == second)
 
 
-def test_the_furthest_places_are_apart():
+def test_the_largest_arguments_do_not_collide():
     """The bounds of step and index meet in one 64-bit word without overlap or overflow."""
     top = rng.key(2**31 - 1, Purpose.SAMPLING, 2**40 - 1, 2**20 - 1).numpy()
     assert top.dtype == np.int64 and top.tolist() == [(2**31 - 1) * 256 + 4, 2**60 - 1]
@@ -70,7 +70,7 @@ def test_permutation_is_uniform():
 
 
 def test_numbers_of_old_runs():
-    """These numbers are kept for ever: a run that was begun by an older version goes on as it began."""
+    """These numbers never change, so that a run started by an older version resumes with the same ones."""
     assert {purpose.name: purpose.value for purpose in Purpose} == {
         "WEIGHTS": 1,
         "SHUFFLE": 2,
@@ -84,17 +84,19 @@ def test_numbers_of_old_runs():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100, 1023, 1024, 1025, 200_001])
-def test_a_scrambled_order_has_each_place_once(size):
-    places = rng.scrambled(0, size, size, 7, Purpose.SPLIT, 3)
+def test_a_permuted_range_has_each_number_once(size):
+    places = rng.permute_range(0, size, size, 7, Purpose.SPLIT, 3)
     assert np.array_equal(np.sort(places), np.arange(size))
-    assert np.array_equal(rng.scrambled(size // 3, size // 2, size, 7, Purpose.SPLIT, 3), places[size // 3 : size // 2])
+    assert np.array_equal(
+        rng.permute_range(size // 3, size // 2, size, 7, Purpose.SPLIT, 3), places[size // 3 : size // 2]
+    )
 
 
-def test_a_scrambled_order_looks_uniform():
+def test_a_permuted_range_looks_uniform():
     size = 1_000_003
-    places = rng.scrambled(0, size, size, 0, Purpose.SPLIT, 0)
-    assert not np.array_equal(places, rng.scrambled(0, size, size, 1, Purpose.SPLIT, 0))
-    # a tenth of the places, from each hundredth of the numbers, and as often beside one another as apart
+    places = rng.permute_range(0, size, size, 0, Purpose.SPLIT, 0)
+    assert not np.array_equal(places, rng.permute_range(0, size, size, 1, Purpose.SPLIT, 0))
+    # a tenth of the images, from each hundredth of the numbers, and as often adjacent as apart
     chosen = places < size // 10
     hundredths = chosen[: size // 100 * 100].reshape(100, -1).mean(axis=1)
     assert np.all(np.abs(hundredths - 0.1) < 5 * np.sqrt(0.09 / (size / 100)))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfcharrnn.analysis.html_report import write_report
     from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
-    from tfcharrnn.data.dataset import DataFolder, open_data, prepare_data
+    from tfcharrnn.data.dataset import DataFolder, open_data
     from tfcharrnn.data.vocabulary import Vocabulary
     from tfcharrnn.errors import ConfigError, UserError
     from tfcharrnn.inference.trained_model import TrainedModel, load_model
     from tfcharrnn.model.char_rnn import CharRNN
+    from tfcharrnn.preparation.data_folder import prepare_data
     from tfcharrnn.serving.export_formats import export_model
     from tfcharrnn.training.loop import Result
     from tfcharrnn.training.setup import train_model
@@ -35,7 +36,7 @@ _HOMES = {
     "export_model": "serving.export_formats",
     "load_model": "inference.trained_model",
     "open_data": "data.dataset",
-    "prepare_data": "data.dataset",
+    "prepare_data": "preparation.data_folder",
     "train_model": "training.setup",
     "write_report": "analysis.html_report",
 }

@@ -1,45 +1,44 @@
-"""What the commands share: flags made from the config dataclasses, exit codes, and errors in one line."""
+"""Shared by the commands: flags made from the config dataclasses, recipes, exit codes, one-line errors."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import os
 import sys
 import tempfile
 import traceback
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from tfcharrnn.errors import ConfigError, UserError, first_line
+from tfcharrnn.config import check_settings
+from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
-# the commands' own flags are to be listed under the command, not under this module
+# list flags under the command that defines them, not under this module
 flags.disclaim_key_flags()
 
+ConfigT = TypeVar("ConfigT")
+_PACKAGE = Path(__file__).parent
+RECIPES = _PACKAGE / "recipes"
 
-def define(*classes: type) -> None:
-    """Defines a flag for every field of config dataclasses."""
+
+# Flags
+
+
+def define_config_flags(*classes: type) -> None:
+    """Defines a flag for every field of the config dataclasses."""
     for cls in classes:
         types = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
-            _define_field(field, types[field.name])
+            _define_field_flag(field, types[field.name])
 
 
-def define_trained_run(more: str = "") -> None:
-    """Defines the flags that name a trained run and its checkpoint, as `restoring.load_model` takes them.
-
-    Args:
-        more: what else a command lets `--checkpoint` say, for its help.
-    """
-    flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
-    known = "latest, best (of the least loss), a step, or a checkpoint's folder"
-    flags.DEFINE_string("checkpoint", "latest", f"{known}{more}.")
-
-
-def _define_field(field: dataclasses.Field[Any], kind: Any) -> None:
+def _define_field_flag(field: dataclasses.Field[Any], kind: Any) -> None:
     name, text = field.name, field.metadata["help"]
     default: Any = field.default
     if field.metadata["choices"] is not None:
@@ -56,11 +55,32 @@ def _define_field(field: dataclasses.Field[Any], kind: Any) -> None:
         flags.DEFINE_list(name, list(default), text)
 
 
-def settings(*classes: type) -> dict[str, Any]:
-    """The values of the flags that were given, on the command line or in a flagfile, by the fields' names.
+def define_run_flags(more: str = "") -> None:
+    """Defines `--run_dir` and `--checkpoint`, the arguments of `load_model`.
+
+    Args:
+        more: further values of `--checkpoint` that the command accepts, for its help.
+    """
+    flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
+    known = "latest, best (lowest loss), a step, or a checkpoint folder"
+    flags.DEFINE_string("checkpoint", "latest", f"{known}{more}.")
+
+
+def define_recipe_flag() -> None:
+    """Defines `--recipe`, which `run_command` expands."""
+    flags.DEFINE_string(
+        "recipe",
+        "",
+        "A recipe that comes with the package, such as gru; a wrong name lists them all. Other flags override it, in "
+        "any order. (A --flagfile is overridden only by flags after it.)",
+    )
+
+
+def parse_settings(*classes: type) -> dict[str, Any]:
+    """Returns the settings given on the command line, in a flagfile or in a recipe, by field name.
 
     Raises:
-        ConfigError: a value out of bounds.
+        ConfigError: a value is out of bounds.
     """
     values: dict[str, Any] = {}
     for cls in classes:
@@ -68,110 +88,180 @@ def settings(*classes: type) -> dict[str, Any]:
         for field in dataclasses.fields(cls):
             flag = flags.FLAGS[field.name]
             if flag.present:
-                given[field.name] = tuple(flag.value) if isinstance(flag.value, list) else as_utf8(flag.value)
-        cls(**given)  # checks them, before anything slow begins
+                given[field.name] = tuple(flag.value) if isinstance(flag.value, list) else decode_argument(flag.value)
+        check_settings(cls, given)  # before anything slow starts
         values |= given
     return values
 
 
-def as_utf8(value: Any) -> Any:
-    """Reads text from the command line as UTF-8 where Python, under another locale, could not."""
+def parse_config(cls: type[ConfigT]) -> ConfigT:
+    """Returns the flags' values as a config; raises `ConfigError` if one is out of bounds."""
+    return cls(**parse_settings(cls))
+
+
+def decode_argument(value: Any) -> Any:
+    """Decodes a command-line string as UTF-8 where Python, under another locale, did not."""
     if isinstance(value, str):
         with contextlib.suppress(UnicodeError):
             return value.encode("utf-8", "surrogateescape").decode("utf-8")
     return value
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs a command; never returns.
+def require_flags(**purposes: str) -> None:
+    """Checks that each of these flags has a value.
 
-    Exit codes: 0 done; 1 a `UserError`, in one line on standard error; 2 wrong flags; 130 Ctrl-C.
+    Args:
+        **purposes: for each flag what to name with it, as in `output_dir="the data folder to create"`.
+
+    Raises:
+        ConfigError: one is missing.
     """
+    for name, purpose in purposes.items():
+        if not flags.FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing: name {purpose}")
+
+
+# Recipes
+
+
+def describe_recipes() -> str:
+    """Returns the recipes' names, each with its flagfile's first comment, one a line."""
+    lines = []
+    for path in sorted(RECIPES.glob("*.flags")):
+        with open(path, encoding="utf-8") as file:
+            lines.append(f"  {path.stem:<20}  {file.readline().removeprefix('#').strip()}")
+    return "\n".join(lines)
+
+
+def _read_recipe(name: str) -> list[str]:
+    """Returns those flags of a recipe that the command has: `prepare` takes the data settings only."""
+    names = [path.stem for path in sorted(RECIPES.glob("*.flags"))]
+    if name not in names:
+        hint = f"; did you mean {close[0]}?" if (close := difflib.get_close_matches(name, names, 1)) else ""
+        print("Recipes:", describe_recipes(), sep="\n", file=sys.stderr)
+        _exit_with_error(f"--recipe={name}: there is no such recipe{hint}", 2)
+    lines = (RECIPES / f"{name}.flags").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.removeprefix("--").partition("=")[0] in flags.FLAGS]
+
+
+# Running a command
+
+
+def run_command(
+    define_flags: Callable[[], None], main: Callable[..., None], *, takes_arguments: bool = False
+) -> typing.NoReturn:
+    """Parses the flags, runs a command and exits.
+
+    Exit codes: 0 success; 1 a `UserError`, in one line on standard error; 2 wrong flags; 130 Ctrl-C.
+
+    Args:
+        define_flags: defines the command's flags.
+        main: the command.
+        takes_arguments: `main` takes the arguments that are not flags, as a list; otherwise there must be none.
+    """
+    define_flags()
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+    def run(argv: list[str]) -> None:
+        if len(argv) > 1 and not takes_arguments:
+            _exit_with_error(f"unexpected argument {argv[1]!r}; every setting is a flag, --NAME=VALUE", 2)
+        _run_main(lambda: main(argv[1:]) if takes_arguments else main())
+
+    try:
+        app.run(run, flags_parser=_parse)
+    except BrokenPipeError:
+        # the reader closed the pipe; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
 
 
 def _parse(argv: list[str]) -> list[str]:
+    rest = _parse_flags(argv)
+    if "recipe" in flags.FLAGS and flags.FLAGS.recipe:
+        rest = _parse_flags([argv[0], *_read_recipe(flags.FLAGS.recipe), *argv[1:]])  # the last of two values wins
+    return rest
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
     app.define_help_flags()
     try:
-        rest = flags.FLAGS(argv)
+        return list(flags.FLAGS(argv))
+    except flags.CantOpenFlagFileError as error:
+        cause = error.__context__
+        assert isinstance(cause, OSError)
+        _exit_with_error(f"--flagfile={cause.filename}: cannot be read ({cause.strerror})", 2)
+    except UnicodeDecodeError:
+        _exit_with_error("--flagfile: not a text file", 2)
     except flags.Error as error:
-        _fail(str(error).replace("\n", " "), 2)
-    except SystemExit:  # absl's help flags leave with 1, though help was wanted and given
+        _exit_with_error(str(error).replace("\n", " "), 2)
+    except SystemExit:  # absl's help flags exit with 1
+        sys.stdout.flush()
         sys.exit(0)
-    if len(rest) > 1:
-        _fail(f"unexpected argument {rest[1]!r}; every setting is a flag, --NAME=VALUE", 2)
-    return list(rest)
 
 
-def _guarded(main: Callable[[], None]) -> None:
-    # whatever the terminal's own encoding is; a path that is no UTF-8 is printed as it is
+def _run_main(main: Callable[[], None]) -> None:
+    # whatever the encoding of the terminal; a path that is not UTF-8 is printed unchanged
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     try:
         main()
         sys.stdout.flush()
-    except UserError as error:
-        if flags.FLAGS.debug:
-            traceback.print_exc()
-        _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:
-        # the reader of our output has gone, which is its right; keep Python from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
-    except MemoryError as error:
+    except Exception as error:
         if flags.FLAGS.debug:
             traceback.print_exc()
-        _fail(f"not enough memory ({error}); take a smaller --batch_size, --seq_length or --hidden_size", 1)
-    except Exception as error:  # a mistake of ours, or something that no check foresaw
-        if flags.FLAGS.debug:
-            traceback.print_exc()
-        _fail(f"{type(error).__name__}: {first_line(error)} (--debug shows where)", 1)
+        if isinstance(error, UserError):
+            _exit_with_error(str(error), 2 if isinstance(error, ConfigError) else 1)
+        if isinstance(error, MemoryError):
+            _exit_with_error(f"not enough memory ({error}); reduce --batch_size, --seq_length or --hidden_size", 1)
+        _exit_with_error(f"{type(error).__name__}: {first_line(error)} (--debug shows where)", 1)
 
 
-def _fail(message: str, code: int) -> typing.NoReturn:
-    script = sys.argv[0]
-    command = os.path.splitext(os.path.basename(script))[0]
-    ours = os.path.dirname(os.path.abspath(script)) == os.path.dirname(__file__)
-    hint = f" (see python {f'-m tfcharrnn.{command}' if ours else script} --help)" if code == 2 else ""
-    print(f"{command}: {message}{hint}", file=sys.stderr)
+def _exit_with_error(message: str, code: int) -> typing.NoReturn:
+    """Prints `command: message` in one line, for wrong flags with a pointer to `--help`, and exits."""
+    script = Path(sys.argv[0])
+    call = command_line(script.stem) if script.absolute().parent == _PACKAGE else f"python {script}"
+    hint = f" (see {call} --help)" if code == 2 else ""
+    print(f"{script.stem}: {message}{hint}", file=sys.stderr)
     sys.exit(code)
 
 
-def say(text: str) -> None:
-    """Prints a line for the person at the terminal, on standard error."""
+def print_status(text: str) -> None:
+    """Prints a line on standard error; standard output is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow for a command, without the start-up messages that it prints below Python's level.
+    """Imports TensorFlow without its native start-up messages.
 
     They are shown with `--debug`, or if the import fails.
     """
     if not flags.FLAGS.debug:
         logging.set_verbosity(logging.WARNING)
-    with contextlib.nullcontext() if flags.FLAGS.debug else _quiet_stderr():
+    with contextlib.nullcontext() if flags.FLAGS.debug else _hold_stderr():
         import tensorflow as tf
 
-        tf.config.list_physical_devices("GPU")  # looks for the driver, which is said then
+        tf.config.list_physical_devices("GPU")  # looks for the GPU driver, which logs more messages
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2, and lets it out if the body fails."""
+def _hold_stderr() -> Iterator[None]:
+    """Buffers what is written to file descriptor 2, and prints it if the body fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
         except BaseException:
             held.seek(0)
-            os.write(kept, held.read())
+            os.write(stderr, held.read())
             raise
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)

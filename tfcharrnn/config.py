@@ -1,7 +1,7 @@
-"""Every setting, its default, its bounds and its help: one dataclass for each stage.
+"""Every setting with its default, bounds and help: one dataclass per stage.
 
-Command-line flags (`tfcharrnn.cli`), flagfiles and a run's `config.json` are views of these classes; a
-default is written here and nowhere else.
+Command-line flags (`tfcharrnn.cli`), flagfiles and a run's `config.json` are views of these classes; defaults are
+defined here and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import typing
 from typing import Any, TypeVar
 
-from tfcharrnn.errors import ConfigError, UserError, first_line, short
+from tfcharrnn.errors import ConfigError, UserError, first_line, shorten
 from tfcharrnn.layouts import LAYOUTS
 
 ConfigT = TypeVar("ConfigT")
@@ -39,26 +39,26 @@ def option(
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A dataclass field with the help that its flag shows and the bounds that its value must keep."""
+    """Returns a dataclass field with the help of its flag and the bounds of its value."""
     bounds = {"choices": choices, "at_least": at_least, "at_most": at_most, "above": above, "below": below}
     return dataclasses.field(default=default, metadata={"help": help, **bounds})
 
 
-class _Checked:
-    """Checks every field against its type and bounds when the object is made."""
+class _CheckedConfig:
+    """Checks the type and bounds of every field on construction."""
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _checked(field, types[field.name], getattr(self, field.name))
+            value = _check_value(field, types[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
 
-def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
-    """Returns `value` as the field's type, or raises `ConfigError` naming the flag."""
+def _check_value(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
+    """Returns `value` converted to the field's type, or raises a `ConfigError` that names the flag."""
 
     def refuse(what: str) -> ConfigError:
-        return ConfigError(f"--{field.name} must be {what}. Received: {short(value)}")
+        return ConfigError(f"--{field.name} must be {what}. Received: {shorten(value)}")
 
     if kind == tuple[str, ...]:
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
@@ -88,55 +88,56 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(_Checked):
-    """Which text is read, how it is normalised, cut and split."""
+class DataConfig(_CheckedConfig):
+    """Data options: which text is read, and how it is normalised, cut and split."""
 
     input: tuple[str, ...] = option(
         (),
-        "Text files to learn from, joined by a newline: FILE|GLOB|FOLDER[,...]. A folder stands for all files below "
-        "it; gzip and xz are unpacked.",
+        "Text files to train on, joined by newlines: FILE|GLOB|FOLDER[,...]. A folder means all files below it; gzip "
+        "and xz files are decompressed.",
     )
-    corpus: str = option("", "A corpus by name instead of --input; a wrong name lists the known ones.")
+    corpus: str = option("", "Name of a corpus, instead of --input; a wrong name lists the known ones.")
     encoding: str = option("utf-8", "Encoding of the --input files.")
-    lowercase: bool = option(False, "Turn the text to lower case.")
+    lowercase: bool = option(False, "Convert the text to lower case.")
     drop_digits: bool = option(False, "Remove every decimal digit from the text.")
     drop_chars: str = option("", "Remove each of these characters from the text.")
     layout: str = option(
         "sequences",
-        "How the text is cut into training examples: sequences that stand alone, one stream read on and on, lines, "
-        "or windows whose next character is predicted.",
+        "How the text is cut into training examples: independent sequences; one continuous stream that carries the "
+        "state over; lines; or windows, each of which predicts the next character.",
         choices=tuple(LAYOUTS),
     )
     seq_length: int = option(
         200,
-        "Symbols in a sequence, its leading <S> included; layout=stream: characters read in a step; layout=windows: "
-        "characters that a prediction sees.",
+        "Symbols in a sequence, including the leading <S>; layout=stream: characters per training step; "
+        "layout=windows: characters that a prediction sees.",
         at_least=2,
         at_most=1_000_000,
     )
     overlap: float = option(
         0.0,
-        "layout=sequences: share of a sequence's characters that the next one repeats.",
+        "layout=sequences: fraction of a sequence's characters that the next one repeats.",
         at_least=0.0,
         below=1.0,
     )
     stride: int = option(
-        1, "layout=windows: characters from the start of a window to the next one's.", at_least=1, at_most=1_000_000
+        1,
+        "layout=windows: characters from the start of one window to the start of the next.",
+        at_least=1,
+        at_most=1_000_000,
     )
-    delimiter: str = option(r"\n", "layout=lines: regular expression of what stands between two lines.")
+    delimiter: str = option(r"\n", "layout=lines: regular expression that separates lines.")
     max_length: int = option(
         1000,
-        "layout=lines: longer lines are dropped; counted in symbols, <S> and </S> included.",
+        "layout=lines: maximum length in symbols, including <S> and </S>; longer lines are dropped.",
         at_least=3,
         at_most=1_000_000,
     )
     val_fraction: float = option(
-        0.05, "Share of the text, after the training part, for validation.", at_least=0.0, below=1.0
+        0.05, "Fraction of the text for validation, after the training part.", at_least=0.0, below=1.0
     )
-    test_fraction: float = option(0.0, "Share of the text, at its end, for a final test.", at_least=0.0, below=1.0)
-    num_shards: int = option(
-        0, "TFRecord files to spread each split over; 0: one for about 128 MB.", at_least=0, at_most=99_999
-    )
+    test_fraction: float = option(0.0, "Fraction of the text for a final test, at its end.", at_least=0.0, below=1.0)
+    num_shards: int = option(0, "TFRecord files per split; 0: one per 128 MB or so.", at_least=0, at_most=99_999)
     compression: str = option("none", "Compression of the TFRecord files.", choices=COMPRESSIONS)
 
     def __post_init__(self) -> None:
@@ -146,29 +147,26 @@ class DataConfig(_Checked):
                 "--val_fraction and --test_fraction must leave text to train on. "
                 f"Received: {self.val_fraction} + {self.test_fraction}"
             )
-        if self.input and self.corpus:
-            raise ConfigError(
-                f"--input and --corpus exclude each other. Received: {short(self.input)} and {short(self.corpus)}"
-            )
+        check_exclusive(input=self.input, corpus=self.corpus)
         try:
             re.compile(self.delimiter)
         except (re.error, RecursionError, OverflowError) as error:
             raise ConfigError(
-                f"--delimiter={short(self.delimiter)} is no regular expression: {first_line(error)}"
+                f"--delimiter={shorten(self.delimiter)}: not a regular expression ({first_line(error)})"
             ) from None
         self._check_layout()
 
     def _check_layout(self) -> None:
-        """Refuses a setting that another layout has: it would do nothing here."""
+        """Checks that no setting of another layout is given, which would have no effect."""
         for field in dataclasses.fields(self):
             users = [layout.name for layout in LAYOUTS.values() if field.name in layout.settings]
             if users and self.layout not in users and getattr(self, field.name) != field.default:
-                raise ConfigError(f"--{field.name} is a setting of --layout={'|'.join(users)}, not of {self.layout}")
+                raise ConfigError(f"--{field.name}: applies to --layout={'|'.join(users)}, not to {self.layout}")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(_Checked):
-    """The network: which cell, how large, and which code runs it."""
+class ModelConfig(_CheckedConfig):
+    """Model options: the cell, its sizes, and the code that runs it."""
 
     cell: str = option("rnn", "Recurrent cell: Elman RNN (tanh), LSTM or GRU.", choices=CELLS)
     implementation: str = option(
@@ -177,71 +175,67 @@ class ModelConfig(_Checked):
         choices=IMPLEMENTATIONS,
     )
     precision: str = option(
-        "float32", "Type that matrix products are computed in; weights are always float32.", choices=PRECISIONS
+        "float32", "Data type of the matrix products; weights are always float32.", choices=PRECISIONS
     )
     recurrent_activation: str = option(
         "sigmoid",
-        "Activation of an LSTM's or GRU's gates: sigmoid; hard_sigmoid, clip(0.2 a + 0.5, 0, 1), as Keras 1 and 2 know "
-        "it; hard_sigmoid_6, relu6(a + 3) / 6, which is Keras 3's hard_sigmoid.",
+        "Activation of the gates of an LSTM or GRU: sigmoid; hard_sigmoid, clip(0.2 a + 0.5, 0, 1), as in Keras 1 and "
+        "2; hard_sigmoid_6, relu6(a + 3) / 6, which is Keras 3's hard_sigmoid.",
         choices=RECURRENT_ACTIVATIONS,
     )
     hidden_size: int = option(512, "Units in each recurrent layer.", at_least=1, at_most=65_536)
     num_layers: int = option(1, "Recurrent layers, stacked.", at_least=1, at_most=64)
     embedding_size: int = option(
-        0, "Size of a learned character embedding; 0: one-hot input.", at_least=0, at_most=65_536
+        0, "Size of the learned character embedding; 0: one-hot input.", at_least=0, at_most=65_536
     )
-    learned_initial_state: bool = option(False, "Learn the state before a text begins, instead of zeros.")
-    zero_start: bool = option(False, "Begin a text with a vector of zeros in place of <S>.")
+    learned_initial_state: bool = option(False, "Learn the initial state, instead of zeros.")
+    zero_start: bool = option(False, "Feed a vector of zeros in place of <S>.")
     dropout: float = option(
-        0.0, "Share of activations dropped between recurrent layers in training.", at_least=0.0, below=1.0
+        0.0, "Fraction of activations dropped between recurrent layers in training.", at_least=0.0, below=1.0
     )
     output_dropout: float = option(
-        0.0, "Share of activations dropped after the last recurrent layer in training.", at_least=0.0, below=1.0
+        0.0, "Fraction of activations dropped after the last recurrent layer in training.", at_least=0.0, below=1.0
     )
     initializer: str = option(
         "glorot",
-        "First weights: glorot (and orthogonal recurrent ones), glorot_joint (a cell's two kernels as one matrix, as "
-        "TensorFlow 1 drew them), normal(0, scale^2), or uniform in [0, scale).",
+        "Initial weights: glorot (recurrent ones orthogonal), glorot_joint (a cell's two kernels drawn as one matrix, "
+        "as in TensorFlow 1), normal(0, scale^2), or uniform in [0, scale).",
         choices=INITIALIZERS,
     )
-    initializer_scale: float = option(0.01, "Scale of the normal and uniform first weights.", above=0.0)
+    initializer_scale: float = option(0.01, "Scale of the normal and uniform initial weights.", above=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cell == "rnn" and self.recurrent_activation != "sigmoid":
             raise ConfigError(
-                f"--recurrent_activation={self.recurrent_activation}: --cell=rnn has no gates; take lstm or gru"
+                f"--recurrent_activation={self.recurrent_activation}: --cell=rnn has no gates; use lstm or gru"
             )
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig(_Checked):
-    """The loop: how long, how fast, and what is written on the way."""
+class TrainingConfig(_CheckedConfig):
+    """Training options."""
 
     batch_size: int = option(128, "Sequences in a batch.", at_least=1, at_most=1_000_000)
     epochs: int = option(30, "Passes over the training text, unless --steps is given.", at_least=1, at_most=10_000_000)
-    steps: int = option(0, "Training steps in all; 0: as many as --epochs make.", at_least=0, at_most=10**12)
-    shuffle: str = option(
-        "epoch", "Order of the examples: a new random one each epoch, or one for all.", choices=("epoch", "once")
-    )
+    steps: int = option(0, "Training steps in total; 0: use --epochs.", at_least=0, at_most=10**12)
+    shuffle: str = option("epoch", "When the examples are shuffled: every epoch, or once.", choices=("epoch", "once"))
     shuffle_buffer: int = option(
         2**26,
-        "Symbols held in memory to be shuffled. A larger training text is read from disk a part at a time: its files "
-        "in a random order, and what is in memory at random.",
+        "Symbols held in memory for shuffling. A larger training text is read from disk part by part: its files in "
+        "random order, and the examples in memory at random.",
         at_least=1,
         at_most=10**12,
     )
-    drop_remainder: bool = option(
-        True, "Drop an incomplete last batch of an epoch; if not, it is trained on as it is (a stream's is dropped)."
-    )
+    drop_remainder: bool = option(True, "Drop the incomplete last batch of an epoch; a stream's is always dropped.")
     reduction: str = option(
         "mean",
-        "What is minimised: the mean loss of a character, or the sum over an example, averaged over the batch.",
+        "Training loss: the mean per character, or the sum per example, averaged over the batch.",
         choices=("mean", "sum"),
     )
     optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
-    learning_rate: float = option(0.001, "Learning rate at its highest.", above=0.0)
-    schedule: str = option("constant", "How the learning rate changes over the steps.", choices=SCHEDULES)
+    learning_rate: float = option(0.001, "Peak learning rate.", above=0.0)
+    schedule: str = option("constant", "Learning-rate schedule.", choices=SCHEDULES)
     decay_rate: float = option(
         0.97,
         "schedule=exponential: factor on the learning rate for each epoch after --decay_after.",
@@ -250,40 +244,40 @@ class TrainingConfig(_Checked):
     )
     decay_after: int = option(10, "schedule=exponential: epochs at the full rate before the decay.", at_least=0)
     warmup_steps: int = option(0, "schedule=cosine: steps of linear warm-up before the decay to zero.", at_least=0)
-    clip_value: float = option(0.0, "Clip each gradient value to [-this, this]; 0: do not.", at_least=0.0)
-    clip_norm: float = option(5.0, "Scale gradients down to this global norm; 0: do not.", at_least=0.0)
-    skip_bad_steps: int = option(
-        0, "Steps with a loss or a gradient that is no finite number to leave out, before the run stops.", at_least=0
-    )
+    clip_value: float = option(0.0, "Clip each gradient value to [-clip_value, clip_value]; 0: off.", at_least=0.0)
+    clip_norm: float = option(5.0, "Scale gradients down to this global norm; 0: off.", at_least=0.0)
+    skip_bad_steps: int = option(0, "Non-finite steps to skip before stopping.", at_least=0)
     seed: int = option(0, "Seed of weights, data order, dropout and samples.", at_least=0, at_most=2**31 - 1)
     steps_per_call: int = option(
-        0, "Training steps compiled into one call; 0: chosen from the sizes.", at_least=0, at_most=10_000
+        0, "Training steps in one compiled call; 0: chosen from the sizes.", at_least=0, at_most=10_000
     )
     strategy: str = option(
         "none",
-        "Devices to train on, each with a share of every batch: one; mirrored, all GPUs of this machine or a divided "
-        "CPU; multi_worker, the machines that TF_CONFIG or Slurm names.",
+        "Data-parallel training: none, one device; mirrored, all GPUs of this machine, or virtual devices of its CPU; "
+        "multi_worker, the machines that TF_CONFIG or Slurm names.",
         choices=STRATEGIES,
     )
-    num_replicas: int = option(0, "strategy=mirrored: how many devices; 0: every GPU.", at_least=0, at_most=1024)
+    num_replicas: int = option(0, "strategy=mirrored: number of devices; 0: all GPUs.", at_least=0, at_most=1024)
     smoothing: float = option(
-        0.99, "smooth_loss is this times its last value plus the rest of the new loss.", at_least=0.0, below=1.0
+        0.99, "Weight of the previous value in the exponential moving average smooth_loss.", at_least=0.0, below=1.0
     )
     smoothing_start: str = option(
         "first",
-        "What smooth_loss begins at: the first loss, that of a uniform guess over the symbols, or a number.",
+        "Initial value of smooth_loss: first (the first loss), uniform (that of a uniform guess), or a number.",
     )
     log_every: int = option(10, "Steps between rows of metrics.jsonl; 0: only the last.", at_least=0)
     eval_every: int = option(200, "Steps between validations; 0: only at the end.", at_least=0)
     sample_every: int = option(200, "Steps between samples of text; 0: only at the end.", at_least=0)
-    sample_length: int = option(300, "Characters of a sample in training.", at_least=1, at_most=1_000_000)
+    sample_length: int = option(300, "Characters in a sample during training.", at_least=1, at_most=1_000_000)
     checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
-    keep_checkpoints: int = option(3, "Newest checkpoints kept, beside the one of the least loss; 0: all.", at_least=0)
-    keep_every: int = option(0, "Checkpoints at multiples of so many steps are kept for ever; 0: none.", at_least=0)
-    plot: bool = option(False, "Keep a picture of the loss in the run folder, loss.png (needs matplotlib).")
+    keep_checkpoints: int = option(
+        3, "Newest checkpoints to keep, besides the one with the lowest loss; 0: all.", at_least=0
+    )
+    keep_every: int = option(0, "Also keep checkpoints at multiples of this many steps; 0: none.", at_least=0)
+    plot: bool = option(False, "Plot the loss to loss.png in the run folder (needs matplotlib).")
     tensorboard: bool = option(
         False,
-        "Write metrics, samples and histograms of the weights for TensorBoard into tensorboard/ in the run folder.",
+        "Write metrics, samples and weight histograms for TensorBoard to tensorboard/ in the run folder.",
     )
 
     def __post_init__(self) -> None:
@@ -295,32 +289,32 @@ class TrainingConfig(_Checked):
                 finite = False
             if not finite:
                 raise ConfigError(
-                    f"--smoothing_start must be first, uniform or a number. Received: {short(self.smoothing_start)}"
+                    f"--smoothing_start must be first, uniform or a number. Received: {shorten(self.smoothing_start)}"
                 )
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerationConfig(_Checked):
-    """How text is drawn from a trained model."""
+class GenerationConfig(_CheckedConfig):
+    """Generation options."""
 
-    length: int = option(1000, "Characters to generate, the prime not counted.", at_least=0, at_most=1_000_000_000)
-    prime: str = option("", "Text that the model reads first and goes on from; it is printed too.")
+    length: int = option(1000, "Characters to generate after the prime.", at_least=0, at_most=1_000_000_000)
+    prime: str = option("", "Text that the model reads first and continues; it is printed too.")
     temperature: float = option(
-        1.0, "Divides the logits: below 1 safer text, above 1 wilder.", at_least=1e-6, at_most=1e6
+        1.0, "Divides the logits: below 1 more predictable text, above 1 more varied.", at_least=1e-6, at_most=1e6
     )
-    top_k: int = option(0, "Draw only from the k likeliest characters; 0: from all.", at_least=0)
+    top_k: int = option(0, "Sample from the k likeliest characters only; 0: from all.", at_least=0)
     top_p: float = option(
-        1.0, "Draw only from the fewest characters that hold this much probability.", above=0.0, at_most=1.0
+        1.0, "Sample from the smallest set of characters with at least this total probability.", above=0.0, at_most=1.0
     )
-    greedy: bool = option(False, "Always take the likeliest character.")
-    num_samples: int = option(1, "Texts to generate side by side.", at_least=1, at_most=100_000)
-    stop: str = option("", "End a text before the first place where this stands in what was generated.")
-    seed: int = option(0, "Seed: the same one gives the same text.", at_least=0, at_most=2**31 - 1)
+    greedy: bool = option(False, "Always choose the likeliest character.")
+    num_samples: int = option(1, "Number of texts to generate in parallel.", at_least=1, at_most=100_000)
+    stop: str = option("", "End a text before the first occurrence of this string in the generated part.")
+    seed: int = option(0, "Random seed; the same seed gives the same text.", at_least=0, at_most=2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class GradcheckConfig(_Checked):
-    """Which gradients are checked, and at which sizes; cuDNN is left out, since the check is in float64."""
+class GradcheckConfig(_CheckedConfig):
+    """Gradient-check options; cuDNN is not checked, since the check is in float64."""
 
     cell: str = option("all", "Recurrent cell, or all of them.", choices=("all", *CELLS))
     implementation: str = option("all", "Code that runs the cells, or both.", choices=("all", "custom", "keras"))
@@ -335,19 +329,39 @@ class GradcheckConfig(_Checked):
     tolerance: float = option(1e-7, "Largest relative error that passes.", at_least=0.0)
 
 
+def check_settings(cls: type, values: dict[str, Any]) -> None:
+    """Checks settings of a config dataclass.
+
+    Raises:
+        ConfigError: a value is out of bounds, or two contradict each other.
+    """
+    cls(**values)
+
+
+def check_exclusive(**settings: Any) -> None:
+    """Checks that at most one of the settings is given.
+
+    Raises:
+        ConfigError: several are; the message names their flags.
+    """
+    given = [f"--{name}" for name, value in settings.items() if value]
+    if len(given) > 1:
+        raise ConfigError(f"{', '.join(given[:-1])} and {given[-1]} exclude each other; leave out all but one")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as a JSON-ready dict: tuples become lists."""
+    """Converts a config dataclass to a JSON-ready dict; tuples become lists."""
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
     }
 
 
 def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
-    """The inverse of `to_dict` for values read from disk.
+    """Converts values read from disk back to a config dataclass, the inverse of `to_dict`.
 
     Args:
         cls: one of the config dataclasses.
-        values: what JSON gave; missing names take their default.
+        values: parsed JSON; missing names take their default.
         where: the file, for the error.
 
     Raises:
@@ -358,7 +372,7 @@ def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise UserError(f"{where}: unknown setting {short(name)}; was it written by a newer version?")
+            raise UserError(f"{where}: unknown setting {shorten(name)}; was it written by a newer version?")
     try:
         return cls(**values)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The errors that a user can mend, each told in one line."""
+"""Errors that the user can fix, each reported in one line."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import re
 import sys
 from typing import Any
 
-# what ends a line, steers a terminal or is no text, as the name of a folder or a damaged file may hold it
+# line ends, terminal controls and surrogates, which a folder name or a damaged file may contain
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# where in a graph TensorFlow met an error
+# the graph location in a TensorFlow error
 _PLACE = re.compile(r"\{\{.*?\}\}\s*")
 _SHORT, _LONG, _LONGEST = 200, 500, 2000
+# how this process was started, to name other commands in the same way
+_command_prefix = "python -m tfcharrnn."
 
 
 class UserError(Exception):
-    """A job that could not be done; the message says what, where and how to mend it.
+    """A task that failed; the message says what failed, where, and how to fix it.
 
-    The commands print the message alone, without a traceback, and exit with code 1.
+    The commands print only the message, without a traceback, and exit with code 1.
     """
 
     def __init__(self, message: str):
-        """Takes the message; control characters in it, line ends too, and surrogates are written as escapes.
-
-        Of a message that a damaged file made endless, the middle is left out.
-        """
+        """Escapes control characters, line ends and surrogates in the message, and shortens a very long one."""
         message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], message)
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
@@ -31,27 +30,38 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error from elsewhere says, in one line: its first, or its kind if it says nothing."""
+    """Returns the first line of another library's error, or its type name if the message is empty."""
     line = (_PLACE.sub("", str(error)).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= _LONG else line[:_LONG] + "..."
 
 
-def short(value: Any) -> str:
-    """A value from elsewhere as Python writes it, cut where it is long."""
+def shorten(value: Any) -> str:
+    """Returns the repr of an untrusted value, shortened where it is long."""
     try:
         shown = repr(value)
-    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+    except (RecursionError, ValueError):  # nested too deeply, or a number with too many digits
         shown = f"a {type(value).__name__}"
     return shown if len(shown) <= _SHORT else f"{shown[:_SHORT]}... ({len(shown)} characters)"
 
 
 class ConfigError(UserError):
-    """A setting whose value is not allowed; the message begins with the flag's name.
+    """A setting with an invalid value; the message starts with the flag's name.
 
     The commands exit with code 2 when it comes from the command line.
     """
 
 
+def set_command_prefix(prefix: str) -> None:
+    """Sets what `command_line` puts in front of a command's name."""
+    global _command_prefix
+    _command_prefix = prefix
+
+
+def command_line(command: str) -> str:
+    """Returns how to start a command, for a message: `python -m tfcharrnn.train` or `tfcharrnn train`."""
+    return _command_prefix + command
+
+
 def warn(message: str) -> None:
-    """Tells the person at the terminal, in one line on standard error, of something that does not stop the work."""
+    """Prints a warning in one line on standard error."""
     print(f"warning: {message}", file=sys.stderr, flush=True)

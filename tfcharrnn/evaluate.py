@@ -1,20 +1,17 @@
 """Measures how well a trained model predicts a text; prints one JSON object.
 
-The text is a split of the model's own data (--split), or any files (--input), which are read one after another as one
-text, with nothing between them. With --score=FILE it prints the log-probability of each line of a file instead, in
-nats, one a line.
+The text is a split of the model's own data (--split) or the concatenation of any files (--input). With --score=FILE,
+the command instead prints the log-probability of each line of a file in nats, one per line.
 
-How the text is read (--read): 'whole': once, in order, with the state carried over from its beginning to its end,
-after one <S> if the layout has it. 'examples': cut as in training, each example from its own beginning. A split is
-read as the validation in training reads it, so of the layout 'sequences' as examples; any other text of the layouts
-'sequences' and 'stream' is read whole. Lines and windows are always examples. However it is read, nothing
-that fills up a batch counts, and each character counts once; but where the examples of a split overlap (--overlap), as
-often as it stands in them. Without <S> the first character, or the first window, is not predicted.
+--read=whole reads the text from start to end, carrying the state over, after one <S> if the layout has it.
+--read=examples cuts it as in training and reads each example from the initial state. By default, a split is read as in
+training, an --input of the layouts sequences and stream whole, and lines and windows always as examples. Padding does
+not count, and each character counts once, except where the examples of a split overlap (--overlap). Without <S>, the
+first character, or the first window, is not predicted.
 
-The object: loss (nats a character), bits_per_char, perplexity, characters (how many were predicted), accuracy (the
-share of them that the model held for the likeliest), unknown (characters left out by --unknown=skip), read, step;
-with --by_character the loss of each kind of character; with --baselines what n-gram models, gzip and xz need for
-the same text, in bits a character.
+The object has loss (nats per character), bits_per_char, perplexity, characters (number predicted), accuracy (fraction
+that the model ranked first), unknown (characters ignored by --unknown=skip), read and step; with --by_character also
+the loss of each class of characters, and with --baselines the bits per character of n-gram models, gzip and xz.
 """
 
 from __future__ import annotations
@@ -25,22 +22,21 @@ import json
 from absl import flags
 
 from tfcharrnn import cli
+from tfcharrnn.config import check_exclusive
 from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
-# what means nothing with --score
-_OF_A_LOSS = ("read", "unknown", "by_character", "baselines", "batch_size")
+_NOT_WITH_SCORE = ("read", "unknown", "by_character", "baselines", "batch_size")
 
 
 def main() -> None:
-    """Reads the flags, restores the model and prints its loss."""
-    if bool(_FLAGS.input) + _FLAGS["split"].present + bool(_FLAGS.score) > 1:
-        raise ConfigError("--input, --split and --score exclude one another")
-    for name in _OF_A_LOSS:
+    """Reads the flags, restores the model and prints its evaluation or scores."""
+    check_exclusive(input=_FLAGS.input, split=_FLAGS["split"].present, score=_FLAGS.score)
+    for name in _NOT_WITH_SCORE:
         if _FLAGS.score and _FLAGS[name].present:
-            raise ConfigError(f"--{name} is not for --score")
+            raise ConfigError(f"--{name} has no effect with --score; leave it out")
     if _FLAGS["unknown"].present and not _FLAGS.input:
-        raise ConfigError("--unknown is for --input; a split has no characters outside the vocabulary")
+        raise ConfigError("--unknown is for --input; a split has no unknown characters")
     cli.load_tensorflow()
     from tfcharrnn.analysis import baselines
     from tfcharrnn.inference import trained_model
@@ -56,54 +52,59 @@ def main() -> None:
             for score in trained.score(corpus.text.removesuffix("\n").split("\n"), corpus.name):
                 print(score)
             return
-        passage = trained.passage_of_text(corpus.text, corpus.name, read=_FLAGS.read, unknown=_FLAGS.unknown)
-        evaluation, whole = trained.evaluate(passage, _FLAGS.batch_size), passage.in_order
+        eval_input = trained.make_text_input(corpus.text, corpus.name, read=_FLAGS.read, unknown=_FLAGS.unknown)
+        evaluation, whole = trained.evaluate(eval_input, _FLAGS.batch_size), eval_input.in_order
     else:
-        passage = None  # read only if it is needed: a split may be larger than memory
-        asked = {"read": _FLAGS.read, "batch_size": _FLAGS.batch_size}
-        evaluation = trained.evaluate_split(_FLAGS.split, _FLAGS.data_dir, **asked)
+        eval_input = None  # loaded only if needed, since a split may be larger than memory
+        evaluation = trained.evaluate_split(
+            _FLAGS.split, _FLAGS.data_dir, read=_FLAGS.read, batch_size=_FLAGS.batch_size
+        )
         whole = trained.model.layout.carries_state or _FLAGS.read == "whole"
     result = evaluation.to_dict() | {"read": "whole" if whole else "examples"}
     if _FLAGS.by_character:
         result["by_character"] = evaluation.by_class(vocabulary)
     if _FLAGS.baselines:
         training = None
-        passage = passage or trained.passage_of_split(_FLAGS.split, _FLAGS.data_dir, _FLAGS.read)
+        eval_input = eval_input or trained.make_split_input(_FLAGS.split, _FLAGS.data_dir, _FLAGS.read)
         if _FLAGS.split != "train" or _FLAGS.input:
             try:
-                training = trained.passage_of_split("train", _FLAGS.data_dir).ids
+                training = trained.make_split_input("train", _FLAGS.data_dir).ids
             except UserError as error:
-                cli.say(f"note: no baselines after the training text: {error}")
+                cli.print_status(f"note: no baselines trained on the training text: {error}")
         size = len(vocabulary) - trained.model.layout.num_unpredicted
-        result["baselines"] = baselines.measure(passage.ids, passage.text(vocabulary), size, training)
+        result["baselines"] = baselines.measure(eval_input.ids, eval_input.text(vocabulary), size, training)
     print(json.dumps({**result, "step": trained.checkpoint.step}))
 
 
-if __name__ == "__main__":
-    cli.define_trained_run()
-    flags.DEFINE_enum("split", "val", ["train", "val", "test"], "The part of the run's own data to evaluate on.")
-    flags.DEFINE_list("input", [], "Text files to evaluate on instead, one after another with nothing between them.")
-    flags.DEFINE_string("score", "", "A text file; print the log-probability of each of its lines instead.")
+def define_flags() -> None:
+    """Defines the command's flags."""
+    cli.define_run_flags()
+    flags.DEFINE_enum("split", "val", ["train", "val", "test"], "The split of the run's data to evaluate on.")
+    flags.DEFINE_list("input", [], "Text files to evaluate on instead, joined without a separator.")
+    flags.DEFINE_string("score", "", "A text file; print the log-probability of each line instead.")
     flags.DEFINE_string("encoding", "utf-8", "Encoding of the --input and --score files.")
-    flags.DEFINE_string("data_dir", "", "The run's data folder, where it has moved.")
+    flags.DEFINE_string("data_dir", "", "The run's data folder if it has moved.")
     flags.DEFINE_enum(
         "read",
         "",
         ["", "whole", "examples"],
-        "whole: the text in one piece, the state carried over; examples: cut as in training. By default an --input of "
-        "the layouts sequences and stream is read whole, a --split as in training.",
+        "whole: the text in one piece, carrying the state over; examples: cut as in training. By default an --input of "
+        "layouts sequences and stream is read whole, and a --split as in training.",
     )
     flags.DEFINE_enum("unknown", "error", ["error", "skip"], "What to do with characters outside the vocabulary.")
-    flags.DEFINE_bool("by_character", False, "Also the loss of letters, digits, spaces, and so on, each kind alone.")
+    flags.DEFINE_bool("by_character", False, "Also report the loss by kind of character: letters, digits, spaces, ...")
     flags.DEFINE_bool(
         "baselines",
         False,
-        "Also what adaptive n-gram models of the orders 0 to 5 (Witten-Bell smoothing), gzip and xz need for the text.",
+        "Also report what adaptive n-gram models of orders 0 to 5 (Witten-Bell smoothing), gzip and xz need.",
     )
     flags.DEFINE_integer(
         "batch_size",
         0,
-        "Examples evaluated side by side, which changes nothing but the speed; 0: as in training.",
+        "Examples evaluated in parallel, which affects only the speed; 0: as in training.",
         lower_bound=0,
     )
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run_command(define_flags, main)

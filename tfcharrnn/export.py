@@ -1,7 +1,7 @@
-"""Writes a trained model for other programs, as a new folder, and prints its path.
+"""Exports a trained model for other programs to a new folder and prints its path.
 
-saved_model: for TensorFlow Serving and any process with TensorFlow; it takes and gives text. keras: a plain Keras model
-of the logits. npz: the arrays alone. onnx: the logits for ONNX Runtime. docs/serving.md says what is in each.
+saved_model: from text to text, for TensorFlow Serving or any program with TensorFlow. keras: from ids to logits, as a
+plain Keras model. npz: the arrays alone. onnx: from ids to logits, for ONNX Runtime. docs/serving.md has the details.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    """Reads the flags and writes the folder."""
+    """Reads the flags and exports the model."""
     cli.load_tensorflow()
     from tfcharrnn.serving import export_formats
 
@@ -25,9 +25,13 @@ def main() -> None:
     print(path)
 
 
-if __name__ == "__main__":
-    cli.define_trained_run()
-    flags.DEFINE_enum("format", "saved_model", EXPORT_FORMATS, "What to write.")
-    flags.DEFINE_string("output", "", "The folder to make; by default export/FORMAT in the run folder.")
+def define_flags() -> None:
+    """Defines the command's flags."""
+    cli.define_run_flags()
+    flags.DEFINE_enum("format", "saved_model", EXPORT_FORMATS, "Format of the export.")
+    flags.DEFINE_string("output", "", "The folder to create; by default export/FORMAT in the run folder.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing folder.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run_command(define_flags, main)

@@ -1,6 +1,6 @@
-"""Generates text from a trained model; the text alone goes to standard output.
+"""Generates text from a trained model and writes nothing else to standard output.
 
-With no flags: a thousand characters from the newest run in runs/.
+Without flags, it generates a thousand characters from the newest run in runs/.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ _FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    """Reads the flags, restores the model and prints what it writes."""
-    config = GenerationConfig(**cli.settings(GenerationConfig))
+    """Reads the flags, restores the model and prints its texts, or lists the checkpoints."""
+    config = cli.parse_config(GenerationConfig)
     if _FLAGS.interactive and (_FLAGS.json or config.num_samples != 1):
-        raise ConfigError("--interactive writes one text; leave out --json and --num_samples")
+        raise ConfigError("--interactive generates one text; leave out --json and --num_samples")
     cli.load_tensorflow()
     from tfcharrnn.inference import repl, trained_model
     from tfcharrnn.runs import checkpoints
     from tfcharrnn.runs import run_folder as run_lib
 
     if _FLAGS.checkpoint == "list":
-        for found in checkpoints.listed(run_lib.load(_FLAGS.run_dir or run_lib.newest(with_checkpoint=True)).path):
+        for found in checkpoints.list_checkpoints(
+            run_lib.load(_FLAGS.run_dir or run_lib.find_newest_run(with_checkpoint=True)).path
+        ):
             print(found.describe())
         return
     trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
@@ -48,9 +50,13 @@ def main() -> None:
             print(text)
 
 
+def define_flags() -> None:
+    """Defines the command's flags."""
+    cli.define_config_flags(GenerationConfig)
+    cli.define_run_flags("; list: list them")
+    flags.DEFINE_bool("interactive", False, "Ask for the start of a text and continue it, repeatedly.")
+    flags.DEFINE_bool("json", False, "Print the texts as one JSON object.")
+
+
 if __name__ == "__main__":
-    cli.define(GenerationConfig)
-    cli.define_trained_run("; list: show them")
-    flags.DEFINE_bool("interactive", False, "Ask for the beginning of a text and go on with it, again and again.")
-    flags.DEFINE_bool("json", False, "Print one JSON object with the texts instead.")
-    cli.run(main)
+    cli.run_command(define_flags, main)

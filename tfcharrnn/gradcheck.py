@@ -1,12 +1,12 @@
-"""Checks the gradients of the language model's loss by every parameter against central differences, in float64.
+"""Checks the gradients of the loss by every parameter against central differences, in float64.
 
-Prints a table of relative errors, |a - n| / max(1e-6, |a| + |n|) in the Euclidean norm, each the largest of a model's
-variables. A model reads four kinds of text:
+Prints a table of relative errors, |a - n| / max(1e-6, |a| + |n|) in the Euclidean norm; each figure is the largest of
+all variables of a model. There are four kinds of texts:
 
 whole: a training batch;
 learned: a batch of at least 16, from a learned initial state, with dropout;
-padded: texts of several lengths, from a carried state; the gradient by that state is checked too;
-skipped: from a carried state too, with a mask that skips steps anywhere (custom only).
+padded: texts of several lengths, from a carried state, whose gradient is checked as well;
+skipped: texts from a carried state, with a mask that skips steps anywhere (custom only).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tfcharrnn.errors import UserError
 
 def main() -> None:
     """Reads the flags and prints the table."""
-    settings = GradcheckConfig(**cli.settings(GradcheckConfig))
+    settings = cli.parse_config(GradcheckConfig)
     cli.load_tensorflow()
-    check(settings)
+    check_gradients(settings)
 
 
-def check(settings: GradcheckConfig) -> None:
-    """Prints the table, a row as soon as it is known.
+def check_gradients(settings: GradcheckConfig) -> None:
+    """Prints the table, row by row as they are computed.
 
     Raises:
         UserError: a relative error is above the tolerance, or not a number; names the largest.
@@ -34,37 +34,41 @@ def check(settings: GradcheckConfig) -> None:
     from tfcharrnn.verification import gradient_check
 
     cells = config.CELLS if settings.cell == "all" else (settings.cell,)
-    codes = ("custom", "keras") if settings.implementation == "all" else (settings.implementation,)
-    columns = [(cell, code) for cell in cells for code in codes]
-    print("layers embedding texts  ", *(f"{cell + ' ' + code:>11}" for cell, code in columns))
-    errors: dict[str, float] = {}
-    for case in gradient_check.cases(settings):
+    implementations = ("custom", "keras") if settings.implementation == "all" else (settings.implementation,)
+    columns = [(cell, implementation) for cell in cells for implementation in implementations]
+    print("layers embedding texts  ", *(f"{cell + ' ' + implementation:>11}" for cell, implementation in columns))
+    all_errors: dict[str, float] = {}
+    for case in gradient_check.list_cases(settings):
         row = []
-        for cell, code in columns:
-            if not gradient_check.applies(case, code):
+        for cell, implementation in columns:
+            if not gradient_check.is_supported(case, implementation):
                 row.append("-")
                 continue
-            found = gradient_check.relative_errors(gradient_check.build(settings, case, cell, code))
-            worst = max(found, key=lambda name: _rank(found[name]))
-            row.append(f"{found[worst]:.1e}")
-            where = f"{cell} {code}, layers {case.num_layers}, embedding {case.embedding_size}, {case.kind}"
-            errors |= {f"{name} ({where})": error for name, error in found.items()}
+            problem = gradient_check.build_problem(settings, case, cell, implementation)
+            errors = gradient_check.compute_relative_errors(problem)
+            row.append(f"{errors[_find_worst(errors)]:.1e}")
+            model = f"{cell} {implementation}, layers {case.num_layers}, embedding {case.embedding_size}, {case.kind}"
+            all_errors |= {f"{name} ({model})": error for name, error in errors.items()}
         print(f"{case.num_layers:<6} {case.embedding_size:<9} {case.kind:<8}", end="")
         print("", *(f"{text:>11}" for text in row), flush=True)
-    wrong = [name for name, error in errors.items() if not error <= settings.tolerance]
-    if wrong:
-        worst = max(wrong, key=lambda name: _rank(errors[name]))
+    failed = {name: error for name, error in all_errors.items() if not error <= settings.tolerance}
+    if failed:
+        worst = _find_worst(failed)
         raise UserError(
-            f"{len(wrong)} of {len(errors)} gradients have a relative error above --tolerance={settings.tolerance:g}; "
-            f"the largest, {errors[worst]:.1e}, is that of {worst}"
+            f"{len(failed)} of {len(all_errors)} gradients have a relative error above "
+            f"--tolerance={settings.tolerance:g}; the largest, {failed[worst]:.1e}, is that of {worst}"
         )
 
 
-def _rank(error: float) -> float:
-    """Orders errors; what is not a number is worse than any."""
-    return math.inf if math.isnan(error) else error
+def _find_worst(errors: dict[str, float]) -> str:
+    """Returns the name of the largest error; NaN counts as infinite."""
+    return max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    cli.define_config_flags(GradcheckConfig)
 
 
 if __name__ == "__main__":
-    cli.define(GradcheckConfig)
-    cli.run(main)
+    cli.run_command(define_flags, main)

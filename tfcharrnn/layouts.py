@@ -1,4 +1,4 @@
-"""The layouts: how a text becomes training examples, and what follows from that for the stages after it."""
+"""Layouts: how a text becomes training examples, and what each layout implies for later stages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ PAD, START, END = "<PAD>", "<S>", "</S>"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What a layout's examples are like.
+    """Properties of a layout.
 
     Attributes:
-        name: as `--layout` takes it.
+        name: the value of `--layout`.
         special: the special symbols of its vocabulary, in id order.
-        settings: the fields of `DataConfig` that say how it cuts a text.
-        carries_state: an example goes on where the one before it ended, and so does the model's state.
-        last_only: of an example only the last symbol is predicted, and a prediction sees `seq_length` symbols.
+        settings: the fields of `DataConfig` that configure it.
+        carries_state: each example continues the one before, and the model's state is carried over.
+        last_only: only the last symbol of an example is predicted, from the `seq_length` symbols before it.
     """
 
     name: str
@@ -27,22 +27,22 @@ class Layout:
 
     @property
     def pad_id(self) -> int | None:
-        """The id that fills up examples of different lengths, or None where all are of one."""
+        """Id that pads examples of different lengths; None where all have the same length."""
         return self._id(PAD)
 
     @property
     def start_id(self) -> int | None:
-        """The id with which an example begins, or None where it begins with a character."""
+        """Id at the start of every example; None where examples start with a character."""
         return self._id(START)
 
     @property
     def end_id(self) -> int | None:
-        """The id with which an example ends, or None where it ends with a character."""
+        """Id at the end of every example; None where examples end with a character."""
         return self._id(END)
 
     @property
     def num_unpredicted(self) -> int:
-        """How many of the first ids are never to be drawn: every special symbol but the end, which comes last."""
+        """Number of leading ids that are never sampled: all special symbols except the end, which comes last."""
         return len(self.special) - (self.end_id is not None)
 
     def _id(self, symbol: str) -> int | None:

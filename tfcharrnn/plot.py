@@ -1,4 +1,4 @@
-"""Draws the curves of one or more runs.
+"""Plots the metrics of one or more runs.
 
 python -m tfcharrnn.plot --run_dir=RUN[,RUN...] --output=loss.png
 python -m tfcharrnn.plot --run_dir=RUN --y=loss,smooth_loss,val_loss,learning_rate,grad_norm --x=time --output=all.svg
@@ -18,18 +18,21 @@ _FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    """Reads the flags and draws."""
-    if not _FLAGS.run_dir:
-        raise ConfigError("--run_dir is missing: name one or more run folders")
+    """Reads the flags, draws the curves and prints the path of the image."""
+    cli.require_flags(run_dir="one or more run folders")
     if not _FLAGS.y:
         raise ConfigError(f"--y is empty: name one or more of {', '.join(plotting.COLUMNS)}")
     plotting.draw([Path(name) for name in _FLAGS.run_dir], Path(_FLAGS.output), _FLAGS.y, _FLAGS.x)
     print(_FLAGS.output)
 
 
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_list("run_dir", [], "Run folders to plot.")
+    flags.DEFINE_list("y", ["loss", "val_loss"], f"Columns to plot, of {', '.join(plotting.COLUMNS)}.")
+    flags.DEFINE_enum("x", "step", list(plotting.AXES), "The x axis; time: time spent in training steps.")
+    flags.DEFINE_string("output", "loss.png", "The image to write, PNG or SVG.")
+
+
 if __name__ == "__main__":
-    flags.DEFINE_list("run_dir", [], "Run folders to draw.")
-    flags.DEFINE_list("y", ["loss", "val_loss"], f"What to draw, of {', '.join(plotting.COLUMNS)}.")
-    flags.DEFINE_enum("x", "step", list(plotting.AXES), "Against what; time: spent in training steps.")
-    flags.DEFINE_string("output", "loss.png", "The picture to write, PNG or SVG.")
-    cli.run(main)
+    cli.run_command(define_flags, main)

@@ -13,31 +13,34 @@ from absl import flags
 
 from tfcharrnn import cli
 from tfcharrnn.config import DataConfig
-from tfcharrnn.errors import ConfigError
 
 _FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Reads the flags and makes the data folder; prints its path."""
-    from tfcharrnn.data import dataset
+    from tfcharrnn.preparation.data_folder import prepare_data
 
-    config = DataConfig(**cli.settings(DataConfig))
-    if not _FLAGS.output_dir:
-        raise ConfigError("--output_dir is missing: name the data folder to make")
+    config = cli.parse_config(DataConfig)
+    cli.require_flags(output_dir="the data folder to create")
     began = time.perf_counter()
-    data = dataset.prepare_data(config, _FLAGS.output_dir, overwrite=_FLAGS.overwrite, jobs=_FLAGS.jobs, quiet=False)
+    data = prepare_data(config, _FLAGS.output_dir, overwrite=_FLAGS.overwrite, jobs=_FLAGS.jobs, quiet=False)
     speed = data.characters / (time.perf_counter() - began)
-    cli.say(
+    cli.print_status(
         f"{data.name}: {data.characters:,} characters, {len(data.vocabulary)} symbols; {data.describe()}; "
         f"{speed:,.0f} characters/s"
     )
     print(data.path)
 
 
-if __name__ == "__main__":
-    cli.define(DataConfig)
-    flags.DEFINE_string("output_dir", "", "The data folder to make.")
-    flags.DEFINE_integer("jobs", 0, "Processes that prepare a large text; 0: one for each core.", lower_bound=0)
+def define_flags() -> None:
+    """Defines the command's flags."""
+    cli.define_config_flags(DataConfig)
+    cli.define_recipe_flag()
+    flags.DEFINE_string("output_dir", "", "The data folder to create.")
+    flags.DEFINE_integer("jobs", 0, "Processes for a large text; 0: one per core.", lower_bound=0)
     flags.DEFINE_bool("overwrite", False, "Replace an existing data folder.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run_command(define_flags, main)

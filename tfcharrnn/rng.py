@@ -1,6 +1,6 @@
-"""Stateless randomness: every number drawn is a function of (seed, purpose, step).
+"""Stateless random numbers: each is a function of (seed, purpose, step, index).
 
-A run that was stopped and resumed draws the same numbers as one that was not, and no purpose disturbs another.
+A resumed run draws the same numbers as an uninterrupted one, and drawing for one purpose does not affect another.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Feistel rounds of a scrambled order, and numbers that it looks at together
+# Feistel rounds, and the numbers permuted at a time, by `permute_range`.
 _ROUNDS = 6
-_BLOCK = 2**16
+_CHUNK = 2**16
 
 
 class Purpose(enum.IntEnum):
-    """What random numbers are drawn for. Values are kept for ever: old runs depend on them."""
+    """What random numbers are used for. The values never change, since old runs depend on them."""
 
     WEIGHTS = 1
     SHUFFLE = 2
@@ -33,15 +33,15 @@ class Purpose(enum.IntEnum):
 
 
 def key(seed: int | tf.Tensor, purpose: Purpose, step: int | tf.Tensor, index: int | tf.Tensor = 0) -> tf.Tensor:
-    """The `[2]` int64 seed for TensorFlow's `tf.random.stateless_*` functions.
+    """Returns the int64 seed `[2]` for the functions `tf.random.stateless_*`.
 
     Args:
         seed: the user's seed, below 2^31.
-        purpose: what the numbers are for.
+        purpose: what the numbers are used for.
         step: the training step, or the position in a text; below 2^40.
-        index: tells apart several draws of one step, such as one for each layer; below 2^20.
+        index: distinguishes several draws of one step, such as one for each layer; below 2^20.
     """
-    import tensorflow as tf  # here, because what is drawn outside of graphs does not need it
+    import tensorflow as tf  # not at the top, since the functions that use NumPy alone do not need it
 
     high = tf.cast(seed, tf.int64) * 256 + int(purpose)
     low = tf.cast(step, tf.int64) * 2**20 + tf.cast(index, tf.int64)
@@ -49,13 +49,13 @@ def key(seed: int | tf.Tensor, purpose: Purpose, step: int | tf.Tensor, index: i
 
 
 def uniform(shape: tf.Tensor, key: tf.Tensor, dtype: tf.DType | str = "float32") -> tf.Tensor:
-    """Uniform numbers in the open interval (0, 1), the same whether XLA compiles the code or not.
+    """Draws uniform numbers in the open interval (0, 1), which are the same with and without XLA.
 
-    TensorFlow's own floats are not: the two take different bits of the same draw. So bits are drawn here, 32 a number.
+    TensorFlow's own floats are not, since XLA takes other bits of the same draw. So this draws 32 bits a number.
 
     Args:
-        shape: of the result.
-        key: `[2]`, as `key` makes.
+        shape: the shape of the result.
+        key: `[2]`, from `key`.
         dtype: float32 or float64.
     """
     import tensorflow as tf
@@ -66,10 +66,10 @@ def uniform(shape: tf.Tensor, key: tf.Tensor, dtype: tf.DType | str = "float32")
 
 @functools.lru_cache(maxsize=256)
 def uniform_rows(time: int, batch: int, size: int, rows: range) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function of a key that gives `uniform([time, batch, size], key)[:, rows]`, and draws no more than that.
+    """Returns a function of a key that computes `uniform([time, batch, size], key)[:, rows]` and draws no other rows.
 
-    Of many replicas each has few rows of a large batch; to draw the others could take longer than all its training. XLA
-    computes each number from its place, and only those that are used.
+    With many replicas each has only a few rows of a large batch; drawing the others could take longer than training.
+    XLA computes each number from its position, and only those that are used.
     """
     import tensorflow as tf
 
@@ -80,60 +80,60 @@ def uniform_rows(time: int, batch: int, size: int, rows: range) -> Callable[[tf.
 
 
 def generator(seed: int, purpose: Purpose, step: int, index: int = 0) -> np.random.Generator:
-    """A NumPy generator keyed in the same way, for what is drawn outside the graph."""
+    """Returns a NumPy generator with the same kind of key, for numbers drawn outside of graphs."""
     return np.random.Generator(np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20 + index]))
 
 
 def permutation(size: int, seed: int, purpose: Purpose, step: int, index: int = 0) -> npt.NDArray[np.int64]:
-    """A random order of `range(size)`.
+    """Returns a random permutation of `range(size)`.
 
-    It sorts raw 64-bit draws, whose stream NumPy keeps the same in every version.
+    It sorts raw 64-bit draws, since only the raw stream is the same in every version of NumPy.
     """
     bits = np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20 + index])
     return np.argsort(bits.random_raw(size), kind="stable")
 
 
-def scrambled(
+def permute_range(
     first: int, last: int, size: int, seed: int, purpose: Purpose, step: int, index: int = 0
 ) -> npt.NDArray[np.int64]:
-    """The places of `range(first, last)` in a random order of `range(size)` that is never in memory.
+    """Returns a part of a random permutation of `range(size)` without computing the rest.
 
-    A number's bits are mixed in two halves, of which each in turn is changed by a function of the other; that can be
-    undone, so no two numbers meet (Luby and Rackoff, How to construct pseudorandom permutations, 1988). What falls
-    beyond `size` is mixed again until it does not (cycle walking: Black and Rogaway, Ciphers with arbitrary finite
-    domains, 2002).
+    A Feistel network splits the bits of a number into two halves and changes each in turn by a function of the other.
+    That is invertible, so different numbers stay different (Luby and Rackoff, How to construct pseudorandom
+    permutations, 1988). Results of `size` or more are permuted again until they are below it (cycle walking: Black and
+    Rogaway, Ciphers with arbitrary finite domains, 2002).
 
     Args:
-        first: the first number.
-        last: the one after the last number.
-        size: how many there are to be ordered; below 2^62.
-        seed: as `generator` takes it, like the rest.
-        purpose: see `seed`.
-        step: see `seed`.
-        index: see `seed`.
+        first: the first number to permute.
+        last: the number after the last one.
+        size: the size of the whole range, below 2^62.
+        seed: the user's seed, below 2^31.
+        purpose: what the permutation is used for.
+        step: below 2^40.
+        index: distinguishes several permutations of one step; below 2^20.
 
     Returns:
-        `[last - first]`, all different.
+        The images of `range(first, last)`, `[last - first]`, all different.
     """
     keys = np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20 + index]).random_raw(_ROUNDS)
     bits = max(2, (size - 1).bit_length())
-    places = np.arange(first, last, dtype=np.uint64)
-    for start in range(0, len(places), _BLOCK):
-        block = _mixed(places[start : start + _BLOCK], keys, bits)
-        beyond = np.flatnonzero(block >= size)
-        while len(beyond):
-            block[beyond] = _mixed(block[beyond], keys, bits)
-            beyond = beyond[block[beyond] >= size]
-        places[start : start + _BLOCK] = block
-    return places.astype(np.int64)
+    images = np.arange(first, last, dtype=np.uint64)
+    for start in range(0, len(images), _CHUNK):
+        chunk = _permute_bits(images[start : start + _CHUNK], keys, bits)
+        too_large = np.flatnonzero(chunk >= size)
+        while len(too_large):
+            chunk[too_large] = _permute_bits(chunk[too_large], keys, bits)
+            too_large = too_large[chunk[too_large] >= size]
+        images[start : start + _CHUNK] = chunk
+    return images.astype(np.int64)
 
 
-def _mixed(numbers: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint64]:
-    """A permutation of all numbers of so many bits."""
+def _permute_bits(numbers: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint64]:
+    """Applies a Feistel network, a permutation of `range(2**bits)`, with one round for each key."""
     widths = [bits // 2, bits - bits // 2]
     halves = [numbers >> np.uint64(widths[1]), numbers & np.uint64(2 ** widths[1] - 1)]
-    for number, key in enumerate(keys):
-        changed = number % 2
+    for round_index, key in enumerate(keys):
+        changed = round_index % 2
         mixed = (halves[1 - changed] + key) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ mixed >> np.uint64(32)) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's constants
         halves[changed] = halves[changed] ^ mixed >> np.uint64(64 - widths[changed])

@@ -1,6 +1,6 @@
 """Trains a character-level language model.
 
-With no flags: an Elman RNN on an embedded corpus. A text of your own: --input=FILE. Prints the run folder.
+With no flags: an Elman RNN on an embedded corpus. For your own text: --input=FILE. Prints the run folder.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from tfcharrnn import cli
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 
 _FLAGS = flags.FLAGS
-# the exit code of workers that a signal has ended early, for those who start them again (EX_TEMPFAIL of sysexits.h)
+# exit code of workers that a signal stopped early, for whoever restarts them (EX_TEMPFAIL in sysexits.h)
 STOPPED = 75
 _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
 
 
 def main() -> None:
-    """Reads the flags, prepares the text if need be, and trains; prints the run folder."""
-    settings = cli.settings(*_CONFIGS)
+    """Reads the flags and trains; prints the run folder."""
+    settings = cli.parse_settings(*_CONFIGS)
     cli.load_tensorflow()
     from tfcharrnn.training import setup
 
@@ -38,11 +38,16 @@ def main() -> None:
         sys.exit(STOPPED)
 
 
-if __name__ == "__main__":
-    cli.define(*_CONFIGS)
-    flags.DEFINE_string("data_dir", "", "A data folder that tfcharrnn.prepare made, instead of --input or --corpus.")
-    flags.DEFINE_string("run_dir", "", "The run folder to make; by default one in runs/ named after the time.")
-    flags.DEFINE_string("init_from", "", "A run whose model and last weights the new one begins with, on another text.")
-    flags.DEFINE_bool("resume", False, "Go on with the run of --run_dir, or the newest, from its last checkpoint.")
+def define_flags() -> None:
+    """Defines the command's flags."""
+    cli.define_config_flags(*_CONFIGS)
+    cli.define_recipe_flag()
+    flags.DEFINE_string("data_dir", "", "A data folder created by `prepare`, instead of --input or --corpus.")
+    flags.DEFINE_string("run_dir", "", "The run folder to create; by default one in runs/ named after the time.")
+    flags.DEFINE_string("init_from", "", "A run whose model and latest weights to start from, on another text.")
+    flags.DEFINE_bool("resume", False, "Continue the run in --run_dir, or the newest, from its latest checkpoint.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing run.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run_command(define_flags, main)

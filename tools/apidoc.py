@@ -1,9 +1,9 @@
-"""Writes the API reference, HTML pages made of the docstrings by pdoc (the extra `docs`).
+"""Writes the API reference: HTML pages that pdoc (the extra `docs`) makes from the docstrings.
 
 python tools/apidoc.py --output_dir=site
 
-Every module is imported, none is run. pdoc alone would find none of the names of `tfcharrnn` itself, since they are
-imported when they are first used; so they are used here first.
+Every module is imported, none is run. The names of `tfcharrnn` itself are imported on first use, and pdoc would miss
+them; so they are all used here first.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _FLAGS = flags.FLAGS
 def main() -> None:
     """Reads the flags and writes the pages."""
     cli.load_tensorflow()
-    write(Path(_FLAGS.output_dir))
+    write_pages(Path(_FLAGS.output_dir))
     print(_FLAGS.output_dir)
 
 
-def modules() -> list[str]:
-    """The package and all its modules, by name."""
+def list_modules() -> list[str]:
+    """Returns the names of the package and all its modules."""
     found = pkgutil.walk_packages(tfcharrnn.__path__, "tfcharrnn.")
     return ["tfcharrnn", *sorted(module.name for module in found)]
 
 
-def write(output_dir: Path) -> None:
+def write_pages(output_dir: Path) -> None:
     """Writes `index.html`, `search.js` and a page for each module.
 
     Args:
-        output_dir: where to; made if need be. Pages that are there are replaced.
+        output_dir: created if missing; existing pages are replaced.
 
     Raises:
         UserError: pdoc is not installed.
@@ -48,16 +48,20 @@ def write(output_dir: Path) -> None:
         import pdoc
     except ImportError:
         raise UserError("pdoc is not installed: pip install -e '.[docs]'") from None
-    names = modules()
+    names = list_modules()
     for name in names:
         importlib.import_module(name)
     vars(tfcharrnn).update({name: getattr(tfcharrnn, name) for name in tfcharrnn.__all__})
     pdoc.render.configure(docformat="google")
-    with warnings.catch_warnings():  # it looks for the types of a made `__init__` in the wrong module, and says so
+    with warnings.catch_warnings():  # pdoc looks up the types of generated `__init__`s in the wrong module
         warnings.filterwarnings("ignore", "Error parsing type annotation")
         pdoc.pdoc(*names, output_directory=output_dir)
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the tool's flags."""
     flags.DEFINE_string("output_dir", "site", "The folder of the pages.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run_command(define_flags, main)

@@ -1,11 +1,11 @@
-"""Kills training again and again, goes on each time, and compares the end with that of a run that was left alone.
+"""Kills training repeatedly, resumes it each time, and compares the result with that of an uninterrupted run.
 
 python tools/kill.py --kills=50
 
-Every layout is trained, each with another cell and update rule. A kill is SIGKILL to a real process, at one of three
-kinds of moments: while a checkpoint is being written, at a random time after the run was opened, or at a random time
-after the process was started. At the end the weights must be equal bit for bit, `metrics.jsonl` in all but the times,
-and the samples to the byte.
+Every layout is trained, each with a different cell and update rule. A kill is a SIGKILL to a real process: while a
+checkpoint is being written, at a random time after the run folder was locked, or at a random time after the process
+started. In the end the weights must be equal bit for bit, the samples byte for byte, and `metrics.jsonl` in everything
+but the times.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _WORDS = "the cat dog sat ran on under a mat log tree and; then, it they we saw 
 
 
 def make_text(path: Path, seed: int) -> None:
-    """Writes a text of lines of different lengths."""
+    """Writes lines of different lengths."""
     rng = random.Random(seed)
     lines = (" ".join(rng.choices(_WORDS.split(), k=rng.randint(2, 9))) for _ in range(700))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def start(folder: Path, run_dir: Path, recipe: str, steps: int) -> subprocess.Popen[bytes]:
-    """Starts training, or goes on with what is there."""
+def start_training(folder: Path, run_dir: Path, recipe: str, steps: int) -> subprocess.Popen[bytes]:
+    """Starts training, or resumes it if the run exists."""
     command = [sys.executable, "-m", "tfcharrnn.train", f"--run_dir={run_dir}"]
     if (run_dir / "config.json").exists():
         command.append("--resume")
@@ -57,31 +57,31 @@ def start(folder: Path, run_dir: Path, recipe: str, steps: int) -> subprocess.Po
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=open(folder / "errors.txt", "wb"))
 
 
-def opened(process: subprocess.Popen[bytes], run_dir: Path) -> bool:
-    """Whether the process has the run folder's lock."""
+def is_locked(process: subprocess.Popen[bytes], run_dir: Path) -> bool:
+    """Returns whether the process holds the lock of the run folder."""
     lock = run_dir / ".lock"
     return lock.exists() and lock.read_text().startswith(f"process {process.pid} ")
 
 
-def saving(run_dir: Path) -> bool:
-    """Whether a checkpoint is being written."""
+def is_saving(run_dir: Path) -> bool:
+    """Returns whether a checkpoint is being written."""
     return any((run_dir / "checkpoints").glob(".step-*.tmp"))
 
 
 def kill_once(process: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> str:
-    """Waits for a moment and kills the process; returns the moment's kind, or "" if it had ended before."""
+    """Kills the process at a random moment; returns the kind of moment, or "" if it had already ended."""
     kind = rng.choice(["in a save", "in a save", "in training", "in training", "anywhere"])
     if kind == "anywhere":
         deadline = time.monotonic() + rng.uniform(0, 12)
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
     else:
-        while not opened(process, run_dir) and process.poll() is None:
+        while not is_locked(process, run_dir) and process.poll() is None:
             time.sleep(0.005)
         deadline = time.monotonic() + rng.uniform(0, 6)
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
-        while kind == "in a save" and not saving(run_dir) and process.poll() is None:
+        while kind == "in a save" and not is_saving(run_dir) and process.poll() is None:
             pass
         time.sleep(rng.uniform(0, 0.02) if kind == "in a save" else 0)
     if process.poll() is not None:
@@ -91,8 +91,8 @@ def kill_once(process: subprocess.Popen[bytes], run_dir: Path, rng: random.Rando
     return kind
 
 
-def outcome(run_dir: Path) -> dict[str, Any]:
-    """What must be equal at the end."""
+def read_outcome(run_dir: Path) -> dict[str, Any]:
+    """Returns what must be equal in the end."""
     import tensorflow as tf
 
     from tfcharrnn.runs import checkpoints
@@ -110,14 +110,14 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def finish(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Waits for the end of a process that must succeed."""
+def wait_for_success(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Waits for a process, which must succeed."""
     if process.wait():
         raise UserError("a run failed: " + (folder / "errors.txt").read_text(errors="replace").strip()[-500:])
 
 
 def main() -> None:
-    """Reads the flags, trains, kills and compares; prints what was done."""
+    """Reads the flags, trains, kills and compares; prints a summary."""
     rng = random.Random(_FLAGS.seed)
     cli.load_tensorflow()
     kinds: Counter[str] = Counter()
@@ -127,36 +127,40 @@ def main() -> None:
         make_text(folder / "text.txt", _FLAGS.seed)
         expected = {}
         for recipe in recipes:
-            finish(start(folder, folder / f"{recipe}-whole", recipe, _FLAGS.steps), folder)
-            expected[recipe] = outcome(folder / f"{recipe}-whole")
+            wait_for_success(start_training(folder, folder / f"{recipe}-whole", recipe, _FLAGS.steps), folder)
+            expected[recipe] = read_outcome(folder / f"{recipe}-whole")
         runs = 0
         while kinds.total() < _FLAGS.kills:
             recipe = recipes[runs % len(recipes)]
             run_dir = folder / f"{recipe}-{runs}"
             wanted = kinds.total() + -(-_FLAGS.kills // len(recipes))
             while True:
-                process = start(folder, run_dir, recipe, _FLAGS.steps)
+                process = start_training(folder, run_dir, recipe, _FLAGS.steps)
                 if kinds.total() >= min(wanted, _FLAGS.kills):
-                    finish(process, folder)
+                    wait_for_success(process, folder)
                     break
                 kind = kill_once(process, run_dir, rng)
                 if not kind:
-                    finish(process, folder)
+                    wait_for_success(process, folder)
                     break
                 kinds[kind] += 1
-            found = outcome(run_dir)
+            found = read_outcome(run_dir)
             wrong = [key for key in found if found[key] != expected[recipe][key]]
             if wrong:
                 raise UserError(f"{recipe}: {', '.join(wrong)} differ after kills (seed {_FLAGS.seed}, run {runs})")
             runs += 1
             done = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-            cli.say(f"{recipe}: equal; so far killed {done}")
+            cli.print_status(f"{recipe}: equal; kills so far: {done}")
     print(f"{kinds.total()} kills ({done}), {runs} runs: all equal")
 
 
+def define_flags() -> None:
+    """Defines the tool's flags."""
+    flags.DEFINE_integer("kills", 50, "Number of kills.", lower_bound=1)
+    flags.DEFINE_integer("steps", 1500, "Training steps per run.", lower_bound=20)
+    flags.DEFINE_integer("seed", 0, "Seed of the text and the kills.")
+    flags.DEFINE_multi_enum("recipes", None, list(RECIPES), "Only these recipes.")
+
+
 if __name__ == "__main__":
-    flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
-    flags.DEFINE_integer("steps", 1500, "Training steps of a run.", lower_bound=20)
-    flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-    flags.DEFINE_multi_enum("recipes", None, list(RECIPES), "Only these.")
-    cli.run(main)
+    cli.run_command(define_flags, main)

@@ -1,10 +1,10 @@
-"""Makes the golden runs: tiny run folders, one a cell, that every later version must read to the same effect.
+"""Makes the golden runs: tiny run folders, one per cell, that every later version must load with the same results.
 
 python tools/make_golden.py --output_dir=tests/golden
 
-Beside each folder stands what it gives: texts from known seeds, and the loss of a known text. Texts are of seeds at
-which weights that are off by a thousandth give the same text, so that another machine's rounding gives it too. What is
-there is never made again; a later format gets folders of its own names.
+Next to each folder, a JSON file has the expected results: texts from known seeds, and the loss of a known text. Seeds
+are chosen so that weights that are off by a thousandth still give the same text, as another machine's rounding must.
+Existing golden runs are never made again; a later format gets folders with new names.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ _SMALL: dict[str, Any] = {
     "log_every": 100,
     **_ONCE,
 }
-_DRAWN: tuple[dict[str, Any], ...] = (
+_GENERATED: tuple[dict[str, Any], ...] = (
     {"length": 40, "greedy": True, "prime": "The "},
     {"length": 60, "prime": "the dog"},
     {"length": 60, "temperature": 0.7, "top_k": 5},
 )
 _EVALUATED = "The hen sat on the naïve cat\u2019s dog.\nThe dog ate.\n"
-# how much each weight is changed, and how often, to see which seeds stand it
+# how much and how often each weight is changed to find seeds whose text stays the same
 _SHARE, _TRIALS, _SEEDS = 1e-3, 8, 200
 
 
-def make(cell: str, folder: Path) -> dict[str, Any]:
-    """Trains one run into `folder`; returns what it gives."""
+def make_run(cell: str, folder: Path) -> dict[str, Any]:
+    """Trains one run in `folder`; returns its expected results."""
     from tfcharrnn import load_model
 
-    with _elsewhere():
+    with _work_in_empty_folder():
         Path("text.txt").write_text(_TEXT * 40, encoding="utf-8")
         train_model(folder, input=["text.txt"], cell=cell, quiet=True, **_SMALL, **_SETTINGS[cell])
     (folder / ".lock").unlink(missing_ok=True)
@@ -66,13 +66,15 @@ def make(cell: str, folder: Path) -> dict[str, Any]:
             variable.assign(variable * (1.0 + _SHARE * rng.uniform(-1.0, 1.0, variable.shape)))
         changed.append(other)
     texts = []
-    for settings in _DRAWN:
+    for settings in _GENERATED:
         for seed in range(_SEEDS):
             text = trained.generate(**settings, seed=seed)
             if all(other.generate(**settings, seed=seed) == text for other in changed):
                 break
         else:
-            raise UserError(f"{folder}: no seed below {_SEEDS} gives a text that stands rounding; shorten the text")
+            raise UserError(
+                f"{folder}: no seed below {_SEEDS} gives a text that is robust to rounding; shorten the text"
+            )
         texts.append({"settings": {**settings, "seed": seed}, "text": text})
     read = "examples" if trained.run.data.layout == "sequences" else ""
     evaluation = trained.evaluate_text(_EVALUATED, read=read)
@@ -89,8 +91,8 @@ def make(cell: str, folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _elsewhere() -> Iterator[None]:
-    """In an empty folder, with an empty cache, so that nothing of this machine gets into the run."""
+def _work_in_empty_folder() -> Iterator[None]:
+    """Changes to an empty folder with an empty cache, so that nothing of this machine gets into the run."""
     here, cache = os.getcwd(), os.environ.get("XDG_CACHE_HOME")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -105,18 +107,20 @@ def _elsewhere() -> Iterator[None]:
 
 
 def main() -> None:
-    """Makes the runs that are not there yet."""
+    """Makes the golden runs."""
     cli.load_tensorflow()
     for cell in _SETTINGS:
         folder = Path(_FLAGS.output_dir).absolute() / cell
         if folder.exists():
-            raise UserError(f"{folder}: exists already, and golden runs stay as they are; choose another --output_dir")
-        files.write_json(folder.with_suffix(".json"), make(cell, folder))
+            raise UserError(f"{folder}: exists already, and golden runs never change; choose another --output_dir")
+        files.write_json(folder.with_suffix(".json"), make_run(cell, folder))
         print(folder)
 
 
+def define_flags() -> None:
+    """Defines the tool's flags."""
+    flags.DEFINE_string("output_dir", "tests/golden", "Folder for the run folders and JSON files.")
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "output_dir", "tests/golden", "The folder that gets a run folder and a JSON file for each cell."
-    )
-    cli.run(main)
+    cli.run_command(define_flags, main)

@@ -1,4 +1,4 @@
-"""Prints a code block of the README, for continuous integration and tests to run it to the letter.
+"""Prints a code block of the README, so that continuous integration and tests run exactly what it says.
 
 python tools/readme.py NAME: the block after the line `<!-- NAME -->`.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def block(name: str) -> str:
-    """The fenced code after the marker `<!-- name -->`.
+    """Returns the fenced code after the marker `<!-- name -->`.
 
     Raises:
         LookupError: there is no such block.

@@ -1,9 +1,9 @@
-"""Puts runs of the reference systems beside their published figures: a Markdown table and a curve for each.
+"""Compares runs of the reference systems with their published figures: a Markdown table and a curve for each.
 
 python tools/reference_systems.py --runs=FOLDER --output=docs/reference
 
-FOLDER holds a run for each recipe, under the recipe's name: `FOLDER/dinosaur_names` was made by
-`python -m tfcharrnn.train --flagfile=configs/dinosaur_names.flags --input=... --run_dir=FOLDER/dinosaur_names`.
+FOLDER has a run for each recipe, under the recipe's name: `FOLDER/dinosaur_names` was made by
+`tfcharrnn train --recipe=dinosaur_names --input=... --run_dir=FOLDER/dinosaur_names`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from absl import flags
 from tfcharrnn import cli
 from tfcharrnn.errors import UserError
 from tfcharrnn.runs import run_folder as run_lib
-from tfcharrnn.runs.plotting import read_metrics
+from tfcharrnn.runs.logs import read_metrics
 
 _FLAGS = flags.FLAGS
 
@@ -28,11 +28,11 @@ class System:
     """A published training curve.
 
     Attributes:
-        text: what it was trained on.
-        key: the column of `metrics.jsonl` that it is to be compared with.
+        text: the training text.
+        key: the column of `metrics.jsonl` to compare with.
         unit: `step`, `epoch`, or `characters` (millions of characters trained on).
-        figures: the loss at so many units.
-        characters: over how many characters a loss is summed.
+        figures: the published loss by position, in that unit.
+        characters: characters that a loss is summed over.
     """
 
     text: str
@@ -42,10 +42,10 @@ class System:
     characters: float = 1.0
 
 
-_RNN_THERE = System("4.57 million characters of Shakespeare", "loss", "characters", {16 * 4.57: 1.73})
+_SHAKESPEARE_RNN = System("4.57 million characters of Shakespeare", "loss", "characters", {16 * 4.57: 1.73})
 SYSTEMS = {
-    "shakespeare_rnn": _RNN_THERE,
-    "shakespeare_rnn_long": _RNN_THERE,
+    "shakespeare_rnn": _SHAKESPEARE_RNN,
+    "shakespeare_rnn_long": _SHAKESPEARE_RNN,
     "dinosaur_names": System(
         "1,536 names of dinosaurs",
         "smooth_loss",
@@ -74,45 +74,45 @@ SYSTEMS = {
         characters=50,
     ),
 }
-# recipes for which no curve was published, and the column that tells most about them
+# recipes without a published curve, and the column to plot
 WITHOUT_FIGURES = {"unicode_names": "smooth_loss", "sonnets_poem": "loss", "speeches_sgd": "smooth_loss"}
 
 
-def progress(rows: list[dict[str, Any]], unit: str, characters_a_step: int) -> list[float]:
-    """Where each row of the metrics stands, in a unit of `System`."""
+def list_positions(rows: list[dict[str, Any]], unit: str, characters_a_step: int) -> list[float]:
+    """Returns the position of each row of the metrics in a unit of `System`."""
     if unit == "characters":
         return [row["step"] * characters_a_step / 1e6 for row in rows]
     return [row[unit] for row in rows]
 
 
 def compare(run_dir: Path, system: System) -> list[tuple[float, float, float]]:
-    """For each figure that the run has reached: where it stands, the figure, and the run's own loss there.
+    """Returns for each figure that the run has reached its position, the figure, and the run's loss.
 
-    The run's loss is that of the first row that is not before that place.
+    The run's loss is that of the first row at or after the position.
     """
     run, rows = run_lib.load(run_dir), read_metrics(run_dir)
-    places = progress(rows, system.unit, run.training.batch_size * (run.data.seq_length - 1))
+    positions = list_positions(rows, system.unit, run.training.batch_size * (run.data.seq_length - 1))
     found = []
-    for place, figure in system.figures.items():
-        index = bisect.bisect_left(places, place * (1 - 1e-4))
+    for position, figure in system.figures.items():
+        index = bisect.bisect_left(positions, position * (1 - 1e-4))
         if index < len(rows):
-            found.append((place, figure, rows[index][system.key]))
+            found.append((position, figure, rows[index][system.key]))
     return found
 
 
-def table(name: str, system: System, found: list[tuple[float, float, float]]) -> str:
-    """A Markdown table of a comparison, each loss in nats a character beside the published unit."""
+def format_table(name: str, system: System, found: list[tuple[float, float, float]]) -> str:
+    """Formats a comparison as a Markdown table, in the published unit and in nats per character."""
     lines = [f"### {name}", "", f"| {system.unit} | published | here | published, nats a character | here |"]
     lines.append("| --- | --- | --- | --- | --- |")
-    for place, figure, ours in found:
-        cells = [f"{place:,g}", f"{figure:g}", f"{ours:.4g}"]
+    for position, figure, ours in found:
+        cells = [f"{position:,g}", f"{figure:g}", f"{ours:.4g}"]
         cells += [f"{loss / system.characters:.3f}" for loss in (figure, ours)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(run_dir: Path, key: str, system: System | None, output: Path) -> None:
-    """Draws a run's curve, and as dots the published figures."""
+def plot_run(run_dir: Path, key: str, system: System | None, output: Path) -> None:
+    """Plots a run's curve, with the published figures as dots."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,9 +120,9 @@ def draw(run_dir: Path, key: str, system: System | None, output: Path) -> None:
 
     run, rows = run_lib.load(run_dir), read_metrics(run_dir)
     unit = system.unit if system else "step"
-    places = progress(rows, unit, run.training.batch_size * (run.data.seq_length - 1))
+    positions = list_positions(rows, unit, run.training.batch_size * (run.data.seq_length - 1))
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(places, [row[key] for row in rows], lw=1, label="here")
+    axes.plot(positions, [row[key] for row in rows], lw=1, label="here")
     if system:
         axes.plot(list(system.figures), list(system.figures.values()), "o", color="C1", label="published")
         axes.legend()
@@ -139,20 +139,24 @@ def draw(run_dir: Path, key: str, system: System | None, output: Path) -> None:
 
 
 def main() -> None:
-    """Reads the flags, prints the tables and draws the curves of every run there is."""
+    """Reads the flags, prints the tables and plots the curves of all runs found."""
     runs, output = Path(_FLAGS.runs), Path(_FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     there = [name for name in (*SYSTEMS, *WITHOUT_FIGURES) if (runs / name).is_dir()]
     if not there:
-        raise UserError(f"--runs={runs}: holds no run of a recipe; make one with train --run_dir={runs}/dinosaur_names")
+        raise UserError(f"--runs={runs}: has no run of a recipe; create one with train --run_dir={runs}/dinosaur_names")
     for name in there:
         system = SYSTEMS.get(name)
         if system:
-            print(table(name, system, compare(runs / name, system)), end="\n\n")
-        draw(runs / name, system.key if system else WITHOUT_FIGURES[name], system, output / f"{name}.png")
+            print(format_table(name, system, compare(runs / name, system)), end="\n\n")
+        plot_run(runs / name, system.key if system else WITHOUT_FIGURES[name], system, output / f"{name}.png")
+
+
+def define_flags() -> None:
+    """Defines the tool's flags."""
+    flags.DEFINE_string("runs", "runs", "Folder of the runs.")
+    flags.DEFINE_string("output", "docs/reference", "Folder for the curves.")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("runs", "runs", "The folder of the runs.")
-    flags.DEFINE_string("output", "docs/reference", "The folder for the curves.")
-    cli.run(main)
+    cli.run_command(define_flags, main)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfcharrnn
-from tfcharrnn import novelty
+from tfcharrnn.analysis import novelty
 
 
 def tool(*arguments, cwd):

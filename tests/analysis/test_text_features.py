@@ -75,6 +75,6 @@ def test_every_feature_is_one_finite_number_for_each_character(text):
 
 def test_what_stands_in_a_text_too_seldom_is_not_measured():
     text = "a (b) c (d) e\n"
-    names = {feature.name for feature in text_features.measured(text)}
+    names = {feature.name for feature in text_features.measure_features(text)}
     assert "inside brackets" not in names and "space" in names
-    assert "inside brackets" in {feature.name for feature in text_features.measured(2 * text)}
+    assert "inside brackets" in {feature.name for feature in text_features.measure_features(2 * text)}

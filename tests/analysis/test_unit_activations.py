@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfcharrnn.analysis import unit_activations
-from tfcharrnn.analysis.unit_activations import Plane, Reading
+from tfcharrnn.analysis.unit_activations import LayerActivations, Trace
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
@@ -17,7 +17,7 @@ from tfcharrnn.model.char_rnn import CharRNN
 CHARACTERS = "abcdef"
 
 
-def made(layout, cell):
+def make_model(layout, cell):
     vocabulary = Vocabulary.from_text(CHARACTERS, LAYOUTS[layout].special)
     config = ModelConfig(cell=cell, hidden_size=8, num_layers=2, embedding_size=3, learned_initial_state=True)
     model, rng = CharRNN(config, len(vocabulary), layout=LAYOUTS[layout]), np.random.default_rng(1)
@@ -35,48 +35,48 @@ def losses(model, ids):
     ("layout", "cell", "before"), [("sequences", "rnn", [0]), ("stream", "lstm", []), ("windows", "gru", [])]
 )
 def test_a_text_is_read_on_and_on(layout, cell, before):
-    model, vocabulary = made(layout, cell)
+    model, vocabulary = make_model(layout, cell)
     text = "abcadefffba"
     ids = [*before, *vocabulary.encode(text)]
-    reading = unit_activations.read(model, vocabulary, text)
-    assert reading.text == text
+    trace = unit_activations.trace_text(model, vocabulary, text)
+    assert trace.text == text
     logits, state = model(tf.constant([ids]))
-    assert len(reading.planes) == sum(len(layer) for layer in state)
-    for plane in reading.planes:
-        last = state[plane.layer]["hc".index(plane.part)]
-        np.testing.assert_allclose(plane.values[-1], last.numpy()[0], atol=1e-5)
-        assert plane.values.shape == (len(text), 8)
+    assert len(trace.layers) == sum(len(tensors) for tensors in state)
+    for layer in trace.layers:
+        last = state[layer.layer]["hc".index(layer.part)]
+        np.testing.assert_allclose(layer.values[-1], last.numpy()[0], atol=1e-5)
+        assert layer.values.shape == (len(text), 8)
     probabilities = tf.nn.softmax(logits[0]).numpy()[:-1]
     start = 1 - len(before)  # the first character is predicted from <S>, or not at all
-    assert np.isnan(reading.losses[:start]).all() and (reading.guesses[:start] == -1).all()
+    assert np.isnan(trace.losses[:start]).all() and (trace.guesses[:start] == -1).all()
     expected = -np.log(probabilities[np.arange(len(ids) - 1), ids[1:]])
-    np.testing.assert_allclose(reading.losses[start:], expected, atol=1e-5)
-    np.testing.assert_array_equal(reading.guesses[start:], np.argsort(-probabilities)[:, :5])
-    np.testing.assert_allclose(reading.probabilities[start:], -np.sort(-probabilities)[:, :5], atol=1e-6)
+    np.testing.assert_allclose(trace.losses[start:], expected, atol=1e-5)
+    np.testing.assert_array_equal(trace.guesses[start:], np.argsort(-probabilities)[:, :5])
+    np.testing.assert_allclose(trace.probabilities[start:], -np.sort(-probabilities)[:, :5], atol=1e-6)
 
 
 def test_lines_are_read_each_by_itself_and_their_ends_are_not_read():
-    model, vocabulary = made("lines", "gru")
+    model, vocabulary = make_model("lines", "gru")
     lines = ["abc", "f", "deade"]
-    reading = unit_activations.read(model, vocabulary, lines)
-    assert reading.text == "abc\nf\ndeade\n"
+    trace = unit_activations.trace_text(model, vocabulary, lines)
+    assert trace.text == "abc\nf\ndeade\n"
     expected = np.concatenate([losses(model, [1, *vocabulary.encode(line), 2]) for line in lines])
-    np.testing.assert_allclose(reading.losses, expected, atol=1e-5)
-    alone = unit_activations.read(model, vocabulary, [lines[2]])
-    ends = np.array([symbol == "</S>" for symbol in reading.symbols])
-    for plane, other in zip(reading.planes, alone.planes, strict=True):
-        np.testing.assert_array_equal(np.isnan(plane.values).all(axis=1), ends)
-        np.testing.assert_allclose(plane.values[6:], other.values, atol=1e-6)
+    np.testing.assert_allclose(trace.losses, expected, atol=1e-5)
+    alone = unit_activations.trace_text(model, vocabulary, [lines[2]])
+    ends = np.array([symbol == "</S>" for symbol in trace.symbols])
+    for layer, other in zip(trace.layers, alone.layers, strict=True):
+        np.testing.assert_array_equal(np.isnan(layer.values).all(axis=1), ends)
+        np.testing.assert_allclose(layer.values[6:], other.values, atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["stream", "sequences", "lines"])
 def test_nothing_can_be_read(layout):
-    model, vocabulary = made(layout, "rnn")
-    reading = unit_activations.read(model, vocabulary, [] if layout == "lines" else "")
-    assert not reading.symbols
-    assert unit_activations.interpret(reading)[0] == ()
+    model, vocabulary = make_model(layout, "rnn")
+    trace = unit_activations.trace_text(model, vocabulary, [] if layout == "lines" else "")
+    assert not trace.symbols
+    assert unit_activations.correlate_with_features(trace)[0] == ()
     with pytest.raises(UserError, match=r"story: .*'x'"):
-        unit_activations.read(model, vocabulary, ["x"] if layout == "lines" else "x", name="story")
+        unit_activations.trace_text(model, vocabulary, ["x"] if layout == "lines" else "x", name="story")
 
 
 def test_a_unit_that_tracks_a_feature_is_found():
@@ -92,8 +92,8 @@ def test_a_unit_that_tracks_a_feature_is_found():
     values[:, 3] += quoted
     values[:, 5] = 0.25  # a dead one
     values[4] = np.nan
-    reading = Reading(tuple(text), (Plane(0, "h", values),), *np.zeros([3, len(text), 1]))
-    found, (r,) = unit_activations.interpret(reading)
+    trace = Trace(tuple(text), (LayerActivations(0, "h", values),), *np.zeros([3, len(text), 1]))
+    found, (r,) = unit_activations.correlate_with_features(trace)
     names = [feature.name for feature in found]
     assert np.argmax(np.abs(r[names.index("inside quotes")])) == 3
     assert r[names.index("inside quotes"), 3] > 0.9
@@ -106,14 +106,14 @@ def test_correlations_are_those_of_numpy():
     rng = np.random.default_rng(0)
     values, targets = rng.normal(size=[40, 3]), rng.normal(size=[2, 40])
     expected = np.corrcoef(np.concatenate([targets, values.T]))[:2, 2:]
-    np.testing.assert_allclose(unit_activations.correlations(values, targets), expected, atol=1e-12)
+    np.testing.assert_allclose(unit_activations.correlate(values, targets), expected, atol=1e-12)
 
 
 def test_the_beginning_of_a_reading_is_whole():
-    model, vocabulary = made("stream", "lstm")
-    reading = unit_activations.read(model, vocabulary, "abcdef")
-    short = unit_activations.read(model, vocabulary, "abc")
-    for one, other in zip(dataclasses.astuple(reading.first(3)), dataclasses.astuple(short), strict=True):
+    model, vocabulary = make_model("stream", "lstm")
+    trace = unit_activations.trace_text(model, vocabulary, "abcdef")
+    short = unit_activations.trace_text(model, vocabulary, "abc")
+    for one, other in zip(dataclasses.astuple(trace.truncate(3)), dataclasses.astuple(short), strict=True):
         if isinstance(one, np.ndarray):
             np.testing.assert_allclose(one, other, atol=1e-6)
-    assert reading.first(3).symbols == short.symbols
+    assert trace.truncate(3).symbols == short.symbols

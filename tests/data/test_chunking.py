@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data import chunking
-from tfcharrnn.data.examples import Examples
+from tfcharrnn.data.examples import (
+    Examples,
+    count_training_examples,
+    cut_stream,
+    make_evaluation_examples,
+    make_training_examples,
+)
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import ConfigError
 
@@ -39,7 +45,7 @@ def test_cut_sequences_reads_as_the_contract(text, seq_length, overlap):
     assert sequences.tolist() == expected
     assert sequences.shape == (len(expected), seq_length)
     assert sequences.dtype == np.int32
-    assert chunking.num_sequences(len(text), seq_length, overlap) == len(expected)
+    assert chunking.count_sequences(len(text), seq_length, overlap) == len(expected)
 
 
 @given(st.integers(0, 2000))
@@ -53,14 +59,14 @@ def test_sequences_without_overlap_number_characters_by_199(characters):
     [(200, 0.0, 199), (101, 0.07, 93), (101, 0.29, 71), (4, 0.5, 1), (201, 0.5, 100), (11, 1e-5, 9), (101, 0.99, 1)],
 )
 def test_stride_takes_the_overlap_as_the_decimal_it_is_written(seq_length, overlap, step):
-    assert chunking.stride(seq_length, overlap) == step
-    assert chunking.stride(seq_length, np.float64(overlap)) == step
+    assert chunking.sequence_stride(seq_length, overlap) == step
+    assert chunking.sequence_stride(seq_length, np.float64(overlap)) == step
 
 
 @given(st.text("abcdef", max_size=60), st.integers(2, 20))
 def test_a_text_cut_for_evaluation_covers_each_character_once(text, seq_length):
     vocabulary = Vocabulary.from_text("abcdef")
-    examples = chunking.of_text(text, vocabulary, DataConfig(seq_length=seq_length), "text")
+    examples = chunking.encode_text(text, vocabulary, DataConfig(seq_length=seq_length), "text")
     assert len(examples) == math.ceil(len(text) / (seq_length - 1))
     rows = examples.gather(np.arange(len(examples)), seq_length)
     assert np.all(rows[:, 0] == 0)
@@ -99,7 +105,7 @@ def test_lines_stand_between_two_matches_of_the_delimiter(delimiter, text, max_l
 def divide(text, config):
     """The lines of each part, and how many were dropped."""
     lines, dropped = chunking.split_lines(text, config)
-    splits = chunking.splits_of_lines(0, len(lines), len(lines), config)
+    splits = chunking.assign_lines_to_splits(0, len(lines), len(lines), config)
     return [[line for line, split in zip(lines, splits, strict=True) if split == part] for part in range(3)], dropped
 
 
@@ -129,10 +135,10 @@ def test_windows_of_a_text_as_long_as_a_known_one():
     """94,275 characters, in windows of 40 and a stride of 3, are 31,412 examples."""
     ids = np.random.default_rng(0).integers(0, 50, 94_275).astype(np.int32)
     config = DataConfig(layout="windows", seq_length=40, stride=3)
-    records = Examples.side_by_side(ids, np.array([4096] * 23 + [67]))
-    examples = chunking.examples(records, config)
-    assert len(examples) == chunking.num_examples(94_275, len(records), config) == 31_412
-    rows = examples.padded()
+    records = Examples.from_lengths(ids, np.array([4096] * 23 + [67]))
+    examples = make_training_examples(records, config)
+    assert len(examples) == count_training_examples(94_275, len(records), config) == 31_412
+    rows = examples.pad()
     assert rows.shape == (31_412, 41)
     for index in (0, 1, 2, 15_000, 31_411):
         assert rows[index].tolist() == ids[3 * index : 3 * index + 41].tolist()
@@ -146,23 +152,23 @@ def test_windows_are_cut_by_the_contract(size, seq_length, step):
         expected.append([100 + start + offset for offset in range(seq_length + 1)])
         start += step
     config = DataConfig(layout="windows", seq_length=seq_length, stride=step)
-    examples = chunking.examples(Examples.side_by_side(ids, np.array([size])), config)
-    assert (examples.padded().tolist() if len(examples) else []) == expected
-    assert chunking.num_examples(size, 1, config) == len(expected)
+    examples = make_training_examples(Examples.from_lengths(ids, np.array([size])), config)
+    assert (examples.pad().tolist() if len(examples) else []) == expected
+    assert count_training_examples(size, 1, config) == len(expected)
 
 
 @given(st.integers(1, 80), st.integers(2, 12), st.integers(1, 5))
 def test_windows_to_measure_a_loss_predict_each_character_once(size, seq_length, step):
     ids = np.arange(size, dtype=np.int32)
     config = DataConfig(layout="windows", seq_length=seq_length, stride=step)
-    examples = chunking.predicted_once(Examples.side_by_side(ids, np.array([size])), config)
+    examples = make_evaluation_examples(Examples.from_lengths(ids, np.array([size])), config)
     assert (examples.starts + examples.lengths - 1).tolist() == list(range(seq_length, size))
     assert np.all(examples.lengths == seq_length + 1)
 
 
 @given(st.integers(0, 80), st.integers(1, 30))
 def test_pieces_of_a_stream_predict_each_character_once_and_in_order(size, piece):
-    examples = chunking.stream_pieces(np.arange(size, dtype=np.int32), piece)
+    examples = cut_stream(np.arange(size, dtype=np.int32), piece)
     rows = [
         examples.ids[at : at + length].tolist() for at, length in zip(examples.starts, examples.lengths, strict=True)
     ]
@@ -176,8 +182,8 @@ def test_a_text_to_evaluate_is_cut_as_in_training(text, seq_length):
     plain, special = Vocabulary.from_text("abcdefgh", ()), Vocabulary.from_text("abcdefgh", ("<PAD>", "<S>", "</S>"))
 
     def predicted(vocabulary, config):
-        examples = chunking.of_text(text, vocabulary, config, "text")
-        return [row[:length] for row, length in zip(examples.padded().tolist(), examples.lengths, strict=True)]
+        examples = chunking.encode_text(text, vocabulary, config, "text")
+        return [row[:length] for row, length in zip(examples.pad().tolist(), examples.lengths, strict=True)]
 
     ids = plain.encode(text).tolist()
     windows = predicted(plain, DataConfig(layout="windows", seq_length=seq_length, stride=2))

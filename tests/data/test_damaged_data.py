@@ -151,14 +151,14 @@ def test_data_without_training_records_is_one_error(folder):
 
 def test_shard_of_other_data_is_one_error(folder):
     (folder / "val-00000-of-00002.tfrecord").write_bytes((folder / "train-00000-of-00002.tfrecord").read_bytes())
-    assert "more records than dataset.json counts" in error_of(folder, "val")
+    assert "has more records than dataset.json says" in error_of(folder, "val")
 
 
 def test_ids_outside_the_vocabulary_are_one_error(folder):
     where = folder / "vocab.json"
     symbols = json.loads(where.read_text())["symbols"]
     where.write_text(json.dumps({"format": 1, "symbols": symbols[:-1]}))
-    assert "ids outside the vocabulary" in error_of(folder)
+    assert "a record has ids outside the vocabulary" in error_of(folder)
 
 
 def test_flipped_bit_in_a_shard_is_one_error(folder):
@@ -167,4 +167,4 @@ def test_flipped_bit_in_a_shard_is_one_error(folder):
     data[len(data) // 2] ^= 4
     shard.write_bytes(data)
     assert error_of(folder).startswith(f"{shard}: damaged")
-    assert open_data(folder).read("val").padded().shape == (2, 50), "the other split is whole"
+    assert open_data(folder).read("val").pad().shape == (2, 50), "the other split is whole"

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfcharrnn
+from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data import chunking, dataset
-from tfcharrnn.data.dataset import open_data, prepare_data
+from tfcharrnn.data.dataset import open_data
 from tfcharrnn.errors import UserError
 from tfcharrnn.preparation import corpora
 from tfcharrnn.preparation.corpora import Corpus
+from tfcharrnn.preparation.data_folder import prepare_data
 
 
 def read_by_the_contract(folder, split):
@@ -52,7 +54,7 @@ def test_records_reproduce_the_text(tmp_path_factory, text, seq_length, num_shar
 def test_characters_make_a_record_for_each_199(tmp_path, size):
     data = prepare(tmp_path / "data", ("abc" * size)[:size])
     assert data.splits["train"].records == size // 199
-    assert data.read("train").padded().shape == (size // 199, 200)
+    assert data.read("train").pad().shape == (size // 199, 200)
 
 
 def test_overlapping_sequences_are_cut_by_the_contract(tmp_path):
@@ -62,7 +64,7 @@ def test_overlapping_sequences_are_cut_by_the_contract(tmp_path):
 
 @pytest.mark.parametrize(("overlap", "step"), [(0.0, 10), (0.25, 7), (0.9, 1)])
 def test_blocks_do_not_show(tmp_path, monkeypatch, overlap, step):
-    monkeypatch.setattr(chunking, "_BLOCK", 64)
+    monkeypatch.setattr(chunking, "_BATCH", 64)
     prepare(tmp_path / "data", TEXT, seq_length=11, overlap=overlap)
     assert read_by_the_contract(tmp_path / "data", "train") == [TEXT[at : at + 10] for at in range(0, 1000 - 9, step)]
 
@@ -95,7 +97,7 @@ def test_shards_are_named_in_order_and_even(tmp_path):
 def test_read_gives_what_the_contract_reads(good):
     data = open_data(good)
     for split in ("train", "val"):
-        assert [data.vocabulary.decode(row) for row in data.read(split).padded()] == read_by_the_contract(good, split)
+        assert [data.vocabulary.decode(row) for row in data.read(split).pad()] == read_by_the_contract(good, split)
 
 
 def test_vocabulary_is_special_symbols_and_then_code_points(good):
@@ -117,7 +119,7 @@ def test_description_says_how_the_folder_was_made_and_names_no_path(tmp_path):
     assert description["normalisation"] == {
         "lowercase": True, "drop_digits": True, "drop_chars": "x", "encoding": "utf-8",
     }  # fmt: skip
-    assert description["inputs"] == [{"name": "a.txt", "bytes": 600, "sha256": dataset.files.file_sha256(path)}]
+    assert description["inputs"] == [{"name": "a.txt", "bytes": 600, "sha256": files.file_sha256(path)}]
     assert description["characters"] == 500 == data.characters
     assert description["splits"]["train"]["records"] == data.splits["train"].records
     assert data.name == "a.txt"
@@ -140,7 +142,7 @@ def test_folder_can_be_moved(folder, tmp_path):
     before = open_data(folder)
     moved = folder.rename(tmp_path / "moved")
     assert open_data(moved).fingerprint == before.fingerprint
-    assert open_data(moved).read("val").padded().shape == (2, 50)
+    assert open_data(moved).read("val").pad().shape == (2, 50)
 
 
 @pytest.mark.parametrize("name", ["with space", "dätä", "a*[b]?", os.fsdecode(b"not-utf8-\xff")])
@@ -155,7 +157,7 @@ def test_shakespeare_is_reproduced(tmp_path, shakespeare):
     assert data.characters == len(text) == 1_115_394
     assert len(data.vocabulary) == 66
     train = len(text) - len(text) // 20
-    ids = data.read("train").padded()
+    ids = data.read("train").pad()
     assert ids.shape == (train // 199, 200)
     assert data.vocabulary.decode(ids) == text[: train // 199 * 199]
     assert data.vocabulary.decode(data.read("val").ids) == text[train : train + len(text) // 20 // 199 * 199]
@@ -218,10 +220,10 @@ def test_overwrite_removes_nothing_but_data_folders(tmp_path):
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     (tmp_path / "notes.txt").write_text("more work")
     with pytest.raises(
-        UserError, match=r"home: --overwrite would remove thesis\.tex, which is no part of a data folder"
+        UserError, match=r"home: --overwrite would remove thesis\.tex, which is not part of a data folder"
     ):
         prepare_data(DataConfig(), tmp_path / "home", overwrite=True)
-    with pytest.raises(UserError, match=r"notes\.txt: --overwrite replaces a data folder"):
+    with pytest.raises(UserError, match=r"notes\.txt: --overwrite replaces only a data folder"):
         prepare_data(DataConfig(), tmp_path / "notes.txt", overwrite=True)
     assert contents(tmp_path) == {"home/thesis.tex": b"years of work", "notes.txt": b"more work"}
 
@@ -230,7 +232,9 @@ def test_overwrite_removes_nothing_but_data_folders(tmp_path):
 def test_a_folder_that_cannot_be_replaced_is_one_error(tmp_path, monkeypatch, place):
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub" if place != "sub/.." else tmp_path)
-    with pytest.raises(UserError, match=r"cannot be put in the place of this folder; choose another --output_dir$"):
+    with pytest.raises(
+        UserError, match=r"the current folder or its parent cannot be replaced; choose another --output_dir$"
+    ):
         prepare_data(DataConfig(), place, overwrite=True)
     assert names(tmp_path) == ["sub"]
 
@@ -268,7 +272,7 @@ def test_an_interrupt_leaves_what_was_there(folder, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tfcharrnn.data.tfrecord_writer.write", interrupt)
+    monkeypatch.setattr("tfcharrnn.data.tfrecord_writer.write_records", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare_data(DataConfig(seq_length=10), folder, overwrite=True, corpus=Corpus("text", TEXT, ()))
     assert contents(tmp_path) == before

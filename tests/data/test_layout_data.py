@@ -65,8 +65,8 @@ def test_lines_are_records_between_a_beginning_and_an_end(tmp_path, delimiter, b
         assert said["splits"][split]["records"] == len(lines[split])
         assert said["splits"][split]["characters"] == len("".join(lines[split]))
         read = data.read(split)
-        assert np.all(read.padded()[np.arange(read.width) >= read.lengths[:, np.newaxis]] == 0)
-        ids = [row[:length] for row, length in zip(read.padded(), read.lengths, strict=True)]
+        assert np.all(read.pad()[np.arange(read.width) >= read.lengths[:, np.newaxis]] == 0)
+        ids = [row[:length] for row, length in zip(read.pad(), read.lengths, strict=True)]
         assert [[data.vocabulary.symbols[id] for id in row] for row in ids] == records[split]
 
 
@@ -88,7 +88,7 @@ def test_a_text_without_a_line_to_keep_is_one_error(tmp_path):
 @pytest.mark.parametrize("layout", ["stream", "windows"])
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_pieces_on_disk_put_together_are_the_text(tmp_path, monkeypatch, layout, num_shards):
-    monkeypatch.setattr(chunking, "_BLOCK", 8192)
+    monkeypatch.setattr(chunking, "_BATCH", 8192)
     text = "".join(np.random.default_rng(0).choice(list("abcdef \n"), 25_000))
     settings = {"layout": layout, "seq_length": 40, "num_shards": num_shards}
     data = prepare(tmp_path / "data", text, **settings, val_fraction=0.2, test_fraction=0.1)

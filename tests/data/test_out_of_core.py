@@ -1,37 +1,24 @@
-"""Data larger than memory: what is trained on, by which worker, and that reading it block by block changes nothing."""
+"""Training data larger than memory: the examples of each worker, and that reading in segments changes nothing."""
 
 import collections
 import dataclasses
 import functools
+import weakref
 
 import numpy as np
 import pytest
-from folders import prepare
+from folders import LAYOUT_SETTINGS, numbered_lines, prepare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfcharrnn.config import ModelConfig, TrainingConfig
-from tfcharrnn.data import batching, chunking, out_of_core, shards
-from tfcharrnn.data.dataset import DataFolder, open_data
-from tfcharrnn.data.input_pipeline import calls, taken, training_batches, training_order
+from tfcharrnn.config import TrainingConfig
+from tfcharrnn.data import batching, out_of_core, shards
+from tfcharrnn.data.dataset import open_data
+from tfcharrnn.data.examples import make_training_examples
+from tfcharrnn.data.input_pipeline import BatchPipeline, make_sampler
 from tfcharrnn.errors import UserError
-from tfcharrnn.inference import evaluation
-from tfcharrnn.inference.evaluation import Evaluator
-from tfcharrnn.model.char_rnn import CharRNN
 
-LAYOUTS = {
-    "sequences": {"layout": "sequences", "seq_length": 12},
-    "lines": {"layout": "lines", "max_length": 40},
-    "stream": {"layout": "stream", "seq_length": 30},
-    "windows": {"layout": "windows", "seq_length": 9, "stride": 7},
-}
 WORKERS = [1, 2, 3, 5]
-
-
-def text_of(size, seed=0):
-    """So many lines of different lengths, of which each says which it is."""
-    lengths = np.random.default_rng(seed).integers(0, 25, size)
-    return "\n".join(f"{n}:" + "abcdefghij klmnopqrstuvwxyz"[:length] for n, length in enumerate(lengths))
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +28,28 @@ def folder(tmp_path_factory):
     @functools.cache
     def get(layout, lines, num_shards, compression="none"):
         path = tmp_path_factory.mktemp("blocks") / "data"
-        return prepare(path, text_of(lines), num_shards=num_shards, compression=compression, **LAYOUTS[layout])
+        return prepare(
+            path, numbered_lines(lines), num_shards=num_shards, compression=compression, **LAYOUT_SETTINGS[layout]
+        )
 
     return get
 
 
-def order_of(data, rows=None, **config) -> batching.Order:
-    return training_order(data, TrainingConfig(**config), rows)
+def sampler_of(data, rows=None, **config) -> batching.BatchSampler:
+    return make_sampler(data, TrainingConfig(**config), rows)
 
 
 def rows_of(worker, workers, batch_size):
     return range(batch_size * worker // workers, batch_size * (worker + 1) // workers)
 
 
-def batches(order, start, stop):
+def batches(sampler, start, stop):
     """Each step's rows without their padding, and how many rows are examples."""
     result = []
     for step in range(start, stop):
-        rows, size = order.batches(range(step, step + 1), order.width(step))[0], order.size(step)
-        filled = np.array(order.rows) < size
+        (rows,) = sampler.load_batches(range(step, step + 1), sampler.get_width(step))
+        size = sampler.count_examples(step)
+        filled = np.array(sampler.rows) < size
         assert not rows[~filled].any()
         result.append(([row.tolist() for row in rows[filled]], size))
     return result
@@ -67,8 +57,8 @@ def batches(order, start, stop):
 
 def examples_of(data):
     """All training examples, with how often each is there."""
-    examples = chunking.examples(data.read("train"), data.config)
-    return collections.Counter(map(tuple, examples.padded().tolist()))
+    examples = make_training_examples(data.read("train"), data.config)
+    return collections.Counter(map(tuple, examples.pad().tolist()))
 
 
 def padded(row, width):
@@ -92,8 +82,8 @@ def test_every_example_is_seen_once_an_epoch_by_one_worker(
     data = folder(layout, lines + 5, num_shards)
     config = {"batch_size": batch_size, "shuffle_buffer": buffer, "shuffle": shuffle, "seed": seed}
     config["drop_remainder"] = False
-    whole = order_of(data, **config)
-    assert isinstance(whole, out_of_core.ShuffledBlocks) == (data.symbols("train") > buffer)
+    whole = sampler_of(data, **config)
+    assert isinstance(whole, out_of_core.OutOfCoreShuffledSampler) == (data.count_symbols("train") > buffer)
     expected = examples_of(data)
     width = max(map(len, expected))
     stop = 3 * whole.steps_per_epoch
@@ -106,7 +96,7 @@ def test_every_example_is_seen_once_an_epoch_by_one_worker(
         if workers > batch_size:
             continue
         parts = [
-            batches(order_of(data, rows_of(worker, workers, batch_size), **config), 0, stop)
+            batches(sampler_of(data, rows_of(worker, workers, batch_size), **config), 0, stop)
             for worker in range(workers)
         ]
         for step, (rows, size) in enumerate(alone):
@@ -120,41 +110,41 @@ def test_every_character_of_a_stream_is_predicted_once_by_one_worker(folder, buf
     data = folder("stream", 300, 7)
     ids = data.read("train").ids
     config = {"batch_size": 5, "shuffle_buffer": buffer}
-    whole = order_of(data, **config)
-    assert isinstance(whole, out_of_core.StreamBlocks) == (buffer == 1)
+    whole = sampler_of(data, **config)
+    assert isinstance(whole, out_of_core.OutOfCoreStreamSampler) == (buffer == 1)
     length = (len(ids) - 1) // 5
     for workers in WORKERS:
-        parts = [order_of(data, rows_of(worker, workers, 5), **config) for worker in range(workers)]
+        parts = [sampler_of(data, rows_of(worker, workers, 5), **config) for worker in range(workers)]
         for step in range(3 * whole.steps_per_epoch):
             first = step % whole.steps_per_epoch * 30
-            rows = [row for part in parts for row in part.batches(range(step, step + 1), 31)[0].tolist()]
+            rows = [row for part in parts for row in part.load_batches(range(step, step + 1), 31)[0].tolist()]
             assert rows == [ids[at : at + 31].tolist() for at in range(first, 5 * length, length)]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUT_SETTINGS)
 @pytest.mark.parametrize("drop_remainder", [True, False])
 @pytest.mark.parametrize("buffer", [1, 2000])
 def test_resuming_gives_what_running_through_gives(folder, layout, drop_remainder, buffer):
     data = folder(layout, 100 if layout != "stream" else 400, 7)
     config = {"batch_size": 6, "shuffle_buffer": buffer, "drop_remainder": drop_remainder}
-    whole = order_of(data, **config)
+    whole = sampler_of(data, **config)
     stop = 2 * whole.steps_per_epoch + 3
     through = batches(whole, 0, stop)
     for start in {1, stop // 3, whole.steps_per_epoch - 1, whole.steps_per_epoch, stop - 1}:
-        assert batches(order_of(data, **config), start, stop) == through[start:]
+        assert batches(sampler_of(data, **config), start, stop) == through[start:]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUT_SETTINGS)
 def test_calls_change_nothing(folder, layout):
     """Several steps at once, and their widths, which are those of a group of steps."""
     data = folder(layout, 100 if layout != "stream" else 400, 3)
     config = {"batch_size": 6, "shuffle_buffer": 700, "drop_remainder": False}
-    plain = batches(order_of(data, **config), 0, 17)
+    plain = batches(sampler_of(data, **config), 0, 17)
     for start, intervals in [(0, []), (0, [5]), (7, [3])]:
-        order = order_of(data, **config)
-        dataset = training_batches(order, functools.partial(calls, start, 17, intervals, 4), 4)
+        sampler = sampler_of(data, **config)
         waits, step, widths = [], start, {}
-        for first, count, sizes, rows in taken(dataset, order, waits.append):
+        for first, count, sizes, rows, wait in BatchPipeline(sampler, 4).iterate(start, 17, intervals):
+            waits.append(wait)
             assert first == step and not rows[int(count) :].numpy().any()
             for size, batch in zip(sizes.numpy()[: int(count)], rows.numpy(), strict=False):
                 width = batch.shape[1]
@@ -166,11 +156,11 @@ def test_calls_change_nothing(folder, layout):
         assert min(waits) >= 0.0
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUT_SETTINGS)
 def test_compressed_files_give_the_same(folder, layout):
     lines = 100 if layout != "stream" else 400
     config = {"batch_size": 6, "shuffle_buffer": 900}
-    plain, packed = (order_of(folder(layout, lines, 3, kind), **config) for kind in ("none", "gzip"))
+    plain, packed = (sampler_of(folder(layout, lines, 3, kind), **config) for kind in ("none", "gzip"))
     assert batches(packed, 0, 20) == batches(plain, 0, 20)
 
 
@@ -186,9 +176,9 @@ def numbered(tmp_path_factory):
     return get
 
 
-def numbers(data, order, start, stop):
+def numbers(data, sampler, start, stop):
     """Which sequences are in each row of some steps, `[steps, rows]`."""
-    rows = order.batches(range(start, stop), 12)[:, :, 1:]
+    rows = sampler.load_batches(range(start, stop), 12)[:, :, 1:]
     return np.array([[int(data.vocabulary.decode(row)) for row in batch] for batch in rows])
 
 
@@ -197,8 +187,8 @@ def test_the_order_is_random_in_two_levels(numbered):
     data = numbered(8 * 200, 8)
 
     def epoch(index, seed=0, shuffle="epoch"):
-        order = order_of(data, batch_size=8, shuffle_buffer=15_000, seed=seed, shuffle=shuffle)
-        return numbers(data, order, 200 * index, 200 * index + 200)
+        sampler = sampler_of(data, batch_size=8, shuffle_buffer=15_000, seed=seed, shuffle=shuffle)
+        return numbers(data, sampler, 200 * index, 200 * index + 200)
 
     first, second = epoch(0), epoch(1)
     assert len({epoch(index, seed).tobytes() for index in range(2) for seed in range(3)}) == 6
@@ -212,8 +202,8 @@ def test_the_order_is_random_in_two_levels(numbered):
 
 def test_the_order_stays_the_same_in_later_versions(numbered):
     data = numbered(30, 3)
-    order = order_of(data, batch_size=4, shuffle_buffer=500)
-    assert numbers(data, order, 0, 9).tolist() == [
+    sampler = sampler_of(data, batch_size=4, shuffle_buffer=500)
+    assert numbers(data, sampler, 0, 9).tolist() == [
         *([25, 24, 15, 12], [21, 18, 10, 20], [27, 11, 1, 16], [14, 4, 0, 6], [28, 3, 26, 17], [5, 19, 13, 2]),
         *([7, 8, 29, 23], [11, 12, 9, 23], [14, 8, 19, 7]),
     ]
@@ -221,94 +211,63 @@ def test_the_order_stays_the_same_in_later_versions(numbered):
 
 def test_lines_of_like_length_are_batched_together(folder):
     data = folder("lines", 3000, 4)
-    order = order_of(data, batch_size=16, shuffle_buffer=60_000)
-    widths = [order.width(step) for step in range(order.steps_per_epoch)]
+    sampler = sampler_of(data, batch_size=16, shuffle_buffer=60_000)
+    widths = [sampler.get_width(step) for step in range(sampler.steps_per_epoch)]
     assert len(set(widths)) > 2 and widths != sorted(widths)
-    assert order.mean_width == pytest.approx(np.mean(widths), rel=0.1)
-    assert order.mean_width == pytest.approx(order_of(data, batch_size=16).mean_width)
+    assert sampler.mean_width == pytest.approx(np.mean(widths), rel=0.1)
+    assert sampler.mean_width == pytest.approx(sampler_of(data, batch_size=16).mean_width)
 
 
 def test_a_worker_opens_the_files_under_its_rows_and_no_others(numbered, monkeypatch):
     data = numbered(8 * 200, 8)
-    opened, read = set(), shards._Plain.read
-    monkeypatch.setattr(shards._Plain, "read", lambda self, *span: opened.add(self.path.name) or read(self, *span))
+    opened, read = set(), shards._PlainFile.read
+    monkeypatch.setattr(shards._PlainFile, "read", lambda self, *span: opened.add(self.path.name) or read(self, *span))
     by_worker = []
     for worker in range(4):
-        order = order_of(data, rows_of(worker, 4, 8), batch_size=8, shuffle_buffer=10_000)
+        sampler = sampler_of(data, rows_of(worker, 4, 8), batch_size=8, shuffle_buffer=10_000)
         opened.clear()
-        numbers(data, order, 0, 150)
-        order._reader.shutdown()
+        numbers(data, sampler, 0, 150)
+        sampler._reader.shutdown()
         by_worker.append(sorted(opened))
     assert [len(names) for names in by_worker] == [2] * 4
     assert sorted(name for names in by_worker for name in names) == sorted(data.splits["train"].shards)
 
 
 def test_a_damaged_file_is_one_error(folder, tmp_path):
-    prepare(tmp_path / "data", text_of(500), num_shards=3, **LAYOUTS["sequences"])
+    prepare(tmp_path / "data", numbered_lines(500), num_shards=3, **LAYOUT_SETTINGS["sequences"])
     path = tmp_path / "data" / "train-00001-of-00003.tfrecord"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     data = open_data(tmp_path / "data")
-    order = order_of(data, batch_size=4, shuffle_buffer=2000)
-    dataset = training_batches(order, lambda: calls(0, order.steps_per_epoch, [], 8), 8)
+    sampler = sampler_of(data, batch_size=4, shuffle_buffer=2000)
     with pytest.raises(UserError, match=r"train-00001-of-00003\.tfrecord: damaged") as caught:
-        for _ in taken(dataset, order, lambda seconds: None):
+        for _ in BatchPipeline(sampler, 8).iterate(0, sampler.steps_per_epoch):
             pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUT_SETTINGS)
+def test_a_closed_pipeline_releases_what_was_read(folder, layout):
+    sampler = sampler_of(folder(layout, 100 if layout != "stream" else 400, 3), batch_size=6, shuffle_buffer=700)
+    released, reader = weakref.ref(sampler), sampler._reader
+    with BatchPipeline(sampler, 4) as pipeline:
+        for _ in pipeline.iterate(0, 17):
+            break
+    assert reader._shutdown
+    del sampler
+    assert released() is None
 
 
 def test_too_little_data_is_one_error(folder):
     for layout in ("sequences", "stream"):
         with pytest.raises(UserError, match="--batch_size=100000"):
-            order_of(folder(layout, 900, 3), batch_size=100_000, shuffle_buffer=1)
-
-
-# Evaluation
-
-
-@pytest.mark.parametrize("size", [500, 3000, 10**6])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_split_is_evaluated_block_by_block(folder, layout, size, monkeypatch):
-    data: DataFolder = folder(layout, 900, 3)
-    monkeypatch.setattr(out_of_core, "_EVALUATED", 1024 * max(1, size // 1024) if layout == "stream" else size)
-    whole = out_of_core.predicted_once(data, "train")
-    monkeypatch.setattr(out_of_core, "_KEPT", 0)
-    parts = out_of_core.predicted_once(data, "train")
-    assert isinstance(parts, out_of_core.EvaluationBlocks) and len(parts)
-    for _ in range(2):
-        rows = [row for part in parts for row in part.padded().tolist()]
-        width = whole.width
-        assert [padded(row, width) for row in rows] == [tuple(row) for row in whole.padded().tolist()]
-    assert parts.ends.tolist() == np.unique(batching.bucket_widths(whole.lengths)).tolist() or layout in ("stream",)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_loss_of_a_split_is_the_same_block_by_block(folder, layout, monkeypatch):
-    data = folder(layout, 300, 3)
-    evaluator = Evaluator(CharRNN(ModelConfig(hidden_size=5), len(data.vocabulary), layout=data.layout))
-    whole = evaluator(out_of_core.predicted_once(data, "train"), 16)
-    monkeypatch.setattr(out_of_core, "_EVALUATED", 1024)
-    monkeypatch.setattr(out_of_core, "_KEPT", 0)
-    monkeypatch.setattr(evaluation, "_TOTALS", 50)
-    parts = evaluator(out_of_core.predicted_once(data, "train"), 16)
-    assert parts.characters == whole.characters
-    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+            sampler_of(folder(layout, 900, 3), batch_size=100_000, shuffle_buffer=1)
 
 
 def test_lengths_that_nobody_counted_are_counted(folder):
     data = folder("lines", 900, 3)
     part = data.splits["train"]
     old = dataclasses.replace(data, splits={**data.splits, "train": dataclasses.replace(part, lengths={})})
-    for got, want in zip(
-        out_of_core.example_lengths(old, "train"), out_of_core.example_lengths(data, "train"), strict=True
-    ):
+    for got, want in zip(batching.count_lengths(old, "train"), batching.count_lengths(data, "train"), strict=True):
         assert got.tolist() == want.tolist()
-
-
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
-def test_the_ends_of_buckets_are_quantiles(lengths):
-    shares = np.arange(1, 6) / 5
-    wanted = -(-np.quantile(lengths, shares, method="higher") // 8) * 8
-    wanted = np.unique(np.minimum(wanted, max(lengths)))
-    assert batching.bucket_ends(*np.unique(lengths, return_counts=True)).tolist() == wanted.tolist()

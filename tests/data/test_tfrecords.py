@@ -32,7 +32,7 @@ def framed(serialised):
 
 def examples(sequences):
     lengths = np.array([len(ids) for ids in sequences], np.int64)
-    return Examples.side_by_side(np.array([id for ids in sequences for id in ids], np.int32), lengths)
+    return Examples.from_lengths(np.array([id for ids in sequences for id in ids], np.int32), lengths)
 
 
 def write(paths, sequences):
@@ -40,13 +40,13 @@ def write(paths, sequences):
     first = 0
     for index, path in enumerate(paths):
         last = first + len(sequences) // len(paths) + (index < len(sequences) % len(paths))
-        tfrecord_writer.write(path, [examples(sequences[first:last])])
+        tfrecord_writer.write_records(path, [examples(sequences[first:last])])
         first = last
 
 
 def read(paths, seq_length, vocabulary_size, count):
     """Reads records of one length."""
-    return tfrecord_reader.read(paths, vocabulary_size, count, count * seq_length, (seq_length, seq_length))
+    return tfrecord_reader.read_records(paths, vocabulary_size, count, count * seq_length, (seq_length, seq_length))
 
 
 @given(st.integers(0, 5), st.integers(1, 40), st.data())
@@ -54,7 +54,7 @@ def test_serialised_records_are_those_of_protobuf(count, seq_length, data):
     rows = st.lists(IDS, min_size=seq_length, max_size=seq_length)
     sequences = data.draw(st.lists(rows, min_size=count, max_size=count))
     array = np.array(sequences, np.int32).reshape(count, seq_length)
-    assert tfrecord_writer.serialise(Examples.of_rows(array)) == framed(map(example, sequences))
+    assert tfrecord_writer.serialise(Examples.from_rows(array)) == framed(map(example, sequences))
 
 
 @given(st.lists(st.lists(st.integers(0, 127), min_size=1, max_size=300), max_size=6), st.data())
@@ -69,7 +69,7 @@ def test_records_of_different_lengths_are_those_of_protobuf(sequences, data):
 def test_serialised_records_are_those_of_protobuf_at_every_size(largest, seq_length):
     array = np.random.default_rng(0).integers(0, largest, (2, seq_length), np.int32, endpoint=True)
     array[0, -1] = largest
-    assert tfrecord_writer.serialise(Examples.of_rows(array)) == framed(map(example, array))
+    assert tfrecord_writer.serialise(Examples.from_rows(array)) == framed(map(example, array))
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 10, 12])
@@ -77,7 +77,7 @@ def test_records_are_read_back_in_order(tmp_path, num_shards):
     sequences = np.arange(50, dtype=np.int32).reshape(10, 5)
     paths = [tmp_path / f"{index}.tfrecord" for index in range(num_shards)]
     write(paths, sequences)
-    assert read(paths, 5, 50, 10).padded().tolist() == sequences.tolist()
+    assert read(paths, 5, 50, 10).pad().tolist() == sequences.tolist()
 
 
 def test_nothing_is_read_from_nothing():
@@ -93,22 +93,22 @@ def test_records_of_different_lengths_are_read_back(tmp_path_factory, sequences,
     write(paths, sequences)
     lengths = [len(ids) for ids in sequences]
     bounds = (min(lengths), max(lengths))
-    got = tfrecord_reader.read(paths, 300, len(sequences), sum(lengths), bounds)
+    got = tfrecord_reader.read_records(paths, 300, len(sequences), sum(lengths), bounds)
     assert got.ids.dtype == np.int32
     assert [got.ids[at : at + size].tolist() for at, size in zip(got.starts, got.lengths, strict=True)] == sequences
     for wrong in ((bounds[0] + 1, bounds[1] + 1), (bounds[0] - 1, bounds[1] - 1)):
-        with pytest.raises(UserError, match="a record of a wrong length"):
-            tfrecord_reader.read(paths, 300, len(sequences), sum(lengths), wrong)
-    with pytest.raises(UserError, match=r"too short for what|records of .* where dataset.json counts"):
-        tfrecord_reader.read(paths, 300, len(sequences), sum(lengths) + 1, bounds)
-    with pytest.raises(UserError, match="more records than"):
-        tfrecord_reader.read(paths, 300, len(sequences), sum(lengths) - 1, bounds)
+        with pytest.raises(UserError, match="a record has a wrong length"):
+            tfrecord_reader.read_records(paths, 300, len(sequences), sum(lengths), wrong)
+    with pytest.raises(UserError, match=r"too short for what|records with .* but dataset.json says"):
+        tfrecord_reader.read_records(paths, 300, len(sequences), sum(lengths) + 1, bounds)
+    with pytest.raises(UserError, match="has more records than"):
+        tfrecord_reader.read_records(paths, 300, len(sequences), sum(lengths) - 1, bounds)
 
 
 def test_many_long_records_are_read_back(tmp_path):
     sequences = np.random.default_rng(0).integers(0, 70, (3, 800_000), np.int32)
     write([tmp_path / "x.tfrecord"], sequences)
-    assert np.array_equal(read([tmp_path / "x.tfrecord"], 800_000, 70, 3).padded(), sequences)
+    assert np.array_equal(read([tmp_path / "x.tfrecord"], 800_000, 70, 3).pad(), sequences)
 
 
 def test_a_full_disk_is_one_error(tmp_path):
@@ -128,11 +128,11 @@ def test_a_full_disk_is_one_error(tmp_path):
 @pytest.mark.parametrize(
     ("seq_length", "vocabulary_size", "expected", "message"),
     [
-        (5, 49, 10, "ids outside the vocabulary"),
-        (5, 50, 9, "more records than"),
-        (5, 50, 11, "10 records of 50 ids where dataset.json counts 11 of 55"),
-        (4, 50, 10, "of a wrong length, so it is not of this layout"),
-        (6, 50, 10, "of a wrong length, so it is not of this layout"),
+        (5, 49, 10, "a record has ids outside the vocabulary"),
+        (5, 50, 9, "has more records than"),
+        (5, 50, 11, "has 10 records with 50 ids, but dataset.json says 11 with 55"),
+        (4, 50, 10, "a record has a wrong length for this layout"),
+        (6, 50, 10, "a record has a wrong length for this layout"),
         (5, 50, 10**12, "too short for what"),
         (10**6, 50, 10**11, "too short for what"),
         (10**6, 50, 50, "too short for what"),

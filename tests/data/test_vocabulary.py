@@ -109,7 +109,7 @@ def test_start_id_of_a_vocabulary_without_start_is_one_error():
     [
         ([], "no characters"),
         (["<S>"], "no characters"),
-        (["<S>", "<S>", "a"], "stands twice"),
+        (["<S>", "<S>", "a"], "duplicate special symbol"),
         (["<S>", "a", "a"], "'a' after 'a'"),
         (["<S>", "b", "a"], "'a' after 'b'"),
         (["a", "<S>"], "'<S>' is neither a character"),

@@ -14,8 +14,7 @@ import pytest
 import tensorflow as tf
 
 import tfcharrnn
-from tfcharrnn import launch_local
-from tfcharrnn.distributed import cluster, rendezvous
+from tfcharrnn.distributed import cluster, local_workers, rendezvous
 from tfcharrnn.distributed.cluster import Cluster
 from tfcharrnn.errors import ConfigError, UserError
 
@@ -36,7 +35,7 @@ def tf_config(kind, index, **jobs):
     ],
 )
 def test_the_chief_is_the_first_worker(text, expected):
-    assert cluster._tf_config(text) == expected
+    assert cluster._parse_tf_config(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_a_wrong_tf_config_is_named(text, monkeypatch, tmp_path):
     [
         ({"strategy": "multi_worker", "run_dir": ""}, "needs a --run_dir"),
         ({"strategy": "multi_worker"}, "TF_CONFIG is not set"),
-        ({"strategy": "mirrored"}, "no GPU; --num_replicas says"),
+        ({"strategy": "mirrored"}, "no GPU; --num_replicas sets"),
         ({"strategy": "none", "num_replicas": 2}, "setting of --strategy=mirrored"),
         ({"strategy": "all"}, "must be one of none, mirrored, multi_worker"),
     ],
@@ -89,22 +88,22 @@ def test_a_task_of_slurm_finds_its_place(monkeypatch):
     step = {"ID": "0", "NUM_TASKS": "4", "NODELIST": "n[07-08]", "TASKS_PER_NODE": "2(x2)"}
     for name, value in {**{f"STEP_{name}": value for name, value in step.items()}, "PROCID": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    monkeypatch.setattr(cluster, "_joined", {})
+    monkeypatch.setattr(cluster, "_joined_clusters", {})
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda cluster_resolver: Devices(1))
-    monkeypatch.setattr(cluster.meeting, "meet", lambda addresses, index, quiet: None)
-    one = cluster.start("multi_worker", quiet=True)
+    monkeypatch.setattr(cluster.rendezvous, "wait_for_workers", lambda addresses, index, quiet: None)
+    one = cluster.join_cluster("multi_worker", quiet=True)
     assert (one.index, one.addresses) == (2, ("n07:8888", "n07:8889", "n08:8888", "n08:8889"))
     assert not one.is_chief and one.num_replicas == 4
 
 
 def test_a_process_joins_once(monkeypatch):
-    monkeypatch.setattr(cluster, "_joined", {})
+    monkeypatch.setattr(cluster, "_joined_clusters", {})
     made = []
-    monkeypatch.setattr(cluster, "_mirrored", lambda number: made.append(number) or Cluster(Devices(number)))
-    first = cluster.start("mirrored", 3)
-    assert cluster.start("mirrored", 3) is first and made == [3]
-    with pytest.raises(UserError, match=r"has joined other devices before.*new process"):
-        cluster.start("mirrored", 2)
+    monkeypatch.setattr(cluster, "_create_mirrored", lambda number: made.append(number) or Cluster(Devices(number)))
+    first = cluster.join_cluster("mirrored", 3)
+    assert cluster.join_cluster("mirrored", 3) is first and made == [3]
+    with pytest.raises(UserError, match=r"has already joined other devices.*new process"):
+        cluster.join_cluster("mirrored", 2)
 
 
 class Devices:
@@ -118,30 +117,30 @@ class Devices:
 @pytest.mark.parametrize(("workers", "devices"), [(1, 1), (2, 1), (3, 2), (1, 6)])
 def test_every_row_is_one_replicas(workers, devices):
     hosts = [f"h:{index}" for index in range(workers)]
-    of_all = [Cluster(Devices(devices), index, hosts).rows(36) for index in range(workers)]
+    of_all = [Cluster(Devices(devices), index, hosts).split_batch(36) for index in range(workers)]
     assert [len(of_worker) for of_worker in of_all] == [devices] * workers
     assert [row for of_worker in of_all for rows in of_worker for row in rows] == list(range(36))
     if workers * devices > 1:
         with pytest.raises(ConfigError, match=r"--batch_size=7: .* replicas .* multiple of \d, such as \d+"):
-            Cluster(Devices(devices), 0, hosts).rows(7)
+            Cluster(Devices(devices), 0, hosts).split_batch(7)
 
 
 def test_a_lone_process_needs_nobody():
     alone = Cluster(None)
     assert alone.is_chief and alone.num_replicas == 1
-    assert alone.rows(5) == [range(5)]
-    assert alone.gather([1.0, 2.0]).tolist() == [[1.0, 2.0]]
-    alone.wait()
-    alone.check_alike({"anything": 1})
+    assert alone.split_batch(5) == [range(5)]
+    assert alone.all_gather([1.0, 2.0]).tolist() == [[1.0, 2.0]]
+    alone.barrier()
+    alone.check_consistent({"anything": 1})
     with alone.chief_first():
         pass
 
 
 def test_workers_that_differ_are_told_apart(monkeypatch):
     one = Cluster(Devices(1), 1, HOSTS)
-    monkeypatch.setattr(one, "gather", lambda values: tf.constant([[4.0, 7.0], [4.0, 7.0], [4.0, 8.0]]).numpy())
-    with pytest.raises(UserError, match=r"worker 2 has another first step than worker 0: 8 and 7; .*--run_dir"):
-        one.check_alike({"text": 4, "first step": 7})
+    monkeypatch.setattr(one, "all_gather", lambda values: tf.constant([[4.0, 7.0], [4.0, 7.0], [4.0, 8.0]]).numpy())
+    with pytest.raises(UserError, match=r"worker 2 has a different first step than worker 0: 8 and 7; .*--run_dir"):
+        one.check_consistent({"text": 4, "first step": 7})
 
 
 @pytest.mark.parametrize(
@@ -155,23 +154,23 @@ def test_workers_that_differ_are_told_apart(monkeypatch):
 def test_a_worker_that_has_gone_is_named(message, who, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", tf_config("worker", 1, worker=HOSTS))
     one = Cluster(Devices(1), 1, HOSTS)
-    told = pytest.raises(UserError, match=rf"worker 1 of 3: {who} has gone, .*--resume --run_dir=runs/x")
-    with told, one.watching("runs/x"):
+    told = pytest.raises(UserError, match=rf"worker 1 of 3: {who} was lost, .*--resume --run_dir=runs/x")
+    with told, one.report_lost_workers("runs/x"):
         raise tf.errors.UnavailableError(None, None, message)
-    with pytest.raises(tf.errors.UnavailableError), Cluster(None).watching("runs/x"):
+    with pytest.raises(tf.errors.UnavailableError), Cluster(None).report_lost_workers("runs/x"):
         raise tf.errors.UnavailableError(None, None, message)
 
 
-# The meeting
+# The rendezvous
 
 
-def meet_all(addresses, delays):
+def wait_for_all(addresses, delays):
     """Each worker comes after a delay; when each goes on, in seconds from the start."""
     begun = time.monotonic()
 
     def come(index, delay):
         time.sleep(delay)
-        rendezvous.meet(addresses, index, quiet=True)
+        rendezvous.wait_for_workers(addresses, index, quiet=True)
         return time.monotonic() - begun
 
     with concurrent.futures.ThreadPoolExecutor(len(delays)) as pool:
@@ -180,26 +179,26 @@ def meet_all(addresses, delays):
 
 @pytest.mark.parametrize("delays", [(0, 0, 0), (1.5, 0, 0), (0, 0.7, 1.5)])
 def test_nobody_goes_on_before_all_are_there(delays):
-    addresses = json.loads(launch_local.configurations(3)[0])["cluster"]["worker"]
+    addresses = json.loads(local_workers.make_tf_configs(3)[0])["cluster"]["worker"]
     for _ in range(2):  # the addresses are free again at once
-        assert min(meet_all(addresses, delays)) >= max(delays)
+        assert min(wait_for_all(addresses, delays)) >= max(delays)
 
 
 def test_who_hangs_up_before_all_are_there_is_waited_for_again():
-    addresses = json.loads(launch_local.configurations(2)[0])["cluster"]["worker"]
+    addresses = json.loads(local_workers.make_tf_configs(2)[0])["cluster"]["worker"]
     port = int(addresses[0].rpartition(":")[2])
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        chief = pool.submit(rendezvous.meet, [*addresses, "127.0.0.1:1"], 0, quiet=True)
+        chief = pool.submit(rendezvous.wait_for_workers, [*addresses, "127.0.0.1:1"], 0, quiet=True)
         for said in (b"1\n", b"GET / HTTP/1.1\n", b""):
             while True:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as line:
                     line.sendall(said)
                     time.sleep(0.1)
                     break
-        second = pool.submit(rendezvous.meet, [*addresses, "127.0.0.1:1"], 2, quiet=True)
+        second = pool.submit(rendezvous.wait_for_workers, [*addresses, "127.0.0.1:1"], 2, quiet=True)
         time.sleep(1)
         assert not chief.done() and not second.done(), "worker 1 has gone again"
-        rendezvous.meet([*addresses, "127.0.0.1:1"], 1, quiet=True)
+        rendezvous.wait_for_workers([*addresses, "127.0.0.1:1"], 1, quiet=True)
         chief.result(timeout=20)
         second.result(timeout=20)
 
@@ -208,18 +207,18 @@ def test_a_chief_that_is_at_work_already_is_told():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            late = pool.submit(rendezvous.meet, [f"127.0.0.1:{port}", "127.0.0.1:1"], 1, quiet=True)
+            late = pool.submit(rendezvous.wait_for_workers, [f"127.0.0.1:{port}", "127.0.0.1:1"], 1, quiet=True)
             server.accept()[0].sendall(b"PRI * HTTP/2.0")
-            with pytest.raises(UserError, match=r"worker 0 at .* is at work already, without worker 1.*--resume"):
+            with pytest.raises(UserError, match=r"worker 0 at .* is already training without worker 1.*--resume"):
                 late.result(timeout=20)
 
 
-@pytest.mark.parametrize("address", ["host", "host:port", ":5"])
+@pytest.mark.parametrize("address", ["host", "host:port", "host:²", ":5"])
 def test_an_address_that_is_none_is_named(address):
     with pytest.raises(ConfigError, match=r"must be host:port\. Received: "):
-        rendezvous.meet([address, "b:2"], 0)
+        rendezvous.wait_for_workers([address, "b:2"], 0)
     with socket.create_server(("", 0)) as server, pytest.raises(ConfigError, match="cannot listen at port"):
-        rendezvous.meet([f"127.0.0.1:{server.getsockname()[1]}", "b:2"], 0, quiet=True)
+        rendezvous.wait_for_workers([f"127.0.0.1:{server.getsockname()[1]}", "b:2"], 0, quiet=True)
 
 
 # The launcher
@@ -261,10 +260,10 @@ def test_who_is_left_waiting_is_ended(monkeypatch):
     code = (
         "import json, os, time; i = json.loads(os.environ['TF_CONFIG'])['task']['index']; time.sleep(60 * i); exit(3)"
     )
-    monkeypatch.setattr(launch_local, "_PATIENCE", 0.5)
-    before = {number: signal.getsignal(number) for number in launch_local._SIGNALS}
+    monkeypatch.setattr(local_workers, "_GRACE_SECONDS", 0.5)
+    before = {number: signal.getsignal(number) for number in local_workers._FORWARDED_SIGNALS}
     begun = time.monotonic()
-    assert launch_local.launch([sys.executable, "-c", code], 2) == 3
+    assert local_workers.run_workers([sys.executable, "-c", code], 2) == 3
     assert time.monotonic() - begun < 50
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -272,7 +271,7 @@ def test_who_is_left_waiting_is_ended(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_that_waits_for_the_others_can_be_told_to_end(number, tmp_path):
-    config = launch_local.configurations(2)[1]
+    config = local_workers.make_tf_configs(2)[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "tfcharrnn.train", "--strategy=multi_worker", f"--run_dir={tmp_path / 'run'}"],
         env={**os.environ, "TF_CONFIG": config},
@@ -308,5 +307,5 @@ def test_signals_go_on_to_every_worker(number, tmp_path):
 
 
 def test_ports_are_all_different():
-    addresses = json.loads(launch_local.configurations(20)[0])["cluster"]["worker"]
+    addresses = json.loads(local_workers.make_tf_configs(20)[0])["cluster"]["worker"]
     assert len(set(addresses)) == 20

@@ -151,7 +151,7 @@ def kill(text, run_dir, killed):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + 9
     other = 1 - killed
-    line = rf"\[{other}\] train: worker {other} of 2: worker {killed} at 127\.0\.0\.1:\d+ has gone, .*--resume"
+    line = rf"\[{other}\] train: worker {other} of 2: worker {killed} at 127\.0\.0\.1:\d+ was lost, .*--resume"
     assert len(re.findall(line, errors)) == 1, errors
     assert "Traceback" not in errors
 
@@ -199,8 +199,8 @@ def test_what_the_chief_refuses_ends_all(text, undisturbed):
         text=True,
     )
     assert done.returncode == 1
-    assert "[0] train:" in done.stderr and "exists already; pass --resume" in done.stderr
-    assert re.search(r"\[1\] train: worker 1 of 2: .* has gone", done.stderr)
+    assert "[0] train:" in done.stderr and "already exists; pass --resume" in done.stderr
+    assert re.search(r"\[1\] train: worker 1 of 2: .* was lost", done.stderr)
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 

@@ -70,7 +70,7 @@ def test_characters_outside_the_vocabulary_are_skipped_and_counted_if_asked_for(
     odd = "é".join([TEXT[:10], TEXT[10:30], TEXT[30:]]) + "🙂x"
     if layout == "lines":
         odd += "\nxxx\n"
-    with pytest.raises(UserError, match=r"^odd\.txt: .*'é'.*; --unknown=skip leaves such characters out$"):
+    with pytest.raises(UserError, match=r"^odd\.txt: .*'é'.*; --unknown=skip ignores such characters$"):
         model.evaluate_text(odd, "odd.txt")
     result, plain = model.evaluate_text(odd, unknown="skip"), model.evaluate_text(TEXT)
     assert result.unknown == (7 if layout == "lines" else 4) and plain.unknown == 0
@@ -120,7 +120,7 @@ def test_accuracy_is_the_share_of_the_likeliest():
     ],
 )  # fmt: skip
 def test_kinds_of_characters(symbol, kind):
-    assert evaluation.class_of(symbol) == kind
+    assert evaluation.classify_symbol(symbol) == kind
 
 
 @given(st.text("abcdef\n", min_size=1, max_size=120), st.sampled_from(sorted(LAYOUTS)), st.data())
@@ -130,25 +130,25 @@ def test_the_characters_of_a_split_are_found_again_each_once(text, layout, data)
         settings["overlap"] = data.draw(st.sampled_from([0.0, 0.3, 0.5, 0.8]))
     try:
         config = DataConfig(layout=layout, **settings)
-        chunking.stride(config.seq_length, config.overlap)
+        chunking.sequence_stride(config.seq_length, config.overlap)
     except ConfigError:
         return
     vocabulary = Vocabulary.from_text("abcdef\n", LAYOUTS[layout].special)
     part = chunking.split_lines(text, config)[0] if layout == "lines" else text
-    blocks = list(chunking.cut(part, vocabulary, config))
-    if not chunking.num_records(len(part), config):
+    blocks = list(chunking.cut_records(part, vocabulary, config))
+    if not chunking.count_records(len(part), config):
         return
     assert len(blocks) == 1
-    passage = eval_inputs.of_split(blocks[0], vocabulary, config)
-    found = passage.text(vocabulary)
+    eval_input = eval_inputs.make_split_input(blocks[0], vocabulary, config)
+    found = eval_input.text(vocabulary)
     if layout == "lines":
         assert found == "\n".join(part) + "\n"
-        assert len(found) == len(passage.ids)
+        assert len(found) == len(eval_input.ids)
     elif layout == "sequences":
         assert text.startswith(found) and len(text) - len(found) < config.seq_length - 1
     else:
         assert found == text
     if layout in ("sequences", "stream"):
-        whole = eval_inputs.of_split(blocks[0], vocabulary, config, "whole")
+        whole = eval_inputs.make_split_input(blocks[0], vocabulary, config, "whole")
         assert whole.in_order and (whole.examples.lengths - 1).sum() == len(found) - (layout == "stream")
-        assert vocabulary.decode(whole.examples.padded()) == found
+        assert vocabulary.decode(whole.examples.pad()) == found

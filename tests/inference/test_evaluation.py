@@ -38,7 +38,7 @@ def expected_losses(model, sequences):
     """Nats of every target, `[records, seq_length - 1]`."""
     parameters = {name: np.float64(variable.numpy()) for name, variable in numpy_reference.variables(model).items()}
     inputs, targets = sequences.T[:-1], sequences.T[1:]
-    result = numpy_reference.language_model("lstm", parameters, inputs, targets)
+    result = numpy_reference.run_model("lstm", parameters, inputs, targets)
     return numpy_reference.cross_entropy(result.logits, targets)[0].T
 
 
@@ -47,7 +47,7 @@ def expected_losses(model, sequences):
 def test_the_loss_is_the_mean_over_all_targets_whatever_the_batch(implementation, batch_size):
     """Also where the last batch is not full; and without dropout."""
     model, sequences = make_model(implementation), random_sequences()
-    result = Evaluator(model)(Examples.of_rows(sequences), batch_size)
+    result = Evaluator(model)(Examples.from_rows(sequences), batch_size)
     assert result.characters == RECORDS * (SEQ_LENGTH - 1)
     assert result.loss == pytest.approx(expected_losses(model, sequences).mean(), rel=1e-6)
 
@@ -67,7 +67,7 @@ def test_only_real_symbols_count(batch_size):
 
 
 def test_an_evaluator_sees_the_weights_of_the_moment():
-    model, sequences = make_model(), Examples.of_rows(random_sequences())
+    model, sequences = make_model(), Examples.from_rows(random_sequences())
     evaluator = Evaluator(model)
     before = evaluator(sequences, 4).loss
     for variable in model.trainable_variables:
@@ -77,7 +77,7 @@ def test_an_evaluator_sees_the_weights_of_the_moment():
 
 def test_nothing_to_evaluate():
     with pytest.raises(UserError, match="no text"):
-        Evaluator(make_model())(Examples.of_rows(np.zeros((0, SEQ_LENGTH), np.int32)), 4)
+        Evaluator(make_model())(Examples.from_rows(np.zeros((0, SEQ_LENGTH), np.int32)), 4)
 
 
 def test_units():

@@ -8,7 +8,7 @@ import pytest
 
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.data import chunking
-from tfcharrnn.data.examples import Examples
+from tfcharrnn.data.examples import Examples, cut_stream, make_evaluation_examples
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.evaluation import Evaluator
@@ -43,7 +43,7 @@ def nats(model, ids):
         name: np.float64(variable.numpy()) for name, variable in numpy_reference.variables(model.model).items()
     }
     column = np.array(ids)[:, np.newaxis]
-    logits = numpy_reference.language_model(model.run.model.cell, parameters, column[:-1], column[1:]).logits
+    logits = numpy_reference.run_model(model.run.model.cell, parameters, column[:-1], column[1:]).logits
     return numpy_reference.cross_entropy(logits, column[1:])[0][:, 0]
 
 
@@ -51,7 +51,7 @@ def nats(model, ids):
 def test_the_loss_of_lines_is_the_mean_over_their_characters_and_ends(batch_size):
     model = trained("lines")
     lines = [TEXT[:2], TEXT[2:30], TEXT[30:31], TEXT[31:40], TEXT[40:]]
-    examples = chunking.lines_as_examples(lines, model.run.vocabulary)
+    examples = chunking.encode_lines(lines, model.run.vocabulary)
     expected = np.concatenate([nats(model, [1, *model.run.vocabulary.encode(line), 2]) for line in lines])
     result = model.evaluator(examples, batch_size)
     assert result.characters == len(expected) == 53 + 5
@@ -74,8 +74,8 @@ def test_the_loss_of_windows_is_that_of_every_character_after_the_first_window(b
     model = trained("windows", seq_length=5, stride=4)
     ids = model.run.vocabulary.encode(TEXT)
     expected = [nats(model, ids[at : at + 6])[-1] for at in range(len(ids) - 5)]
-    records = Examples.side_by_side(ids, np.array([20, 33]))
-    result = model.evaluator(chunking.predicted_once(records, model.run.data), batch_size)
+    records = Examples.from_lengths(ids, np.array([20, 33]))
+    result = model.evaluator(make_evaluation_examples(records, model.run.data), batch_size)
     assert result.characters == len(expected) == 48
     assert result.loss == pytest.approx(np.mean(expected), rel=1e-6)
     assert model.evaluate_text(TEXT).loss == pytest.approx(np.mean(expected), rel=1e-6)
@@ -87,14 +87,14 @@ def test_the_loss_of_a_stream_is_that_of_the_whole_whatever_the_pieces(piece):
     model = trained("stream", seq_length=5)
     ids = model.run.vocabulary.encode(TEXT)
     expected = nats(model, ids)
-    pieces = chunking.stream_pieces(ids, piece)
+    pieces = cut_stream(ids, piece)
     for batch_size in (1, 4):
         result = model.evaluator(pieces, batch_size)
         assert result.characters == len(expected) == 52
         assert result.loss == pytest.approx(expected.mean(), rel=1e-6)
-    totals, _ = model.evaluator.totals(pieces, 4)
+    sums = model.evaluator.sum_losses(pieces, 4)
     starts = np.arange(0, 52, piece)
-    np.testing.assert_allclose(totals, np.add.reduceat(expected, starts), rtol=1e-6)
+    np.testing.assert_allclose(sums, np.add.reduceat(expected, starts), rtol=1e-6)
 
 
 def test_a_long_stream_is_evaluated_in_pieces_of_one_shape():
@@ -131,7 +131,7 @@ def test_scores_of_all_ends_of_a_prefix_sum_to_one():
     after = {}
     for character in CHARACTERS:
         ids = np.array([[1], model.run.vocabulary.encode(character)])
-        logits = numpy_reference.language_model("gru", parameters, ids, ids).logits
+        logits = numpy_reference.run_model("gru", parameters, ids, ids).logits
         after[character] = np.exp(
             -numpy_reference.cross_entropy(np.repeat(logits, 9, 1), np.tile(np.arange(9), (2, 1)))[0]
         )
@@ -142,7 +142,7 @@ def test_scores_of_all_ends_of_a_prefix_sum_to_one():
 
 @pytest.mark.parametrize("layout", ["stream", "windows"])
 def test_a_layout_without_a_beginning_has_no_scores(layout):
-    with pytest.raises(UserError, match=rf"^run: the layout {layout} has no <S>.* --layout of sequences, lines$"):
+    with pytest.raises(UserError, match=rf"^run: the layout {layout} has no <S>.* --layout=sequences\|lines$"):
         trained(layout, seq_length=5).score(["a"])
 
 

@@ -10,7 +10,7 @@ from tfcharrnn.errors import UserError
 from tfcharrnn.inference import sampling
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.layouts import LAYOUTS
-from tfcharrnn.model.char_rnn import Carried, CharRNN
+from tfcharrnn.model.char_rnn import CharRNN, StreamState
 
 CHARACTERS = "abcdefgh"
 WINDOW = 4
@@ -68,7 +68,7 @@ def test_lines_are_of_characters_only_and_of_different_lengths(lines):
 def test_where_a_line_ends_does_not_depend_on_the_chunks(monkeypatch, lines, chunk):
     config = GenerationConfig(length=60, prime="ab", num_samples=6, seed=3)
     expected = lines.generate(config)
-    monkeypatch.setattr(sampling, "CHUNK", chunk)
+    monkeypatch.setattr(sampling, "CHUNK_SIZE", chunk)
     pieces = list(Sampler(lines.model, lines.vocabulary).stream(config))
     assert ["".join(parts) for parts in zip(*pieces, strict=True)] == expected
 
@@ -83,8 +83,8 @@ def endless():
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1024])
 def test_a_text_ends_before_the_first_stop_wherever_the_chunks_are_cut(monkeypatch, endless, chunk):
-    monkeypatch.setattr(sampling, "CHUNK", chunk)
-    monkeypatch.setattr(sampling, "_FIRST_CHUNK", 3)
+    monkeypatch.setattr(sampling, "CHUNK_SIZE", chunk)
+    monkeypatch.setattr(sampling, "_FIRST_CHUNK_SIZE", 3)
     sampler = Sampler(endless.model, endless.vocabulary)
     settings = {"length": 40, "num_samples": 3, "seed": 4}
     texts = sampler.generate(GenerationConfig(**settings))
@@ -104,7 +104,7 @@ def test_a_stop_is_not_looked_for_in_the_prime(endless):
 
 
 def test_a_stop_ends_the_work_too(monkeypatch, endless):
-    monkeypatch.setattr(sampling, "CHUNK", 8)
+    monkeypatch.setattr(sampling, "CHUNK_SIZE", 8)
     sampler = Sampler(endless.model, endless.vocabulary)
     stop = sampler.generate(GenerationConfig(length=3, greedy=True))[0][2]
     pieces = list(sampler.stream(GenerationConfig(length=10**9, greedy=True, stop=stop)))
@@ -117,7 +117,7 @@ def test_a_stop_ends_the_work_too(monkeypatch, endless):
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_a_stream_goes_on_from_where_training_ended(cell):
     model, vocabulary = make_model("stream", cell=cell)
-    carried, rng = Carried(model, 2), np.random.default_rng(1)
+    carried, rng = StreamState(model, 2), np.random.default_rng(1)
     for variable in tf.nest.flatten(carried.state):
         variable.assign(rng.normal(size=variable.shape))
     carried.symbols.assign([3, 5])
@@ -193,7 +193,7 @@ def test_a_window_without_a_prime_begins_with_nothing():
     model, vocabulary = make_model("windows")
     sampler = Sampler(model, vocabulary, WINDOW)
     text = sampler.generate(GenerationConfig(length=8, greedy=True))[0]
-    advance, logits = model.stepper()
+    advance, logits = model.make_stepper()
     state = model.initial_state(1)
     for _ in range(WINDOW):
         state = advance(tf.fill([1], len(vocabulary)), state)

@@ -61,7 +61,22 @@ def test_settings_are_changed_and_shown(conversation, written):
     assert conversation.text == "a77"
 
 
-@pytest.mark.parametrize("line", ["/length many", "/temperature 0", "/top_k -1", "/nonsense", "/again", "~"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/pick ²",
+        "/words 1²",
+        pytest.param(f"/pick {'9' * 5000}", id="too_many_digits"),
+        "/pick -1",
+        "/seed ²",
+        "/length many",
+        "/temperature 0",
+        "/top_k -1",
+        "/nonsense",
+        "/again",
+        "~",
+    ],
+)
 def test_what_cannot_be_is_one_line_and_changes_nothing(conversation, written, line):
     before = conversation.config
     with pytest.raises(UserError) as caught:
@@ -79,7 +94,7 @@ class Offering(Echo):
     def normalise(self, text):
         return text.lower()
 
-    def likeliest(self, config, count):
+    def predict_next(self, config, count):
         return [("ab c"[len(config.prime) % 4], 0.75), ("z", 0.25)][:count]
 
     def generate(self, config):
@@ -96,6 +111,12 @@ def test_the_person_may_pick_the_next_character(written):
     assert conversation.text == "".join(written) == "zbxy"
     conversation.answer("/undo")
     assert conversation.text == "zb"
+    conversation.answer("²")
+    conversation.answer("9" * 5000)
+    assert conversation.text == "zb²" + "9" * 5000, "what is not the number of a choice is text"
+    conversation.answer("/undo")
+    conversation.answer("/undo")
+    assert conversation.answer("/pick  ٢ ") == "1 ' ' 0.75  2 'z' 0.25"
     conversation.answer("/pick 0")
     conversation.answer("")
     assert conversation.text.startswith("zb0")

@@ -12,7 +12,8 @@ from tfcharrnn.config import GenerationConfig, ModelConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference import sampling
-from tfcharrnn.inference.sampling import Sampler, draw
+from tfcharrnn.inference.gumbel_max import gumbel_noise, sample_symbols
+from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.model.char_rnn import CharRNN
 
 LOGITS = [1.0, 2.5, -1.0, 2.0, 0.0, -3.0]
@@ -20,6 +21,10 @@ DRAWS = 40_000
 
 # logits with ties, and none so near another that float32 could not tell
 grids = hnp.arrays(np.float32, st.integers(2, 9), elements=st.integers(-6, 6).map(lambda value: value / 2.0))
+
+
+def draw(logits, key, *, greedy=False, **settings):
+    return sample_symbols(logits, None if greedy else gumbel_noise(tf.shape(logits), key, logits.dtype), **settings)
 
 
 def key(step=0):
@@ -218,7 +223,7 @@ def test_greedy_text_is_that_of_a_naive_loop(model, sampler):
 
 def test_a_text_is_sampled_as_its_symbols_are_drawn(model, sampler):
     """Step by step here, with the key of each position, the same text as in the compiled loop."""
-    (advance, logits_of), mask = model.stepper(), tf.range(len(SYMBOLS)) < 1
+    (advance, logits_of), mask = model.make_stepper(), tf.range(len(SYMBOLS)) < 1
     vocabulary, text = Vocabulary(SYMBOLS), []
     ids, state = tf.constant([vocabulary.start_id]), model.initial_state(1)
     for position in range(12):
@@ -241,7 +246,7 @@ def test_the_seed_decides_the_text(model, sampler):
 def test_chunks_do_not_show_in_the_text(monkeypatch, model, sampler, chunk):
     config = GenerationConfig(length=50, prime="abcdefghab", seed=3, num_samples=2)
     expected = sampler.generate(config)
-    monkeypatch.setattr(sampling, "CHUNK", chunk)
+    monkeypatch.setattr(sampling, "CHUNK_SIZE", chunk)
     pieces = list(Sampler(model, Vocabulary(SYMBOLS)).stream(config))
     assert ["".join(parts) for parts in zip(*pieces, strict=True)] == expected
     assert [len(piece[0]) for piece in pieces] == [min(chunk, 60 - start) for start in range(0, 60, chunk)]

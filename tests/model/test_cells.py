@@ -1,4 +1,4 @@
-"""Cells: their variables as every implementation expects them, and one step of each."""
+"""Cells: their variables in the layout of every backend, and one step of each."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from tfcharrnn.config import RECURRENT_ACTIVATIONS, ModelConfig
 from tfcharrnn.model import recurrence
-from tfcharrnn.model.cells import CELLS, cell_type, gates
+from tfcharrnn.model.cells import CELLS, base, get_cell_class
 from tfcharrnn.model.char_rnn import CharRNN
-from tfcharrnn.model.initializers import glorot_uniform, initializers, orthogonal
+from tfcharrnn.model.initializers import get_initializers, glorot_uniform, orthogonal
 from tfcharrnn.verification import numpy_reference
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -29,7 +29,7 @@ def test_variables_are_in_keras_layout(name):
     assert len(cell.trainable_variables) == 3
 
 
-def test_only_the_forget_gate_has_a_bias_at_first():
+def test_only_the_forget_gate_has_an_initial_bias():
     bias = make("lstm").bias.numpy()
     np.testing.assert_array_equal(bias, np.repeat([0.0, 1.0, 0.0, 0.0], 6))
     assert not make("rnn").bias.numpy().any()
@@ -76,7 +76,7 @@ def test_weights_follow_the_seed(name):
 def test_zero_state(name):
     cell = make(name)
     state = cell.zero_state(3)
-    assert len(state) == cell.state_count == (2 if name == "lstm" else 1)
+    assert len(state) == cell.num_state_tensors == (2 if name == "lstm" else 1)
     for tensor in state:
         assert tensor.shape == (3, 6) and tensor.dtype == tf.float64 and not np.any(tensor)
 
@@ -88,8 +88,8 @@ def test_one_step_is_the_reference_step(name):
     for variable in cell.trainable_variables:
         variable.assign(rng.normal(size=variable.shape))
     weights = {key: getattr(cell, key).numpy() for key in ("kernel", "recurrent_kernel", "bias")}
-    x, state = rng.normal(size=(4, 5)), tuple(rng.normal(size=(4, 6)) for _ in range(cell.state_count))
-    got = recurrence.step_cell(cell, x @ cell.kernel + cell.input_bias, tuple(map(tf.constant, state)))
+    x, state = rng.normal(size=(4, 5)), tuple(rng.normal(size=(4, 6)) for _ in range(cell.num_state_tensors))
+    got = cell.step(x @ cell.kernel + cell.input_bias, tuple(map(tf.constant, state)))
     expected, _ = numpy_reference.FORWARD[name](x, state, weights)
     assert len(got) == len(expected)
     for g, e in zip(got, expected, strict=True):
@@ -111,9 +111,9 @@ def test_gates_of_each_activation_are_the_formulas_of_keras():
             [0.0, 0.0, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 0.0, 0.0],
         ),
     }
-    assert golden.keys() == gates.GATES.keys() == numpy_reference.GATES.keys() == set(RECURRENT_ACTIVATIONS)
+    assert golden.keys() == base.GATE_ACTIVATIONS.keys() == numpy_reference.GATES.keys() == set(RECURRENT_ACTIVATIONS)
     for name, (values, slopes) in golden.items():
-        gate = gates.GATES[name]
+        gate = base.GATE_ACTIVATIONS[name]
         assert gate.name == name
         np.testing.assert_allclose(gate.value(a), values, atol=1e-15)
         np.testing.assert_allclose(
@@ -125,29 +125,31 @@ def test_gates_of_each_activation_are_the_formulas_of_keras():
         np.testing.assert_allclose(numpy_reference.SLOPES[name](numpy_reference.GATES[name](a)), slopes, atol=1e-15)
 
 
-def test_a_cell_of_each_activation_is_one_class():
-    """Compiled loops are kept by class, so a new one for every model would compile them anew."""
+def test_equal_settings_give_the_same_cell_class():
+    """Compiled loops are cached by class, so a new one for every model would compile them again."""
     for name, cell in CELLS.items():
-        assert cell_type(name) is cell
-    hard = cell_type("lstm", "hard_sigmoid")
-    assert hard is cell_type("lstm", "hard_sigmoid") and issubclass(hard, CELLS["lstm"])
-    assert hard.gate is gates.HARD_SIGMOID and CELLS["lstm"].gate is gates.SIGMOID
+        assert get_cell_class(name) is cell
+    hard = get_cell_class("lstm", "hard_sigmoid")
+    assert hard is get_cell_class("lstm", "hard_sigmoid") and issubclass(hard, CELLS["lstm"])
+    assert hard.gate is base.HARD_SIGMOID and CELLS["lstm"].gate is base.SIGMOID
 
 
 @pytest.mark.parametrize("name", GATES)
 def test_large_sums_saturate_and_stay_finite(name):
-    cell = make(name, dtype=tf.float32)
+    columns = CELLS[name].num_gates * 6
+    cell = make(name, input_size=columns, dtype=tf.float32)
+    cell.kernel.assign(tf.eye(columns))  # x W = x
     for sign in (-1.0, 1.0):
-        projected = tf.fill([1, 2, cell.gates * 6], sign * 1e4)
+        x = tf.fill([1, 2, columns], sign * 1e4)
         with tf.GradientTape() as tape:
-            tape.watch(projected)
-            outputs, _ = recurrence.run_cell(cell, projected, cell.zero_state(2))
+            tape.watch(x)
+            outputs, _ = recurrence.run_layer(cell, x, cell.zero_state(2))
         assert np.all(np.abs(outputs) <= 1.0)
-        assert np.all(np.isfinite(tape.gradient(outputs, projected)))
+        assert np.all(np.isfinite(tape.gradient(outputs, x)))
 
 
 def test_two_kernels_can_be_drawn_as_one_matrix():
-    cell = CELLS["lstm"](7, 5, np.random.default_rng(0), initializers=initializers("glorot_joint", 0.0))
+    cell = CELLS["lstm"](7, 5, np.random.default_rng(0), initializers=get_initializers("glorot_joint", 0.0))
     joint = glorot_uniform(np.random.default_rng(0), 12, 20)
     np.testing.assert_allclose(cell.kernel.numpy(), joint[:7], rtol=1e-6)
     np.testing.assert_allclose(cell.recurrent_kernel.numpy(), joint[7:], rtol=1e-6)

@@ -1,7 +1,9 @@
-"""The language model against the NumPy reference, and what only a model has: dropout, losses, a stepper."""
+"""The language model against the NumPy reference; dropout, losses, the stepper, halved batches."""
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import tensorflow as tf
 from tfcharrnn import rng
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.model.cells import CELLS
-from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.model.char_rnn import CharRNN, split_batch
 from tfcharrnn.verification import numpy_reference
 
 TIME, BATCH, VOCABULARY, HIDDEN = 6, 3, 7, 5
@@ -53,9 +55,7 @@ def check_against_reference(cell, implementation, layers, embedding, jit_compile
 
     loss, logits, last, gradients, d_state = compute(inputs, targets, state)
     arrays = [tuple(map(np.asarray, s)) for s in state]
-    expected = numpy_reference.language_model(
-        cell, parameters(model), inputs.numpy().T, targets.numpy().T, state=arrays
-    )
+    expected = numpy_reference.run_model(cell, parameters(model), inputs.numpy().T, targets.numpy().T, state=arrays)
     assert float(loss) == pytest.approx(expected.loss, rel=1e-12)
     assert numpy_reference.relative_error(tf.transpose(logits, [1, 0, 2]), expected.logits) < 1e-12
     assert gradients.keys() == expected.gradients.keys()
@@ -82,7 +82,7 @@ def test_equals_the_reference_when_compiled_by_xla(cell, implementation, layers,
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_more_symbols_than_places(cell):
+def test_more_symbols_than_positions(cell):
     """With an embedding and a large vocabulary, embedded symbols are multiplied; the result is the same."""
     rng = np.random.default_rng(12)
     model = random_model(rng, cell=cell, embedding_size=3)
@@ -91,7 +91,7 @@ def test_more_symbols_than_places(cell):
     with tf.GradientTape() as tape:
         loss = model.loss(ids)
     named = numpy_reference.variables(model)
-    expected = numpy_reference.language_model(cell, parameters(model), ids.numpy().T[:-1], ids.numpy().T[1:])
+    expected = numpy_reference.run_model(cell, parameters(model), ids.numpy().T[:-1], ids.numpy().T[1:])
     assert float(loss) == pytest.approx(expected.loss, rel=1e-12)
     for name, gradient in tape.gradient(loss, named).items():
         assert numpy_reference.relative_error(tf.convert_to_tensor(gradient), expected.gradients[name]) < 1e-11, name
@@ -104,7 +104,7 @@ def test_losses_are_of_every_next_symbol(cell):
     ids = random_ids(rng)
     losses, last = model.losses(ids)
     time_major = ids.numpy().T
-    expected = numpy_reference.language_model(cell, parameters(model), time_major[:-1], time_major[1:])
+    expected = numpy_reference.run_model(cell, parameters(model), time_major[:-1], time_major[1:])
     np.testing.assert_allclose(
         losses, numpy_reference.cross_entropy(expected.logits, time_major[1:])[0].T, rtol=1e-11, atol=1e-13
     )
@@ -136,7 +136,7 @@ def test_stepper_reads_as_the_model_does(cell, embedding):
     model = random_model(rng, cell=cell, num_layers=2, embedding_size=embedding)
     ids, state = random_ids(rng), random_state(rng, model)
     expected, expected_last = model(ids, state)
-    advance, logits = model.stepper()
+    advance, logits = model.make_stepper()
     for t in range(TIME):
         state = advance(ids[:, t], state)
         np.testing.assert_allclose(logits(state), expected[:, t], rtol=1e-11, atol=1e-12)
@@ -155,10 +155,25 @@ def test_shapes_and_number_of_parameters():
     assert set(map(id, numpy_reference.variables(model).values())) == set(map(id, model.trainable_variables))
 
 
-def test_a_new_model_is_nearly_as_unsure_as_can_be():
+def test_a_new_model_predicts_nearly_uniformly():
     rng = np.random.default_rng(16)
     model = CharRNN(ModelConfig(cell="lstm", hidden_size=32), VOCABULARY)
     assert float(model.loss(random_ids(rng, 40, 16))) == pytest.approx(np.log(VOCABULARY), abs=0.15)
+
+
+def test_importing_the_model_imports_little_else():
+    """At most 15 modules of the package, none of which prepares, reads or trains on data."""
+    code = "import sys, tfcharrnn.model; print(*(name for name in sys.modules if name.split('.')[0] == 'tfcharrnn'))"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "tfcharrnn.model.char_rnn" in names and len(names) <= 15
+    floors = {name.split(".")[1] for name in names if "." in name}
+    assert floors <= {"model", "errors", "layouts", "rng"}
+
+
+def test_split_batch_pairs_each_symbol_with_the_next():
+    inputs, targets = split_batch(tf.constant([[0, 1, 2], [0, 3, 4]]))
+    assert inputs.numpy().tolist() == [[0, 1], [0, 3]]
+    assert targets.numpy().tolist() == [[1, 2], [3, 4]]
 
 
 # Dropout
@@ -169,24 +184,24 @@ def dropout_key(step):
 
 
 def watch_layers(model, ids, key, state=None):
-    """Logits, and the inputs and outputs of every layer, as the code that runs a layer sees them."""
-    seen, implementation = [], model.implementation
+    """Returns the logits, and the inputs and outputs of every layer as the backend sees them."""
+    seen, backend = [], model.backend
 
     def watched(cell, inputs, *rest):
-        result = implementation.run_layer(cell, inputs, *rest)
+        result = backend.run_layer(cell, inputs, *rest)
         seen.append((inputs, result[0]))
         return result
 
-    model.implementation = dataclasses.replace(implementation, run_layer=watched)
+    model.backend = dataclasses.replace(backend, run_layer=watched)
     try:
         logits, _ = model(ids, state, key)
     finally:
-        model.implementation = implementation
+        model.backend = backend
     return logits, seen
 
 
 def factors(model, ids, key):
-    """By what dropout multiplied each value between layers, `[time, batch, hidden]` for each gap."""
+    """Returns the factors that dropout applied between each two layers, `[time, batch, hidden]`."""
     _, seen = watch_layers(model, ids, key)
     return [after[0].numpy() / before[1].numpy() for before, after in itertools.pairwise(seen)]
 
@@ -201,7 +216,7 @@ def test_dropout_equals_the_reference_with_the_same_mask(cell, implementation):
     masks = factors(model, ids[:, :-1], key)
     with tf.GradientTape() as tape:
         loss = model.loss(ids, key)
-    expected = numpy_reference.language_model(cell, parameters(model), time_major[:-1], time_major[1:], dropout=masks)
+    expected = numpy_reference.run_model(cell, parameters(model), time_major[:-1], time_major[1:], dropout=masks)
     assert float(loss) == pytest.approx(expected.loss, rel=1e-12)
     for name, gradient in tape.gradient(loss, numpy_reference.variables(model)).items():
         assert numpy_reference.relative_error(tf.convert_to_tensor(gradient), expected.gradients[name]) < 1e-11, name
@@ -229,7 +244,7 @@ def test_dropout_follows_its_key():
     assert np.any(first != second)
 
 
-def test_dropout_stands_between_layers_only():
+def test_dropout_is_applied_between_layers_only():
     """Not before the first, and not after the last."""
     rng = np.random.default_rng(20)
     ids, key = random_ids(rng), dropout_key(0)
@@ -258,7 +273,7 @@ def test_two_halves_of_a_batch_are_the_whole(cell, batch, monkeypatch):
     """Losses, gradients and what dropout drops do not depend on whether a batch is divided."""
     config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, dropout=0.3, implementation="custom")
     model = CharRNN(config, VOCABULARY, dtype=tf.float64)
-    assert model.implementation.halves_batch
+    assert model.backend.halves_batch
     ids = random_ids(np.random.default_rng(0), 9, batch)
 
     def losses_and_gradients(smallest):
@@ -288,7 +303,7 @@ def test_a_learned_initial_state_starts_at_zero_and_is_learned(cell):
     ids = random_ids(np.random.default_rng(0), 9, 4)
     np.testing.assert_array_equal(model.losses(ids)[0], plain.losses(ids)[0])
     firsts = [first for state in model.initial_states for first in state]
-    assert len(firsts) == 2 * model.cells[0].state_count
+    assert len(firsts) == 2 * model.cells[0].num_state_tensors
     assert model.num_parameters == plain.num_parameters + 5 * len(firsts)
     rng = np.random.default_rng(1)
     for first in firsts:

@@ -1,4 +1,4 @@
-"""What a model does with padding, carried states, windows and <S>."""
+"""The model on padding, carried states, windows and `--zero_start`."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ def test_padding_changes_neither_loss_nor_gradients(cell, implementation, dtype,
     ids, padded = lines([9, 4, 3, 7], 9), lines([9, 4, 3, 7], 18)
     (loss, gradients), (padded_loss, padded_gradients) = (loss_and_gradients(model, batch) for batch in (ids, padded))
     assert padded_loss == pytest.approx(loss, rel=tolerance)
-    assert float(model.num_targets(padded)) == float(model.num_targets(ids)) == 8 + 3 + 2 + 6
+    assert float(model.count_targets(padded)) == float(model.count_targets(ids)) == 8 + 3 + 2 + 6
     for name, gradient in gradients.items():
         assert numpy_reference.relative_error(padded_gradients[name], gradient) < tolerance, name
         assert np.any(gradient), name
@@ -59,14 +59,14 @@ def test_padding_changes_neither_loss_nor_gradients(cell, implementation, dtype,
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_loss_of_lines_is_that_of_the_reference(cell):
-    """Each line read alone, and the mean over all their characters and ends."""
+    """The mean over all characters and ends of the lines, each computed alone."""
     model = make_model("lines", cell=cell, num_layers=2, embedding_size=3)
     lengths, ids = [9, 4, 3, 7], lines([9, 4, 3, 7], 12).numpy()
     parameters = {name: variable.numpy() for name, variable in numpy_reference.variables(model).items()}
     expected = np.zeros((4, 11))
     for row, length in enumerate(lengths):
         line = ids[row : row + 1, :length].T
-        logits = numpy_reference.language_model(cell, parameters, line[:-1], line[1:]).logits
+        logits = numpy_reference.run_model(cell, parameters, line[:-1], line[1:]).logits
         expected[row, : length - 1] = numpy_reference.cross_entropy(logits, line[1:])[0][:, 0]
     np.testing.assert_allclose(model.losses(tf.constant(ids))[0], expected, rtol=1e-11, atol=1e-13)
     assert float(model.loss(tf.constant(ids))) == pytest.approx(expected.sum() / (23 - 4), rel=1e-12)
@@ -80,7 +80,7 @@ def test_windows_have_a_loss_of_their_last_character_only():
     np.testing.assert_allclose(losses, all_losses[:, -1:], rtol=1e-12)
     for got, want in zip(tf.nest.flatten(state), tf.nest.flatten(expected_state), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12)
-    assert float(windows.num_targets(ids)) == 20.0 and float(plain.num_targets(ids)) == 120.0
+    assert float(windows.count_targets(ids)) == 20.0 and float(plain.count_targets(ids)) == 120.0
     assert float(windows.loss(ids)) == pytest.approx(float(tf.reduce_mean(losses)), rel=1e-12)
 
 
@@ -119,7 +119,7 @@ def test_uneven_pieces_with_the_carried_state_are_the_whole_stream(cell, impleme
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_zero_start_is_a_row_of_zeros(cell, implementation, embedding, layout):
-    """Whatever stands in the row of <S>, it acts as zeros; and it gets no gradient."""
+    """The row of <S> is ignored, acts as zeros, and gets no gradient."""
     sizes = {"num_layers": 2, "embedding_size": embedding}
     model = make_model(layout, cell=cell, implementation=implementation, zero_start=True, **sizes)
     plain = make_model(layout, cell=cell, implementation=implementation, **sizes)
@@ -140,7 +140,7 @@ def test_zero_start_is_a_row_of_zeros(cell, implementation, embedding, layout):
         for name, gradient in gradients.items():
             assert numpy_reference.relative_error(gradient, plain_gradients[name]) < 1e-11, (size, name)
 
-    advance, logits = model.stepper()
+    advance, logits = model.make_stepper()
     ids = tf.constant([[start, 3, 4], [start, 5, 3]])
     state = model.initial_state(2)
     for t in range(3):
@@ -154,23 +154,23 @@ def test_zero_start_needs_a_start(layout):
         CharRNN(ModelConfig(zero_start=True), VOCABULARY, layout=LAYOUTS[layout])
 
 
-def test_the_blank_of_a_stepper_is_a_vector_of_zeros():
+def test_the_zero_id_of_a_stepper_is_a_vector_of_zeros():
     model = make_model("windows", cell="gru", embedding_size=3)
-    advance, _ = model.stepper()
+    advance, _ = model.make_stepper()
     without = make_model("windows", cell="gru", embedding_size=3)
     without.embedding.assign(tf.zeros_like(without.embedding))
     got = advance(tf.fill([2], VOCABULARY), model.initial_state(2))
-    expected = without.stepper()[0](tf.fill([2], 0), without.initial_state(2))
+    expected = without.make_stepper()[0](tf.fill([2], 0), without.initial_state(2))
     np.testing.assert_allclose(got[0][0], expected[0][0], rtol=1e-12)
 
 
-# First weights
+# Initial weights
 
 
 @pytest.mark.parametrize(
     ("initializer", "scale"), [("normal", 0.01), ("normal", 0.5), ("uniform", 0.01), ("uniform", 0.4)]
 )
-def test_first_weights_are_drawn_as_they_were_asked_for(initializer, scale):
+def test_initial_weights_follow_the_initializer(initializer, scale):
     config = ModelConfig(cell="lstm", hidden_size=60, num_layers=2, embedding_size=40, initializer=initializer)
     model = CharRNN(dataclasses.replace(config, initializer_scale=scale), 50)
     matrices = [model.embedding, model.output_kernel]

@@ -1,4 +1,4 @@
-"""Running a cell over a sequence: the backward pass by hand, the tape's and the reference's agree."""
+"""A layer over a sequence: the hand-written backward pass, the tape and the reference agree."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,26 @@ import tensorflow as tf
 
 from tfcharrnn.model import input_projection, recurrence
 from tfcharrnn.model.cells import CELLS
-from tfcharrnn.model.input_projection import Symbols
+from tfcharrnn.model.input_projection import SymbolInput
 from tfcharrnn.verification import numpy_reference
 
 TIME, BATCH, INPUT, HIDDEN = 6, 3, 4, 5
 NAMES = ("kernel", "recurrent_kernel", "bias")
-RUNS = {"custom": recurrence.run_cell, "tape": recurrence.run_cell_by_tape}
+
+
+def run_layer_by_tape(cell, x, state, mask=None):
+    """`recurrence.run_layer` one step at a time, differentiated by the tape."""
+    projected, outputs = input_projection.project_inputs(cell, x).source, []
+    for t in range(len(projected)):
+        after = cell.step(projected[t], state)
+        if mask is not None:
+            after = tuple(tf.where(mask[t][:, tf.newaxis], new, old) for new, old in zip(after, state, strict=True))
+        state = after
+        outputs.append(state[0])
+    return tf.stack(outputs), state
+
+
+RUNS = {"custom": recurrence.run_layer, "tape": run_layer_by_tape}
 
 
 def random_cell(rng, name, input_size=INPUT, dtype=tf.float64):
@@ -22,11 +36,13 @@ def random_cell(rng, name, input_size=INPUT, dtype=tf.float64):
 
 
 def random_state(rng, cell):
-    return tuple(tf.constant(rng.normal(0.0, 0.5, (BATCH, HIDDEN)), cell.kernel.dtype) for _ in range(cell.state_count))
+    return tuple(
+        tf.constant(rng.normal(0.0, 0.5, (BATCH, HIDDEN)), cell.kernel.dtype) for _ in range(cell.num_state_tensors)
+    )
 
 
 def random_mask(rng):
-    """Some steps of some texts skipped; the second text wholly, the third not at all."""
+    """Skips random steps; all steps of the second text and none of the third."""
     mask = rng.random((TIME, BATCH)) < 0.5
     mask[:, 1], mask[:, 2] = False, True
     return mask
@@ -40,7 +56,7 @@ def run_and_differentiate(run, cell, x, state, mask, d_outputs, d_last, jit_comp
         watched = (x, *state, *(getattr(cell, name) for name in NAMES))
         with tf.GradientTape() as tape:
             tape.watch((x, state))
-            outputs, last = run(cell, input_projection.project(cell, x), state, mask)
+            outputs, last = run(cell, x, state, mask)
             loss = tf.reduce_sum(outputs * d_outputs)
             for tensor, d in zip(last, d_last, strict=True):
                 loss += tf.reduce_sum(tensor * d)
@@ -54,7 +70,7 @@ def run_and_differentiate(run, cell, x, state, mask, d_outputs, d_last, jit_comp
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_the_reference(name, run, masked, jit_compile):
-    """Also where the loss depends on the last state, memory of the LSTM included, and with every gradient in play."""
+    """All gradients, of a loss that depends on the outputs and the last state."""
     rng = np.random.default_rng(5)
     cell = random_cell(rng, name)
     weights = {key: getattr(cell, key).numpy() for key in NAMES}
@@ -94,11 +110,11 @@ def test_two_pieces_are_one_sequence(name, dtype):
         return [outputs, *last, *tape.gradient(loss, (x, *state, *(getattr(cell, key) for key in NAMES)))]
 
     def whole():
-        return recurrence.run_cell(cell, input_projection.project(cell, x), state)
+        return recurrence.run_layer(cell, x, state)
 
     def pieces():
-        first, carried = recurrence.run_cell(cell, input_projection.project(cell, x[:cut]), state)
-        second, last = recurrence.run_cell(cell, input_projection.project(cell, x[cut:]), carried)
+        first, carried = recurrence.run_layer(cell, x[:cut], state)
+        second, last = recurrence.run_layer(cell, x[cut:], carried)
         return tf.concat([first, second], 0), last
 
     tolerance = 1e-5 if dtype == tf.float32 else 1e-12
@@ -113,7 +129,7 @@ def test_every_initial_state_has_a_gradient(name):
     x, state = tf.constant(rng.normal(size=(TIME, BATCH, INPUT))), random_state(rng, cell)
     with tf.GradientTape() as tape:
         tape.watch(state)
-        outputs, _ = recurrence.run_cell(cell, input_projection.project(cell, x), state)
+        outputs, _ = recurrence.run_layer(cell, x, state)
     for gradient in tape.gradient(outputs[-1], state):
         assert np.all(gradient != 0.0)
 
@@ -123,20 +139,20 @@ def test_a_sequence_of_one_step(name):
     rng = np.random.default_rng(6)
     cell = random_cell(rng, name)
     x, state = tf.constant(rng.normal(size=(1, BATCH, INPUT))), random_state(rng, cell)
-    projected = input_projection.project(cell, x)
-    outputs, last = recurrence.run_cell(cell, projected, state)
-    for got, expected in zip(last, recurrence.step_cell(cell, projected[0], state), strict=True):
+    outputs, last = recurrence.run_layer(cell, x, state)
+    projected = input_projection.project_inputs(cell, x).source
+    for got, expected in zip(last, cell.step(projected[0], state), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-14)
     np.testing.assert_array_equal(outputs[0], last[0])
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_rounding_does_not_build_up_over_a_long_sequence(name):
+def test_rounding_errors_stay_small_over_a_long_sequence(name):
     """In float32 over 1000 steps, with the weights a model starts with, it stays near the reference in float64."""
     rng = np.random.default_rng(8)
     cell = CELLS[name](INPUT, HIDDEN, rng)
     weights = {key: getattr(cell, key).numpy().astype(np.float64) for key in NAMES}
-    x, zeros = rng.normal(size=(1000, BATCH, INPUT)), (np.zeros((BATCH, HIDDEN)),) * cell.state_count
+    x, zeros = rng.normal(size=(1000, BATCH, INPUT)), (np.zeros((BATCH, HIDDEN)),) * cell.num_state_tensors
     d_outputs = rng.normal(size=(1000, BATCH, HIDDEN))
     outputs, last, caches = numpy_reference.layer_forward(name, x, zeros, weights)
     d_x, d_state, gradients = numpy_reference.layer_backward(name, d_outputs, zeros, caches, weights)
@@ -144,7 +160,7 @@ def test_rounding_does_not_build_up_over_a_long_sequence(name):
     x, zeros, d_outputs = (
         tf.nest.map_structure(lambda a: tf.constant(a, tf.float32), v) for v in (x, zeros, d_outputs)
     )
-    got = run_and_differentiate(recurrence.run_cell, cell, x, zeros, None, d_outputs, zeros, jit_compile=False)
+    got = run_and_differentiate(recurrence.run_layer, cell, x, zeros, None, d_outputs, zeros, jit_compile=False)
     for g, e in zip(got, expected, strict=True):
         assert numpy_reference.relative_error(g, e) < 1e-5
 
@@ -155,7 +171,7 @@ def test_rounding_does_not_build_up_over_a_long_sequence(name):
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("limit", [0, 10**6], ids=["scattered", "one-hot"])
 def test_lookup_is_a_product_with_one_hot_vectors(monkeypatch, limit, jit_compile):
-    """Either way its gradient is summed, and symbols that occur twice, or never, are counted right."""
+    """Both forms of the gradient are correct for symbols that occur twice or never."""
     monkeypatch.setattr(input_projection, "_MAX_ONE_HOT", limit)
     rng = np.random.default_rng(0)
     table, d_rows = tf.constant(rng.normal(size=(7, 4))), tf.constant(rng.normal(size=(5, 3, 4)))
@@ -166,7 +182,7 @@ def test_lookup_is_a_product_with_one_hot_vectors(monkeypatch, limit, jit_compil
     def rows_and_gradient(table, ids, d_rows):
         with tf.GradientTape() as tape:
             tape.watch(table)
-            rows = input_projection.lookup(table, ids)
+            rows = input_projection.gather_rows(table, ids)
         return rows, tape.gradient(rows, table, output_gradients=d_rows)
 
     rows, gradient = rows_and_gradient(table, ids, d_rows)
@@ -176,10 +192,10 @@ def test_lookup_is_a_product_with_one_hot_vectors(monkeypatch, limit, jit_compil
 
 
 @pytest.mark.parametrize("embedding_size", [0, 3])
-@pytest.mark.parametrize("size", [7, 40], ids=["fewer-symbols-than-places", "more-symbols-than-places"])
+@pytest.mark.parametrize("size", [7, 40], ids=["fewer-symbols-than-positions", "more-symbols-than-positions"])
 @pytest.mark.parametrize("name", CELLS)
 def test_symbols_are_projected_as_their_vectors(name, size, embedding_size):
-    """With an embedding one of the sizes takes the rows of E W, the other multiplies what it gathers."""
+    """With an embedding, one of the sizes looks up rows of E W, the other multiplies rows of E."""
     rng = np.random.default_rng(1)
     cell = random_cell(rng, name, embedding_size or size)
     embedding = tf.Variable(rng.normal(size=(size, embedding_size))) if embedding_size else None
@@ -189,10 +205,11 @@ def test_symbols_are_projected_as_their_vectors(name, size, embedding_size):
 
     def values(dense):
         with tf.GradientTape() as tape:
-            symbols = Symbols(ids, size, None if embedding is None else tf.convert_to_tensor(embedding))
-            projected = input_projection.project(cell, symbols.dense(tf.float64) if dense else symbols)
-            if isinstance(projected, input_projection.Rows):
-                projected = projected.dense()
+            symbols = SymbolInput(ids, size, None if embedding is None else tf.convert_to_tensor(embedding))
+            inputs = symbols.to_vectors(tf.float64) if dense else symbols
+            projected, row_ids = input_projection.project_inputs(cell, inputs)
+            if row_ids is not None:
+                projected = input_projection.gather_rows(projected, row_ids)
         gradients = tape.gradient(projected, variables, output_gradients=d_projected)
         return [projected, *map(tf.convert_to_tensor, gradients)]
 
@@ -203,5 +220,5 @@ def test_symbols_are_projected_as_their_vectors(name, size, embedding_size):
 def test_projection_has_the_bias_of_the_input_alone():
     rng = np.random.default_rng(9)
     cell = random_cell(rng, "gru")
-    projected = input_projection.project(cell, tf.zeros([TIME, BATCH, INPUT], tf.float64))
+    projected = input_projection.project_inputs(cell, tf.zeros([TIME, BATCH, INPUT], tf.float64)).source
     np.testing.assert_array_equal(projected[0, 0], cell.bias[0])

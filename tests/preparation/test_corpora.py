@@ -100,7 +100,7 @@ def test_empty_file_is_one_error(tmp_path):
 
 
 def test_folder_without_files_is_one_error(tmp_path):
-    assert error_of(input=(str(tmp_path),)) == f"{tmp_path}: no file with text is there; check --input"
+    assert error_of(input=(str(tmp_path),)) == f"{tmp_path}: no file with text found; check --input"
 
 
 def test_impossible_file_names_are_one_error():
@@ -146,7 +146,7 @@ def test_first_byte_that_is_no_text_is_named(tmp_path, data, encoding, offset):
 def test_unknown_encoding_is_one_error(tmp_path, encoding):
     path = write(tmp_path / "a.txt", b"text")
     assert error_of(input=(path,), encoding=encoding).startswith(
-        f"--encoding={encoding}: Python knows no text encoding"
+        f"--encoding={encoding}: not a text encoding that Python knows"
     )
 
 
@@ -166,7 +166,7 @@ def test_lone_surrogates_are_no_text(tmp_path):
 def test_unknown_corpus_is_one_error_that_lists_the_known_ones():
     message = error_of(corpus="bible")
     assert message.startswith("--corpus=bible: not one of python, unicode-names, ")
-    assert all(name in message for name in corpora.names())
+    assert all(name in message for name in corpora.corpus_names())
     assert "--input=FILE" in message
 
 
@@ -271,7 +271,7 @@ def test_download_with_a_wrong_sum_is_not_used(monkeypatch, server, cache):
     (server[0] / "text.txt").write_bytes(b"something else")
     message = error_of(corpus="local")
     assert message.startswith("corpus local: ")
-    assert "another SHA-256" in message
+    assert "does not have the expected SHA-256" in message
     assert "--input=FILE" in message
     assert not any(path.read_bytes() == b"something else" for path in cache.iterdir())
 
@@ -280,7 +280,7 @@ def test_download_that_is_gone_is_one_error(monkeypatch, server, cache):
     serve(monkeypatch, server, "text.txt", b"text")
     (server[0] / "text.txt").unlink()
     message = error_of(corpus="local")
-    assert message.startswith("corpus local: could not be had from http://127.0.0.1")
+    assert message.startswith("corpus local: could not be downloaded from http://127.0.0.1")
     assert "--input=FILE" in message
 
 
@@ -299,6 +299,6 @@ def test_no_network_is_one_error_that_names_the_corpus_and_the_way_out(monkeypat
 
     monkeypatch.setattr("pooch.retrieve", retrieve)
     message = error_of(corpus=name)
-    assert message.startswith(f"corpus {name}: could not be had from {corpora.DOWNLOADS[name].url}")
+    assert message.startswith(f"corpus {name}: could not be downloaded from {corpora.DOWNLOADS[name].url}")
     assert "--input=FILE" in message
     assert "--corpus=python" in message

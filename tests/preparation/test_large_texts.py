@@ -20,11 +20,14 @@ from hypothesis import strategies as st
 
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig
-from tfcharrnn.data import chunking, dataset, tfrecord_writer
-from tfcharrnn.data.dataset import cached, prepare_data
+from tfcharrnn.data import chunking, tfrecord_writer
+from tfcharrnn.data.dataset import SPLITS
 from tfcharrnn.errors import ConfigError, UserError
-from tfcharrnn.preparation import counting, line_blocks, sharding, staging, text_blocks
+from tfcharrnn.preparation import corpora, counting, data_folder, line_blocks, sharding, staging, text_blocks
+from tfcharrnn.preparation.cache import prepare_cached
+from tfcharrnn.preparation.data_folder import prepare_data
 from tfcharrnn.preparation.line_blocks import LineFinder
+from tfcharrnn.preparation.process_pool import Pool
 
 LAYOUTS = [
     {"layout": "sequences", "seq_length": 5},
@@ -73,11 +76,11 @@ TEXT = st.lists(
 def in_blocks(block=16, small=0, shard_bytes=None, sorted_lines=None, piece=10):
     """Makes any text a large one, of blocks of so many bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_blocks, "BLOCK", block)
-        patch.setattr(text_blocks, "_NEAR", 16)
-        patch.setattr(staging, "SMALL", small)
+        patch.setattr(text_blocks, "BLOCK_BYTES", block)
+        patch.setattr(text_blocks, "_TAIL_BYTES", 16)
+        patch.setattr(staging, "SMALL_BYTES", small)
         patch.setattr(line_blocks, "MARGIN", 8)
-        patch.setattr(chunking, "PIECE", piece)
+        patch.setattr(chunking, "CHUNK_LENGTH", piece)
         if shard_bytes:
             patch.setattr(sharding, "_SHARD_BYTES", shard_bytes)
         if sorted_lines is not None:
@@ -99,7 +102,7 @@ def made(config, path, **how):
 def check_same(folder, config, **how):
     piece = how.pop("piece", 10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunking, "PIECE", piece)
+        patch.setattr(chunking, "CHUNK_LENGTH", piece)
         whole = made(config, folder / "whole" / "data")
     with in_blocks(how.pop("block", 16), piece=piece):
         pieces = made(config, folder / "pieces" / "data", **how)
@@ -148,7 +151,7 @@ def test_processes_do_not_show(tmp_path, layout, encoding):
         input=written(tmp_path, *[text.encode(encoding)] * 3), encoding=encoding, lowercase=True, num_shards=3,
         val_fraction=0.3, **layout,
     )  # fmt: skip
-    check_same(tmp_path, config, block=100, jobs=2, piece=chunking.PIECE)
+    check_same(tmp_path, config, block=100, jobs=2, piece=chunking.CHUNK_LENGTH)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def test_the_first_byte_that_is_no_text_is_named(tmp_path, data, encoding):
     if data.startswith(b"text") and encoding == "utf-16-le":
         assert "shorter than one example" in error, "it is as good a text as any"
         return
-    assert re.search(f"^{tmp_path}/text1.txt: not {encoding} text: .* at byte \\d+; name the right", error)
+    assert re.search(f"^{tmp_path}/text1.txt: not {encoding} text: .* at byte \\d+; pass the right", error)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +235,7 @@ def test_lines_are_found_in_pieces_as_in_the_whole(delimiter, text, sizes):
         patch.setattr(line_blocks, "MARGIN", 90 if "+" in delimiter or "*" in delimiter else 3)
         finder, found, dropped, at = LineFinder(config), [], {"empty": 0, "too_long": 0}, 0
         for size in [*sizes, len(text)]:
-            kept, left_out = finder.add(text[at : at + size], last=at + size >= len(text))
+            _, kept, left_out = finder.add(text[at : at + size], is_last=at + size >= len(text))
             found += kept
             dropped = {kind: count + left_out[kind] for kind, count in dropped.items()}
             at += size
@@ -245,10 +248,10 @@ def test_a_line_that_is_too_long_is_not_kept_in_memory():
     config = DataConfig(layout="lines", delimiter=r";", max_length=100)
     finder, total = LineFinder(config), {"empty": 0, "too_long": 0}
     for index in range(50):
-        kept, dropped = finder.add("x" * 100_000 + "; y;" * (index == 25), last=index == 49)
+        _, kept, dropped = finder.add("x" * 100_000 + "; y;" * (index == 25), is_last=index == 49)
         total = {kind: count + dropped[kind] for kind, count in total.items()}
         assert kept in ([], [" y"])
-        assert len(finder._known) + len(finder._head) < 6 * line_blocks.MARGIN
+        assert len(finder._text) + len(finder._head) < 6 * line_blocks.MARGIN
     assert total == {"empty": 0, "too_long": 2}
 
 
@@ -258,19 +261,17 @@ def test_very_many_lines_go_to_the_splits_without_being_sorted(tmp_path, jobs):
     config = DataConfig(input=written(tmp_path, text.encode()), layout="lines", val_fraction=0.2, test_fraction=0.1)
     with in_blocks(block=300, sorted_lines=10):
         large = prepare_data(config, tmp_path / "large", jobs=jobs)
-        assert [large.splits[split].records for split in dataset.SPLITS] == [350, 100, 50]
+        assert [large.splits[split].records for split in SPLITS] == [350, 100, 50]
         numbers = {}
-        for split in dataset.SPLITS:
+        for split in SPLITS:
             read = large.read(split)
-            decoded = [
-                large.vocabulary.decode(row[:size]) for row, size in zip(read.padded(), read.lengths, strict=True)
-            ]
+            decoded = [large.vocabulary.decode(row[:size]) for row, size in zip(read.pad(), read.lengths, strict=True)]
             numbers[split] = [int(line.removeprefix("line ")) for line in decoded]
         assert sorted(itertools.chain(*numbers.values())) == list(range(500))
         assert all(part == sorted(part) for part in numbers.values())
         assert 20 < sum(number < 250 for number in numbers["val"]) < 80, "they are spread"
-        small = sharding.content_of(dataset.corpora.load(config), config)
-        dataset._make_small(small, tmp_path / "small", config, False)
+        small = corpora.load(config)
+        data_folder.write_from_memory(small, tmp_path / "small", config, False)
     assert contents(tmp_path / "small") == contents(tmp_path / "large")
 
 
@@ -299,7 +300,7 @@ def test_packed_files_are_unpacked(tmp_path, kind, encoding):
         assert writer.wait(timeout=60) == 0
     else:
         assert source == {"name": "packed", "bytes": len(pack(data)), "sha256": files.file_sha256(path)}
-        assert dataset.corpora.load(config).text == text.replace("\r\n", "\n")
+        assert corpora.load(config).text == text.replace("\r\n", "\n")
     differing = {"dataset.json"}
     assert {name: data for name, data in contents(packed.path).items() if name not in differing} == {
         name: data for name, data in contents(plain.path).items() if name not in differing
@@ -329,7 +330,7 @@ def test_damaged_packed_files_are_one_error(tmp_path, pack, damage):
     with pytest.raises(UserError, match=f"^{path}: damaged .*; get the file again$"):
         prepare_data(DataConfig(input=(str(path),)), tmp_path / "data")
     with pytest.raises(UserError, match=f"^{path}: damaged .*; get the file again$"):
-        dataset.corpora.load(DataConfig(input=(str(path),)))
+        corpora.load(DataConfig(input=(str(path),)))
     assert names(tmp_path) == ["packed"]
 
 
@@ -342,7 +343,7 @@ def test_globs_and_folders_are_sorted_files(tmp_path):
 
     def found(*named):
         config = DataConfig(input=tuple(f"{tmp_path}/{name}" for name in named))
-        return dataset.corpora.load(config).text.split("\n")
+        return corpora.load(config).text.split("\n")
 
     assert found("") == ["[z].txt", "a.txt", "b.txt", "e.md", "sub/c.txt", "sub/d.txt"]
     assert found("*.txt") == ["[z].txt", "a.txt", "b.txt"]
@@ -350,7 +351,7 @@ def test_globs_and_folders_are_sorted_files(tmp_path):
     assert found("**") == ["[z].txt", "a.txt", "b.txt", "e.md", "sub/c.txt", "sub/d.txt"]
     assert found("[z].txt") == ["[z].txt"], "it exists, so it is no pattern"
     assert found("e.md", "sub", "[ab].txt") == ["e.md", "sub/c.txt", "sub/d.txt", "a.txt", "b.txt"]
-    with pytest.raises(UserError, match=r"none\*: no file with text is there; check --input$"):
+    with pytest.raises(UserError, match=r"none\*: no file with text found; check --input$"):
         found("a.txt", "none*")
 
 
@@ -366,7 +367,7 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(UserError, match=r"/sub: cannot be read \(Permission denied\); check --input$"):
-        dataset.corpora.load(DataConfig(input=(str(tmp_path),)))
+        corpora.load(DataConfig(input=(str(tmp_path),)))
 
 
 # Processes
@@ -374,12 +375,12 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
 
 _POOL = """
 import multiprocessing, os, pathlib, sys
-from tfcharrnn import dataset, texts, workshop
+from tfcharrnn.preparation import cache, data_folder, staging, text_blocks
 from tfcharrnn.config import DataConfig
-texts.BLOCK, workshop.SMALL = 500, 0
+text_blocks.BLOCK_BYTES, staging.SMALL_BYTES = 500, 0
 for folder in sys.argv[1:]:
     os.chdir(folder)
-    dataset.prepare_data(DataConfig(input=("text0.txt",), seq_length=11, num_shards=3), "data", jobs=2)
+    data_folder.prepare_data(DataConfig(input=("text0.txt",), seq_length=11, num_shards=3), "data", jobs=2)
     children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     running = [pathlib.Path(f"/proc/{child}/cmdline").read_text() for child in children]
     assert not [command for command in running if "popen_loky" in command], running
@@ -420,15 +421,15 @@ def test_a_file_is_checked_without_tensorflow(tmp_path):
     data = prepare_data(DataConfig(input=written(tmp_path, b"abc d" * 200), seq_length=11), tmp_path / "data")
     shard = data.path / data.splits["train"].shards[0]
     whole = shard.read_bytes()
-    assert tfrecord_writer.check(shard) == data.splits["train"].records
+    assert tfrecord_writer.check_file(shard) == data.splits["train"].records
     for at in range(0, 200):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         with pytest.raises(UserError, match="damaged"):
-            tfrecord_writer.check(path)
+            tfrecord_writer.check_file(path)
     for size in range(1, len(whole) // data.splits["train"].records):
         path.write_bytes(whole[:-size])
         with pytest.raises(UserError, match="damaged"):
-            tfrecord_writer.check(path)
+            tfrecord_writer.check_file(path)
 
 
 # Interruptions
@@ -449,7 +450,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch, capsys, setti
     config = DataConfig(input=written(tmp_path, gzip.compress(text) if packed else text), **settings)
     expected = made(DataConfig(**{**vars(config), "num_shards": 4}), tmp_path / "whole" / "data")
     work = tmp_path / "work"
-    write, began = tfrecord_writer.write, []
+    write, began = tfrecord_writer.write_records, []
 
     def stopping(path, *rest):
         if len(began) == after:
@@ -458,18 +459,20 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch, capsys, setti
         return write(path, *rest)
 
     with in_blocks(block=500):
-        monkeypatch.setattr(tfrecord_writer, "write", stopping)
+        monkeypatch.setattr(tfrecord_writer, "write_records", stopping)
         with contextlib.suppress(Stopped):
             prepare_data(config, work / "data", jobs=1)
         stopped = not (work / "data").exists()
         assert stopped == (after < 8)
         if stopped:
             assert names(work) == [".data.partial"]
-            assert "the same command goes on from there" in capsys.readouterr().err
+            assert "run the same command again to resume" in capsys.readouterr().err
             monkeypatch.setattr(
-                tfrecord_writer, "write", lambda path, *rest: (began.append(path.name), write(path, *rest))[1]
+                tfrecord_writer, "write_records", lambda path, *rest: (began.append(path.name), write(path, *rest))[1]
             )
-            monkeypatch.setattr(staging.Workshop, "_count", lambda shop: pytest.fail("it was counted again"))
+            monkeypatch.setattr(
+                staging.StagingFolder, "_make_first_pass", lambda folder: pytest.fail("it was counted again")
+            )
             prepare_data(config, work / "data", jobs=1)
     assert sorted(began) == sorted({name for name in expected if name.endswith("tfrecord")}), "each was written once"
     assert names(work) == ["data"]
@@ -487,13 +490,13 @@ def test_ctrl_c_keeps_what_was_unpacked(tmp_path, monkeypatch, resumed):
 
     with in_blocks(block=500):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(counting, "count", interrupt)
+            patch.setattr(counting, "count_blocks", interrupt)
             prepare_data(config, tmp_path / "data", jobs=1)
         if resumed:
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(staging.Workshop, "content", interrupt)
+                patch.setattr(staging.StagingFolder, "count_text", interrupt)
                 prepare_data(config, tmp_path / "data", jobs=1)
-        monkeypatch.setattr(text_blocks, "as_plain_file", lambda *rest: pytest.fail("it was unpacked again"))
+        monkeypatch.setattr(text_blocks, "write_plain_file", lambda *rest: pytest.fail("it was unpacked again"))
         prepare_data(config, tmp_path / "data", jobs=1)
     assert names(tmp_path) == ["data", "text.gz"]
 
@@ -525,7 +528,7 @@ def test_what_was_half_removed_is_made_again(tmp_path, monkeypatch, gone):
 
     with in_blocks(block=500):
         with monkeypatch.context() as patch, contextlib.suppress(Stopped):
-            patch.setattr(tfrecord_writer, "write", stop)
+            patch.setattr(tfrecord_writer, "write_records", stop)
             prepare_data(config, tmp_path / "data", jobs=1)
         (removed,) = tmp_path.glob(f".data.partial/*/{gone}")
         removed.unlink()
@@ -537,7 +540,7 @@ def test_what_was_half_removed_is_made_again(tmp_path, monkeypatch, gone):
 def test_what_was_begun_with_other_settings_is_not_gone_on_with(tmp_path, monkeypatch, capsys, change):
     (path,) = written(tmp_path, b"Some text. " * 200)
     config = DataConfig(input=(path,), **LARGE)
-    write = tfrecord_writer.write
+    write = tfrecord_writer.write_records
 
     def failing(path, *rest):
         if path.name.startswith("train-00002"):
@@ -546,7 +549,7 @@ def test_what_was_begun_with_other_settings_is_not_gone_on_with(tmp_path, monkey
 
     with in_blocks(block=500):
         with monkeypatch.context() as patch:
-            patch.setattr(tfrecord_writer, "write", failing)
+            patch.setattr(tfrecord_writer, "write_records", failing)
             with pytest.raises(UserError, match="no space"):
                 prepare_data(config, tmp_path / "data", jobs=1)
         if change == "settings":
@@ -555,14 +558,14 @@ def test_what_was_begun_with_other_settings_is_not_gone_on_with(tmp_path, monkey
             written(tmp_path, b"Other text " * 200)
         capsys.readouterr()
         data = prepare_data(config, tmp_path / "data", jobs=1)
-    assert ("it begins anew" in capsys.readouterr().err) == (change != "nothing")
+    assert ("starting from scratch" in capsys.readouterr().err) == (change != "nothing")
     assert contents(data.path) == made(config, tmp_path / "whole" / "data")
     assert names(tmp_path) == ["data", "text0.txt", "whole"]
 
 
 def test_a_text_that_changes_while_it_is_read_is_one_error(tmp_path, monkeypatch):
     (path,) = written(tmp_path, b"Some text. " * 200)
-    write = tfrecord_writer.write
+    write = tfrecord_writer.write_records
     for change in (b"Some text, " * 200, b"Some", b"Smoe text. " * 200):
         written(tmp_path, b"Some text. " * 200)
 
@@ -570,7 +573,7 @@ def test_a_text_that_changes_while_it_is_read_is_one_error(tmp_path, monkeypatch
             written(tmp_path, change)
             return write(target, *rest)
 
-        monkeypatch.setattr(tfrecord_writer, "write", changing)
+        monkeypatch.setattr(tfrecord_writer, "write_records", changing)
         with in_blocks(block=500), pytest.raises(UserError, match=r"changed while it was read|vocabulary"):
             prepare_data(DataConfig(input=(path,), **LARGE), tmp_path / "data", jobs=1)
         assert not (tmp_path / "data").exists()
@@ -614,9 +617,9 @@ def test_two_that_prepare_one_folder_do_not_meet(tmp_path):
     config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
     with in_blocks(block=500):
         partial = tmp_path / ".data.partial"
-        found = dataset.corpora.inputs_of(config)
-        met = pytest.raises(UserError, match=rf"another process prepares this folder \(process {os.getpid()} on")
-        with staging.opened(partial, found, config, dataset.Pool(1)), met:
+        found = corpora.find_inputs(config)
+        met = pytest.raises(UserError, match=rf"another process is preparing this folder \(process {os.getpid()} on")
+        with staging.open_staging(partial, found, config, Pool(1)), met:
             prepare_data(config, tmp_path / "data", jobs=1)
         prepare_data(config, tmp_path / "data", jobs=1)
     assert names(tmp_path) == ["data", "text0.txt"]
@@ -640,14 +643,14 @@ def test_overwrite_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_came_to_the_place_meanwhile_stays(tmp_path, monkeypatch, small, overwrite):
     config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
-    write = sharding.write
+    write = sharding.write_shards
 
     def writing(*args, **how):
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "thesis.txt").write_text("years of work")
         return write(*args, **how)
 
-    monkeypatch.setattr(sharding, "write", writing)
+    monkeypatch.setattr(sharding, "write_shards", writing)
     with in_blocks(block=500, small=small), pytest.raises(UserError, match=r"data: (exists|--overwrite would remove)"):
         prepare_data(config, tmp_path / "data", jobs=1, overwrite=overwrite)
     assert contents(tmp_path / "data") == {"thesis.txt": b"years of work"}
@@ -658,12 +661,12 @@ def test_what_came_to_the_place_meanwhile_stays(tmp_path, monkeypatch, small, ov
 
 def test_a_large_text_is_cached_like_a_small_one(tmp_path, monkeypatch):
     config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
-    small = cached(config, tmp_path / "small")
+    small = prepare_cached(config, tmp_path / "small")
     with in_blocks(block=500):
-        large = cached(config, tmp_path / "large")
+        large = prepare_cached(config, tmp_path / "large")
         assert (large.path.name, contents(large.path)) == (small.path.name, contents(small.path))
-        monkeypatch.setattr(dataset, "_make_large", lambda *rest: pytest.fail("it was made again"))
-        assert cached(config, tmp_path / "large").path == large.path
+        monkeypatch.setattr(data_folder, "write_from_files", lambda *rest: pytest.fail("it was made again"))
+        assert prepare_cached(config, tmp_path / "large").path == large.path
     (note,) = (tmp_path / "large").glob(".*")
     assert re.fullmatch(r"\.[0-9a-f]{16}\.json", note.name)
     assert names(tmp_path / "large") == [note.name, large.path.name]
@@ -673,20 +676,20 @@ def test_a_large_text_is_cached_like_a_small_one(tmp_path, monkeypatch):
 def test_a_cached_text_is_not_read_again(tmp_path, monkeypatch, damage):
     config = DataConfig(input=written(tmp_path, b"Some text. " * 200), **LARGE)
     with in_blocks(block=500):
-        before = cached(config, tmp_path / "cache")
+        before = prepare_cached(config, tmp_path / "cache")
         expected = contents(before.path)
         (note,) = (tmp_path / "cache").glob(".*.json")
         if damage == "nothing":
-            monkeypatch.setattr(staging, "opened", lambda *rest, **how: pytest.fail("it was read again"))
+            monkeypatch.setattr(staging, "open_staging", lambda *rest, **how: pytest.fail("it was read again"))
         elif damage == "text":
             written(tmp_path, b"Another one" * 200)
-            assert cached(config, tmp_path / "cache").fingerprint != before.fingerprint
+            assert prepare_cached(config, tmp_path / "cache").fingerprint != before.fingerprint
             return
         elif damage == "folder":
             (before.path / "vocab.json").unlink()
         else:
             note.write_text(damage)
-        assert contents(cached(config, tmp_path / "cache").path) == expected
+        assert contents(prepare_cached(config, tmp_path / "cache").path) == expected
 
 
 def test_a_pipe_is_not_remembered(tmp_path):
@@ -694,7 +697,7 @@ def test_a_pipe_is_not_remembered(tmp_path):
         read, write = os.pipe()
         os.write(write, text * 20)
         os.close(write)
-        data = cached(DataConfig(input=(f"/dev/fd/{read}",), seq_length=9), tmp_path / "cache")
+        data = prepare_cached(DataConfig(input=(f"/dev/fd/{read}",), seq_length=9), tmp_path / "cache")
         os.close(read)
         assert data.characters == 20 * len(text)
 
@@ -709,19 +712,19 @@ def test_what_was_begun_long_ago_is_removed_from_the_cache(tmp_path, days, at_wo
     for folder in (old / "key", old):
         os.utime(folder, (then, then))
     with in_blocks(block=500):
-        lock = files.lock(staging.lock_of(old), "prepare data") if at_work else None
-        cached(config, tmp_path / "cache")
+        lock = files.lock_file(staging.lock_path(old), "prepare data") if at_work else None
+        prepare_cached(config, tmp_path / "cache")
         if lock:
-            files.unlock(staging.lock_of(old), lock)
+            files.unlock_file(staging.lock_path(old), lock)
     assert old.exists() == (at_work or days < 7)
 
 
 _CACHE = """
 import pathlib, sys
-from tfcharrnn import dataset, texts, workshop
+from tfcharrnn.preparation import cache, data_folder, staging, text_blocks
 from tfcharrnn.config import DataConfig
-texts.BLOCK, workshop.SMALL = 500, int(sys.argv[3])
-print(dataset.cached(DataConfig(input=(sys.argv[1],), seq_length=11), pathlib.Path(sys.argv[2])).path)
+text_blocks.BLOCK_BYTES, staging.SMALL_BYTES = 500, int(sys.argv[3])
+print(cache.prepare_cached(DataConfig(input=(sys.argv[1],), seq_length=11), pathlib.Path(sys.argv[2])).path)
 """
 
 

@@ -57,7 +57,7 @@ def test_a_text_goes_the_whole_way(tmp_path, name):
     data, trained = whole_way(tmp_path, text, seq_length=9)
     assert "".join(data.vocabulary.symbols[1:]) == "".join(sorted(set(text.replace("\r\n", "\n"))))
     part = text.replace("\r\n", "\n").removeprefix("\ufeff")[:8]
-    assert data.vocabulary.decode(data.read("train").padded()[0]) == part
+    assert data.vocabulary.decode(data.read("train").pad()[0]) == part
     written = trained.generate(length=20, prime=part, seed=1)
     assert written.startswith(part) and len(written) == len(part) + 20
     assert set(written) <= set(text)
@@ -85,7 +85,7 @@ def test_a_hundred_thousand_characters_go_the_whole_way(tmp_path):
     text = "".join(characters)
     data, trained = whole_way(tmp_path, text, seq_length=21)
     assert len(data.vocabulary) == 1 + 100_000
-    assert data.vocabulary.decode(data.read("train").padded()[0]) == text[:20]
+    assert data.vocabulary.decode(data.read("train").pad()[0]) == text[:20]
     written = trained.generate(length=20, prime=characters[-1], seed=1)
     assert len(written) == 21 and set(written) <= set(characters)
     assert 11.0 < trained.evaluate_text(text[:500]).loss < 12.0  # near that of guessing, log 100,001

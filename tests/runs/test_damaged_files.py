@@ -3,7 +3,6 @@
 What damage does by accident to each file stands in the tests of its reader; `tools/fuzz.py` does both at random.
 """
 
-from paths import GOLDEN, ROOT
 import ast
 import json
 import os
@@ -11,22 +10,22 @@ import shutil
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import GOLDEN, ROOT
 
 import tfcharrnn
 from tfcharrnn import files
-from tfcharrnn.runs import checkpoints
-from tfcharrnn.training import setup
-from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.config import DataConfig
-from tfcharrnn.errors import ConfigError, UserError, first_line, short
 from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.errors import ConfigError, UserError, first_line, shorten
+from tfcharrnn.runs import checkpoints
+from tfcharrnn.runs import run_folder as run_lib
+from tfcharrnn.training import setup
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-import fuzz  # noqa: E402
+from fuzzing.own_formats import masked_crc
 
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 60
 SMALL = {"hidden_size": 4, "batch_size": 2, "sample_length": 5, "quiet": True}
@@ -93,10 +92,10 @@ def test_what_is_quoted_is_short():
     nested = []
     for _ in range(100_000):
         nested = [nested]
-    assert short(nested) == "a list"
-    assert short(10**5000) == "a int"
-    assert len(short("x" * 10**6)) < 300 and short("x" * 10**6).endswith("(1000002 characters)")
-    assert short("a\nb") == "'a\\nb'"
+    assert shorten(nested) == "a list"
+    assert shorten(10**5000) == "a int"
+    assert len(shorten("x" * 10**6)) < 300 and shorten("x" * 10**6).endswith("(1000002 characters)")
+    assert shorten("a\nb") == "'a\\nb'"
     assert len(first_line(ValueError("x" * 10**6))) < 600
     assert first_line(ValueError("{{node __wrapped__X}} corrupted record [Op:X]\nmore")) == "corrupted record [Op:X]"
     while nested:  # or Python would go as deep to free it
@@ -125,14 +124,14 @@ def test_a_pipe_in_the_place_of_weights_is_one_error(run_dir, name):
     path = run_dir / "checkpoints/step-00000300" / name
     path.unlink()
     os.mkfifo(path)
-    assert "is no regular file" in error_of(tfcharrnn.load_model, run_dir, "300", names=path)
+    assert "is not a regular file" in error_of(tfcharrnn.load_model, run_dir, "300", names=path)
 
 
 def test_a_pipe_in_the_place_of_a_shard_is_one_error(data_dir):
     shard = data_dir / "train-00000-of-00001.tfrecord"
     shard.unlink()
     os.mkfifo(shard)
-    assert "is no regular file" in error_of(tfcharrnn.open_data(data_dir).read, "train", names=shard)
+    assert "is not a regular file" in error_of(tfcharrnn.open_data(data_dir).read, "train", names=shard)
 
 
 # config.json
@@ -187,7 +186,7 @@ def test_a_value_of_a_checkpoint_that_cannot_be_is_one_error(run_dir, name, to):
     fitting["val_loss"] = fitting["smooth_loss"]
     change(description(run_dir), name, to=to)
     if any(type(to) is type(value) and to == value for value in fitting[name]):
-        checkpoints.describe(description(run_dir).parent).describe()
+        checkpoints.read_description(description(run_dir).parent).describe()
         return
     error_of(tfcharrnn.load_model, run_dir, "300", names=run_dir / "checkpoints/step-00000300")
 
@@ -252,7 +251,7 @@ def test_a_log_that_cannot_be_is_one_error_of_resuming(tmp_path, prepared, name,
 
 def framed(record, size=None):
     header = struct.pack("<Q", len(record) if size is None else size)
-    return header + fuzz.masked_crc(header) + record + fuzz.masked_crc(record)
+    return header + masked_crc(header) + record + masked_crc(record)
 
 
 @pytest.mark.parametrize("size", [21, 10**6, 2**31, 10**12, 10**18, 2**63, 2**64 - 1, 2**64 - 16])
@@ -260,7 +259,7 @@ def test_a_record_with_a_wrong_size_and_the_right_checksum_is_one_error(data_dir
     shard = data_dir / "train-00000-of-00001.tfrecord"
     data = shard.read_bytes()
     header = struct.pack("<Q", size)
-    shard.write_bytes(header + fuzz.masked_crc(header) + data[12:])
+    shard.write_bytes(header + masked_crc(header) + data[12:])
     assert "prepare the data again" in error_of(tfcharrnn.open_data(data_dir).read, "train", names=shard)
 
 
@@ -284,7 +283,9 @@ def test_an_id_outside_the_vocabulary_is_one_error(data_dir, id):
     feature = {"seq": tf.train.Feature(int64_list=tf.train.Int64List(value=[0, id] + [1] * 19))}
     example = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
     shard.write_bytes(framed(example) * count)
-    assert "ids outside the vocabulary" in error_of(tfcharrnn.open_data(data_dir).read, "train", names=shard)
+    assert "a record has ids outside the vocabulary" in error_of(
+        tfcharrnn.open_data(data_dir).read, "train", names=shard
+    )
 
 
 # dataset.json
@@ -329,9 +330,9 @@ def test_no_source_calls_what_would_run_a_file(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
-            if path.name == "pool.py":  # it has joblib's processes, and reads none of its files
+            if path.name == "process_pool.py":  # it uses processes of joblib, and reads no files with it
                 modules = [module for module in modules if module != "joblib"]
-            if path.name not in ("fuzz.py", "bench.py"):  # the former makes pickles to damage
+            if path.name not in ("foreign_formats.py", "bench.py"):  # the former makes pickles to damage
                 assert not {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "yaml"} & set(modules)
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

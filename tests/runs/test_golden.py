@@ -3,11 +3,10 @@
 Nothing in `tests/golden` is edited or made again. A new format gets folders of its own beside these.
 """
 
-from paths import GOLDEN
 import json
-from pathlib import Path
 
 import pytest
+from paths import GOLDEN
 
 import tfcharrnn
 

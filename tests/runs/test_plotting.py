@@ -1,20 +1,18 @@
-"""Curves of runs, and what looks on while a run is trained."""
+"""Plots of runs, and the training callbacks that draw and log them."""
 
-from paths import ROOT
 import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import tfcharrnn
-from tfcharrnn.training import observers
-from tfcharrnn.runs import plotting
-from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.config import TrainingConfig
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.runs import logs, plotting
+from tfcharrnn.runs import run_folder as run_lib
+from tfcharrnn.training import callbacks
 
 SMALL = {"hidden_size": 8, "batch_size": 4, "sample_length": 10, "log_every": 2, "eval_every": 5, "quiet": True}
 
@@ -63,7 +61,7 @@ def test_losses_share_a_panel_and_the_rest_have_their_own(tmp_path, monkeypatch,
     one = make_run(tmp_path, "one", learning_rate=0.1)
     two = make_run(tmp_path, "two", 3, learning_rate=0.2)
     panels, label = drawn(monkeypatch, [one, two], tmp_path / "a.png", ["val_loss", "learning_rate", "loss"], "epoch")
-    assert label == "epoch" and [title for title, _ in panels] == ["loss, nats a character", "learning rate"]
+    assert label == "epoch" and [title for title, _ in panels] == ["loss, nats per character", "learning rate"]
     losses, rates = panels[0][1], panels[1][1]
     assert set(losses) == {f"{run}, {kind} loss" for run in ("one", "two") for kind in ("training", "validation")}
     assert losses["two, training loss"] == [[0.25, 3.0], [0.5, 1.5], [0.75, 1.0]]
@@ -75,11 +73,11 @@ def test_losses_share_a_panel_and_the_rest_have_their_own(tmp_path, monkeypatch,
 def test_a_smoothed_sum_stands_apart_and_time_has_a_fitting_unit(tmp_path, monkeypatch, needs_matplotlib):
     run = make_run(tmp_path, "run", reduction="sum")
     panels, label = drawn(monkeypatch, [run], tmp_path / "a.svg", ["loss", "smooth_loss"], "time")
-    assert [title for title, _ in panels] == ["loss, nats a character", "smoothed loss, nats an example"]
+    assert [title for title, _ in panels] == ["loss, nats per character", "smoothed loss, nats per example"]
     assert label == "time in training steps, minutes" and panels[0][1]["run"][-1] == [8.0, 3 / 8]
     run = make_run(tmp_path, "mean", 300, reduction="mean")
     panels, label = drawn(monkeypatch, [run], tmp_path / "a.svg", ["loss", "smooth_loss"], "time")
-    assert [title for title, _ in panels] == ["loss, nats a character"]
+    assert [title for title, _ in panels] == ["loss, nats per character"]
     assert label == "time in training steps, hours" and panels[0][1]["mean, smoothed loss"][-1] == [5.0, 0.1]
 
 
@@ -107,8 +105,8 @@ def test_what_cannot_be_drawn_is_named(tmp_path, needs_matplotlib):
     with pytest.raises(UserError, match="no row has grad_norm and step"):
         plotting.draw([run], picture, ["loss", "grad_norm"])
     for arguments, message in (
-        ((picture, ["lose"]), r"--y must be of loss, .*'lose'"),
-        ((picture, ["loss"], "years"), r"--x must be of step, epoch, time.*'years'"),
+        ((picture, ["lose"]), r"--y must be one of loss, .*'lose'"),
+        ((picture, ["loss"], "years"), r"--x must be one of step, epoch, time.*'years'"),
         ((tmp_path / "a.bmp",), r"--output must end in \.png or \.svg"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -118,24 +116,24 @@ def test_what_cannot_be_drawn_is_named(tmp_path, needs_matplotlib):
 
 def test_a_row_that_is_being_written_is_left_out(tmp_path):
     run = make_run(tmp_path, "run")
-    whole = plotting.read_metrics(run)
+    whole = logs.read_metrics(run)
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "lo')
-    assert plotting.read_metrics(run) == whole
+    assert logs.read_metrics(run) == whole
     with open(run / "metrics.jsonl", "a") as file:
         file.write("\n")
     with pytest.raises(UserError, match="damaged"):
-        plotting.read_metrics(run)
+        logs.read_metrics(run)
 
 
 def test_training_keeps_its_picture_fresh(tmp_path, text, monkeypatch, needs_matplotlib):
     seen = []
     monkeypatch.setattr(plotting, "draw", lambda runs, output: seen.append((runs, output)))
-    monkeypatch.setattr(observers, "_DRAWING_SHARE", 1e9)
+    monkeypatch.setattr(callbacks, "_PLOTTING_SHARE", 1e9)
     run_dir = tmp_path / "run"
     tfcharrnn.train_model(run_dir, data_dir=text, steps=12, checkpoint_every=8, plot=True, **SMALL)
     assert seen == [([run_dir], run_dir / "loss.png")] * 4, "at 5, 8, 10 and 12"
-    monkeypatch.setattr(observers, "_DRAWING_SHARE", 1e-9)
+    monkeypatch.setattr(callbacks, "_PLOTTING_SHARE", 1e-9)
     seen.clear()
     tfcharrnn.train_model(run_dir, resume=True, steps=30, quiet=True)
     assert len(seen) <= 2, "what takes long is drawn rarely, but at the end"
@@ -157,7 +155,7 @@ def test_a_run_is_replaced_with_its_picture_and_its_events(tmp_path, text, needs
     (run_dir / "tensorboard").mkdir()
     (run_dir / "tensorboard" / "events.out").write_text("")
     (run_dir / ".loss.png.123.tmp").write_text("")
-    run_lib.clear(run_dir)
+    run_lib.clear_run_dir(run_dir)
     assert not list(run_dir.iterdir())
 
 
@@ -169,7 +167,7 @@ def test_what_is_missing_is_told_before_training(tmp_path, text, monkeypatch, fl
     with pytest.raises(UserError, match=message):
         tfcharrnn.train_model(tmp_path / "run", data_dir=text, **{flag: True}, **SMALL)
     assert not (tmp_path / "run").exists()
-    observers.check_available(TrainingConfig())
+    callbacks.check_available(TrainingConfig())
     if flag == "plot":
         with pytest.raises(UserError, match=message):
             plotting.draw([make_run(tmp_path, "other")], tmp_path / "loss.png")
@@ -186,7 +184,7 @@ def test_tensorboard_gets_scalars_texts_and_histograms(tmp_path, text):
     for event in tf.compat.v1.train.summary_iterator(str(events)):
         for value in event.summary.value:
             found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
-    rows = plotting.read_metrics(run_dir)
+    rows = logs.read_metrics(run_dir)
     for name in ("loss", "smooth_loss", "learning_rate", "grad_norm", "chars_per_second"):
         assert found[name] == {row["step"]: pytest.approx(row[name], rel=1e-6) for row in rows}
     assert list(found["val_loss"]) == [5, 6] and list(found["sample"]) == [3, 6]
@@ -196,9 +194,9 @@ def test_tensorboard_gets_scalars_texts_and_histograms(tmp_path, text):
 def test_seconds_go_on_after_a_resume(tmp_path, text):
     run_dir = tmp_path / "run"
     tfcharrnn.train_model(run_dir, data_dir=text, steps=6, **SMALL)
-    before = plotting.read_metrics(run_dir)
+    before = logs.read_metrics(run_dir)
     tfcharrnn.train_model(run_dir, resume=True, steps=12, quiet=True)
-    rows = plotting.read_metrics(run_dir)
+    rows = logs.read_metrics(run_dir)
     assert rows[: len(before)] == before
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds) and seconds[0] > 0 and seconds[len(before) - 1] < seconds[-1]

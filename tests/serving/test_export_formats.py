@@ -17,7 +17,7 @@ from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.inference import trained_model
 from tfcharrnn.layouts import LAYOUTS
-from tfcharrnn.model.char_rnn import Carried, CharRNN
+from tfcharrnn.model.char_rnn import CharRNN, StreamState
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs.checkpoints import Losses
 from tfcharrnn.runs.run_folder import Run
@@ -39,7 +39,7 @@ def write_run(path, layout="sequences", *, text=TEXT, data=None, seed=0, **model
         variable.assign(rng.normal(0.0, 0.7, variable.shape))
     objects = {"model": network}
     if LAYOUTS[layout].carries_state:
-        objects["carried"] = Carried(network, 3)
+        objects["carried"] = StreamState(network, 3)
         for state in tf.nest.flatten(objects["carried"].state):
             state.assign(rng.uniform(-1.0, 1.0, state.shape))
         objects["carried"].symbols.assign([5, 6, 7])
@@ -225,7 +225,7 @@ def test_a_stream_without_text_to_go_on_from_asks_for_a_prime(tmp_path, serve):
     trained.sampler.carried = None
     (tmp_path / "out").mkdir()
     export_formats._write_saved_model(trained, tmp_path / "out")
-    assert "needs one to begin with" in serve(tmp_path / "out", "generate", **DEFAULTS, prime=[""])["error"]
+    assert "this model needs one" in serve(tmp_path / "out", "generate", **DEFAULTS, prime=[""])["error"]
     expected = trained.generate(**DEFAULTS, prime="A")
     assert serve(tmp_path / "out", "generate", **DEFAULTS, prime=["A"]) == {"outputs": [expected]}
 

@@ -13,11 +13,9 @@ from paths import ROOT
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
 
-import keras_reader  # noqa: E402
-
-from tfcharrnn import import_keras  # noqa: E402
 from tfcharrnn.errors import UserError  # noqa: E402
 from tfcharrnn.inference import trained_model  # noqa: E402
+from tfcharrnn.serving import keras_import, keras_reader, run_writer  # noqa: E402
 from tfcharrnn.training import setup  # noqa: E402
 from tfcharrnn.verification import numpy_reference  # noqa: E402
 
@@ -63,14 +61,14 @@ def check_against_keras(path, model, one_hot=True):
     """The NumPy pass over the file, and the converted network in NumPy, give what Keras predicts."""
     ids = random_ids()
     predicted = model.predict(np.eye(SYMBOLS)[ids] if one_hot else ids, verbose=0)
-    source = keras_reader.read(path)
-    imported = import_keras.convert(source)
-    logits = import_keras.numpy_logits(source, ids)
+    source = keras_reader.read_file(path)
+    imported = keras_import.convert(source)
+    logits = keras_import.compute_logits(source, ids)
     probabilities = softmax(logits)
     np.testing.assert_allclose(probabilities if predicted.ndim == 3 else probabilities[:, -1], predicted, atol=2e-6)
     parameters = {name: array.astype(np.float64) for name, array in imported.variables.items()}
     config = imported.config
-    converted = numpy_reference.language_model(config.cell, parameters, ids.T, ids.T, gate=config.recurrent_activation)
+    converted = numpy_reference.run_model(config.cell, parameters, ids.T, ids.T, gate=config.recurrent_activation)
     np.testing.assert_allclose(np.swapaxes(converted.logits, 0, 1), logits, atol=1e-12)
     return imported
 
@@ -82,7 +80,7 @@ def test_a_model_of_the_installed_keras_is_the_same_function(tmp_path, kind, suf
     model.save(tmp_path / f"model{suffix}")
     imported = check_against_keras(tmp_path / f"model{suffix}", model)
     config = imported.config
-    assert (config.cell, config.hidden_size, config.num_layers) == (import_keras._CELLS[kind], UNITS, 2)
+    assert (config.cell, config.hidden_size, config.num_layers) == (keras_import.CELLS[kind], UNITS, 2)
     assert (config.dropout, config.output_dropout, imported.seq_length) == (0.5, 0.25, TIME)
     assert not imported.notes
 
@@ -195,14 +193,14 @@ def test_the_name_of_the_gates_means_what_it_meant_to_the_version(tmp_path, vers
     for layer in layers:
         if layer["config"].get("recurrent_activation", "") is None:
             del layer["config"]["recurrent_activation"]
-    source = keras_reader.read(write_old(tmp_path / "old.h5", layers, version=version))
-    imported = import_keras.convert(source)
+    source = keras_reader.read_file(write_old(tmp_path / "old.h5", layers, version=version))
+    imported = keras_import.convert(source)
     assert imported.config.recurrent_activation == activation
     assert (imported.seq_length, imported.config.output_dropout) == (TIME, 0.5)
     weights, ids = old_weights(), random_ids(batch=1)
     x = lstm_by_hand(weights["lstm_2"], lstm_by_hand(weights["lstm_1"], np.eye(SYMBOLS)[ids[0]], gate), gate)
     expected = x @ weights["dense_1"]["kernel"] + weights["dense_1"]["bias"]
-    np.testing.assert_allclose(import_keras.numpy_logits(source, ids)[0], expected, atol=1e-12)
+    np.testing.assert_allclose(keras_import.compute_logits(source, ids)[0], expected, atol=1e-12)
 
 
 def old_functional(layers):
@@ -218,23 +216,23 @@ def old_functional(layers):
 
 
 def test_an_old_functional_model_is_the_same_function(tmp_path):
-    sequential = keras_reader.read(write_old(tmp_path / "one.h5"))
-    functional = keras_reader.read(write_old(tmp_path / "two.h5", config=old_functional(old_layers())))
+    sequential = keras_reader.read_file(write_old(tmp_path / "one.h5"))
+    functional = keras_reader.read_file(write_old(tmp_path / "two.h5", config=old_functional(old_layers())))
     ids = random_ids()
-    expected = import_keras.numpy_logits(sequential, ids)
-    np.testing.assert_array_equal(import_keras.numpy_logits(functional, ids), expected)
-    assert import_keras.convert(functional).config == import_keras.convert(sequential).config
+    expected = keras_import.compute_logits(sequential, ids)
+    np.testing.assert_array_equal(keras_import.compute_logits(functional, ids), expected)
+    assert keras_import.convert(functional).config == keras_import.convert(sequential).config
 
 
 def test_the_names_of_many_layers_are_cut_into_pieces(tmp_path):
     path = write_old(tmp_path / "old.h5")
-    expected = keras_reader.read(path)
+    expected = keras_reader.read_file(path)
     with h5py.File(path, "a") as file:
         names = list(file["model_weights"].attrs["layer_names"])
         del file["model_weights"].attrs["layer_names"]
         file["model_weights"].attrs["layer_names0"] = names[:2]
         file["model_weights"].attrs["layer_names1"] = names[2:]
-    for got, want in zip(keras_reader.read(path).layers, expected.layers, strict=True):
+    for got, want in zip(keras_reader.read_file(path).layers, expected.layers, strict=True):
         assert len(got.weights) == len(want.weights)
 
 
@@ -243,7 +241,7 @@ def test_the_names_of_many_layers_are_cut_into_pieces(tmp_path):
 
 def refuses(path, match):
     with pytest.raises(UserError, match=match) as caught:
-        import_keras.convert(keras_reader.read(path))
+        keras_import.convert(keras_reader.read_file(path))
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
 
 
@@ -265,21 +263,21 @@ def with_layer(index, kind, **config):
         (with_layer(6, "Lambda", function=["4wEAAAA=", None, None]), r"'extra' \(Lambda\) is not supported"),
         (with_layer(0, "Bidirectional", layer=old_layers()[0]), r"'extra' \(Bidirectional\) is not supported"),
         (with_layer(0, "Masking"), r"Masking"),
-        (with_layer(2, "TimeDistributed", layer=old_layers()[0]), "only of a Dense"),
+        (with_layer(2, "TimeDistributed", layer=old_layers()[0]), "only around a Dense"),
         (with_layer(0, "Embedding", input_dim=SYMBOLS, output_dim=3, mask_zero=True), "mask_zero=True"),
-        (with_layer(4, "Dense", units=UNITS, activation="linear"), r"'dense_1' \(Dense\): stands where"),
-        (with_layer(6, "Activation", activation="softmax"), r"'extra' \(Activation\): stands where"),
+        (with_layer(4, "Dense", units=UNITS, activation="linear"), r"'dense_1' \(Dense\): is out of place"),
+        (with_layer(6, "Activation", activation="softmax"), r"'extra' \(Activation\): is out of place"),
         (changed(0, activation="relu"), r"'lstm_1' \(LSTM\): activation='relu'"),
         (changed(0, activation={"class_name": "function"}), "activation="),
         (changed(0, recurrent_activation="relu"), "recurrent_activation='relu'"),
-        (changed(2, recurrent_activation="sigmoid"), r"'lstm_2' \(LSTM\): is not of the kind"),
-        (changed(2, units=UNITS + 1), r"'lstm_2' \(LSTM\): is not of the kind"),
+        (changed(2, recurrent_activation="sigmoid"), r"'lstm_2' \(LSTM\): its kind, size or activations differ"),
+        (changed(2, units=UNITS + 1), r"'lstm_2' \(LSTM\): its kind, size or activations differ"),
         (changed(0, units="6"), "units='6'"),
         (changed(0, go_backwards=True), "go_backwards=True"),
         (changed(0, return_sequences=False), "return_sequences=False"),
         (changed(4, activation="relu"), "activation=relu and softmax"),
         (changed(4, activation="softmax"), "activation=softmax and softmax"),
-        (changed(4, units=SYMBOLS + 1), "should be of shapes"),
+        (changed(4, units=SYMBOLS + 1), "should have the shapes"),
         (changed(1, rate=1.5), r"'dropout_1' \(Dropout\): rate=1.5"),
         (old_layers()[:4], "has no Dense layer"),
         (old_layers()[4:], "has no recurrent layer"),
@@ -298,11 +296,11 @@ def test_a_gru_with_the_reset_gate_before_the_product_is_refused(tmp_path):
 
 def test_wrong_weights_are_named(tmp_path):
     for change, match in [
-        ({"bias": np.zeros(3, np.float32)}, r"'lstm_1' \(LSTM\): its weights should be of shapes \[7, 24\]"),
-        ({"bias": np.full(4 * UNITS, np.nan, np.float32)}, "no finite number"),
+        ({"bias": np.zeros(3, np.float32)}, r"'lstm_1' \(LSTM\): its weights should have the shapes \[7, 24\]"),
+        ({"bias": np.full(4 * UNITS, np.nan, np.float32)}, "is not finite"),
         ({"bias": np.zeros(4 * UNITS, np.int32)}, "type int32"),
         ({"bias": np.zeros((1, 1, 2), np.float32)}, r"shape \[1, 1, 2\]"),
-        ({f"extra{i}": np.zeros(2, np.float32) for i in range(9)}, "its weights should be"),  # as Keras 1 kept twelve
+        ({f"extra{i}": np.zeros(2, np.float32) for i in range(9)}, "its weights should have"),  # as Keras 1 kept twelve
     ]:
         weights = old_weights()
         weights["lstm_1"] |= change
@@ -333,13 +331,13 @@ def test_models_that_are_no_chain_are_refused(tmp_path):
     refuses(write_old(path, config=split), "only chains")
     initial = old_functional(old_layers())
     initial["config"]["layers"][3]["inbound_nodes"][0][0][3] = {"initial_state": [["lstm_1", 0, 1]]}
-    refuses(write_old(path, config=initial), r"'lstm_2' \(LSTM\): takes not just")
+    refuses(write_old(path, config=initial), r"'lstm_2' \(LSTM\): its input is not just")
     twice = old_functional(old_layers())
     twice["config"]["layers"][2]["inbound_nodes"] *= 2
     refuses(write_old(path, config=twice), "'dropout_1' is used twice")
     two = old_functional(old_layers())
     two["config"]["output_layers"] = [["lstm_2", 0, 0], ["activation_1", 0, 0]]
-    refuses(write_old(path, config=two), "other outputs")
+    refuses(write_old(path, config=two), "its output is not just")
     refuses(write_old(path, config={"class_name": "CharModel", "config": {}}), "class 'CharModel' is not supported")
 
 
@@ -357,7 +355,7 @@ def test_links_and_arrays_elsewhere_are_not_followed(tmp_path):
                 group["bias:0"] = h5py.SoftLink("/model_weights/lstm_2/lstm_2/bias:0")
             else:
                 group.create_dataset("bias:0", (4 * UNITS,), "f4", external=[(str(secret), 0, 16 * UNITS)])
-        refuses(path, "elsewhere|outside|not all there")
+        refuses(path, "elsewhere|outside|incomplete")
 
 
 def test_a_shape_that_only_claims_to_be_there_is_not_read(tmp_path):
@@ -366,7 +364,7 @@ def test_a_shape_that_only_claims_to_be_there_is_not_read(tmp_path):
         group = file["model_weights/lstm_1/lstm_1"]
         del group["kernel:0"]
         group.create_dataset("kernel:0", (2**14, 2**13), "f4", chunks=(2**7, 2**7), compression="gzip")
-    refuses(path, "not all there")
+    refuses(path, "incomplete")
     with h5py.File(path, "a") as file:
         del file["model_weights/lstm_1/lstm_1/kernel:0"]
         file["model_weights/lstm_1/lstm_1"].create_dataset("kernel:0", (2**20, 2**10), "f4")
@@ -391,9 +389,10 @@ def test_damaged_files_are_told_in_one_line(tmp_path):
 def test_a_file_that_crashes_the_library_is_told_in_one_line():
     """In a process of its own, since it forks, which one with threads should not."""
     code = (
-        "import os, signal, keras_reader\n"
-        "keras_reader.read = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "try: keras_reader.read_guarded('bad.h5')\n"
+        "import os, signal\n"
+        "from tfcharrnn.serving import keras_reader\n"
+        "keras_reader.read_file = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "try: keras_reader.read_file_safely('bad.h5')\n"
         "except keras_reader.UserError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -414,18 +413,18 @@ def test_zips_that_are_not_what_they_should_be(tmp_path):
     model = keras_model("SimpleRNN")
     model.save(tmp_path / "good.keras")
     good, bad = tmp_path / "good.keras", tmp_path / "bad.keras"
-    keras_reader.read(rezipped(good, bad))
+    keras_reader.read_file(rezipped(good, bad))
     refuses(rezipped(good, bad, config_json=None), "has no config.json")
     refuses(rezipped(good, bad, model_weights_h5=None), "has no model.weights.h5")
     refuses(rezipped(good, bad, model_weights_h5=b"nonsense"), "cannot be read")
-    refuses(rezipped(good, bad, config_json=b"[" * 10**6), "not the JSON")
-    refuses(rezipped(good, bad, config_json=b"1"), "not the JSON")
+    refuses(rezipped(good, bad, config_json=b"[" * 10**6), "not a JSON object")
+    refuses(rezipped(good, bad, config_json=b"1"), "not a JSON object")
     refuses(rezipped(good, bad, config_json=b" " * (2**24 + 1)), "larger than supported")
     refuses(rezipped(good, bad, metadata_json=b"{}"), "which version")
     content = rezipped(good, bad).read_bytes()
     at = content.index(b"\x89HDF") if b"\x89HDF" in content else len(content) // 2
     bad.write_bytes(content[:at] + b"\0" * 50 + content[at + 50 :])
-    refuses(bad, "damaged|cannot be read|not the JSON")
+    refuses(bad, "damaged|cannot be read|not a JSON object")
 
 
 def test_a_lambda_layer_saved_by_keras_is_refused_before_anything_runs(tmp_path):
@@ -445,24 +444,24 @@ def test_a_lambda_layer_saved_by_keras_is_refused_before_anything_runs(tmp_path)
 def test_characters_are_read_from_a_list_or_an_object(tmp_path):
     path = tmp_path / "chars.json"
     path.write_text(json.dumps(CHARACTERS))
-    assert import_keras.read_characters(path) == CHARACTERS
+    assert run_writer.read_characters(path) == CHARACTERS
     path.write_text(json.dumps({c: i for i, c in reversed(list(enumerate(CHARACTERS)))}))
-    assert import_keras.read_characters(path) == CHARACTERS
+    assert run_writer.read_characters(path) == CHARACTERS
     for bad in ({"a": 1, "b": 2}, {"a": 0, "b": 0}, {"a": "0"}, ["ab"], [1], "ab", ["a", "a"], {"ab": 0}, {"a": True}):
         path.write_text(json.dumps(bad))
         with pytest.raises(UserError, match=r"chars\.json: "):
-            import_keras.read_characters(path)
+            run_writer.read_characters(path)
 
 
 def test_another_order_of_the_symbols_is_the_same_function(tmp_path):
-    source = keras_reader.read(write_old(tmp_path / "old.h5"))
-    imported = import_keras.convert(source)
+    source = keras_reader.read_file(write_old(tmp_path / "old.h5"))
+    imported = keras_import.convert(source)
     order = sorted(range(SYMBOLS), key=CHARACTERS.__getitem__)
-    parameters = {k: v.astype(np.float64) for k, v in import_keras.reordered(imported.variables, order).items()}
+    parameters = {k: v.astype(np.float64) for k, v in run_writer.reorder_symbols(imported.variables, order).items()}
     ids = random_ids()
     ours = np.argsort(order)[ids].T
-    result = numpy_reference.language_model("lstm", parameters, ours, ours, gate="hard_sigmoid")
-    expected = import_keras.numpy_logits(source, ids)[..., order]
+    result = numpy_reference.run_model("lstm", parameters, ours, ours, gate="hard_sigmoid")
+    expected = keras_import.compute_logits(source, ids)[..., order]
     np.testing.assert_allclose(np.swapaxes(result.logits, 0, 1), expected, atol=1e-12)
 
 
@@ -470,8 +469,8 @@ def test_another_order_of_the_symbols_is_the_same_function(tmp_path):
 
 
 def write_run(imported, run_dir):
-    data = import_keras.data_config(imported, CHARACTERS)
-    import_keras.write_run(imported.config, imported.variables, CHARACTERS, data, run_dir)
+    data = keras_import.make_data_config(imported, CHARACTERS)
+    run_writer.write_run(imported.config, imported.variables, CHARACTERS, data, run_dir)
 
 
 @pytest.mark.parametrize(
@@ -488,10 +487,10 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
 
     model = keras_model(kind, **settings)
     model.save(tmp_path / "model.keras")
-    source = keras_reader.read(tmp_path / "model.keras")
-    imported = import_keras.convert(source)
-    order = import_keras.symbol_order(CHARACTERS)
-    assert import_keras.largest_difference(source, imported, order) < 1e-12
+    source = keras_reader.read_file(tmp_path / "model.keras")
+    imported = keras_import.convert(source)
+    order = run_writer.find_symbol_order(CHARACTERS)
+    assert keras_import.find_largest_difference(source, imported, order) < 1e-12
     write_run(imported, tmp_path / "run")
     trained = trained_model.load_model(tmp_path / "run")
     assert (trained.run.data.layout, trained.run.data.seq_length, trained.run.data.stride) == ("windows", TIME, 3)
@@ -504,13 +503,13 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
 
 
 def test_a_wrong_import_is_noticed(tmp_path):
-    source = keras_reader.read(write_old(tmp_path / "old.h5"))
-    imported = import_keras.convert(source)
-    order = import_keras.symbol_order(CHARACTERS)
-    assert import_keras.largest_difference(source, imported, order) < 1e-12
+    source = keras_reader.read_file(write_old(tmp_path / "old.h5"))
+    imported = keras_import.convert(source)
+    order = run_writer.find_symbol_order(CHARACTERS)
+    assert keras_import.find_largest_difference(source, imported, order) < 1e-12
     for change in ({"recurrent_activation": "hard_sigmoid_6"}, {"recurrent_activation": "sigmoid"}):
         wrong = dataclasses.replace(imported, config=dataclasses.replace(imported.config, **change))
-        assert import_keras.largest_difference(source, wrong, order) > 1e-3
+        assert keras_import.find_largest_difference(source, wrong, order) > 1e-3
 
 
 def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
@@ -524,7 +523,7 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
 
     done = tool("--text=text.txt", "--run_dir=run", "--seq_length=12", "--stride=2")
     assert done.returncode == 0 and done.stdout == "run\n", done.stderr
-    assert "checked    logits differ by at most" in done.stderr
+    assert "checked    logits differ from the file's by at most" in done.stderr
     trained = trained_model.load_model(tmp_path / "run")
     assert "".join(trained.run.vocabulary.symbols) == "".join(sorted(CHARACTERS))
     assert (trained.run.data.seq_length, trained.run.data.stride) == (12, 2)
@@ -532,7 +531,7 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
     assert trained.evaluate_text("a bay! " * 5).characters == 35 - 12
     for arguments, code, line in [
         (("--text=text.txt", "--run_dir=run"), 1, "run: exists already"),
-        (("--text=text.txt", "--nolowercase", "--run_dir=new"), 1, "gives 10 characters, and old.h5 has 7"),
+        (("--text=text.txt", "--nolowercase", "--run_dir=new"), 1, "has 10 characters, but old.h5 has 7"),
         (("--run_dir=new",), 2, "--characters or --text"),
         (("--characters=chars.json",), 2, "--run_dir is missing"),
         (("--characters=chars.json", "--run_dir=new", "--seq_length=1"), 2, "--seq_length must be"),
@@ -544,8 +543,8 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
 
 
 def test_an_imported_model_is_fine_tuned_on_a_text(tmp_path):
-    source = keras_reader.read(write_old(tmp_path / "old.h5"))
-    write_run(import_keras.convert(source), tmp_path / "run")
+    source = keras_reader.read_file(write_old(tmp_path / "old.h5"))
+    write_run(keras_import.convert(source), tmp_path / "run")
     (tmp_path / "text.txt").write_text("Bay! " * 50)
     settings = {"input": (str(tmp_path / "text.txt"),), "init_from": tmp_path / "run", "quiet": True}
     setup.train_model(tmp_path / "tuned", **settings, batch_size=4, steps=30, learning_rate=0.01)

@@ -1,6 +1,8 @@
-"""The readers stand damaged files, a few of them here; and the tool that damages them notices what they do wrong."""
+"""Readers withstand damaged files, a few of them here, and the fuzzer notices what a reader does wrong."""
 
+import dataclasses
 import os
+import random
 import re
 import subprocess
 import sys
@@ -8,14 +10,16 @@ import time
 from pathlib import Path
 
 import fuzz
+import numpy as np
 import pytest
+from fuzzing.own_formats import masked_crc
 from paths import TOOLS
 
 from tfcharrnn.errors import UserError
 
 
 def failing(monkeypatch, tmp_path, read, bound=0):
-    """The first failure that is found where a reader reads like this."""
+    """Returns the first failure that is found in a reader that reads like this."""
     good = fuzz.READERS["npy"]
     calls = []
 
@@ -23,8 +27,8 @@ def failing(monkeypatch, tmp_path, read, bound=0):
         calls.append(folder)
         return good.read(folder) if len(calls) == 1 else read(folder)
 
-    monkeypatch.setitem(fuzz.READERS, "npy", fuzz.dataclasses.replace(good, read=broken))
-    tally = fuzz._watched("npy", 0, range(10), tmp_path, bound)
+    monkeypatch.setitem(fuzz.READERS, "npy", dataclasses.replace(good, read=broken))
+    tally = fuzz.run_watched("npy", 0, range(10), tmp_path, bound)
     assert tally.failure is not None
     assert tally.failure[0] == 0
     assert (tmp_path / "array.npy").read_bytes() != (tmp_path / "whole.npy").read_bytes()
@@ -39,11 +43,11 @@ def whole_too(monkeypatch):
         make(folder)
         (folder / "whole.npy").write_bytes((folder / "array.npy").read_bytes())
 
-    monkeypatch.setitem(fuzz.READERS, "npy", fuzz.dataclasses.replace(fuzz.READERS["npy"], make=and_keep))
+    monkeypatch.setitem(fuzz.READERS, "npy", dataclasses.replace(fuzz.READERS["npy"], make=and_keep))
 
 
 @pytest.mark.parametrize("name", [name for name in fuzz.READERS if not name.startswith("keras")])
-def test_every_reader_stands_damaged_files(name):
+def test_every_reader_withstands_damaged_files(name):
     done = subprocess.run(
         [sys.executable, TOOLS / "fuzz.py", f"--reader={name}", "--count=150", "--seed=1"],
         capture_output=True,
@@ -58,7 +62,7 @@ def test_every_reader_stands_damaged_files(name):
 def test_the_same_case_is_the_same_damage():
     files = {"vocab.json": b'{"format": 1, "symbols": ["a", "b"]}'}
     damage = fuzz.READERS["vocab.json"].damage
-    assert damage(fuzz.random.Random("0/x/7"), files) == damage(fuzz.random.Random("0/x/7"), files)
+    assert damage(random.Random("0/x/7"), files) == damage(random.Random("0/x/7"), files)
 
 
 def test_an_error_of_another_kind_is_noticed(monkeypatch, tmp_path):
@@ -73,7 +77,7 @@ def test_an_error_that_does_not_name_the_file_is_noticed(monkeypatch, tmp_path):
 
 
 def test_wrong_data_is_noticed(monkeypatch, tmp_path):
-    assert "AssertionError" in failing(monkeypatch, tmp_path, lambda folder: fuzz.np.full(3, fuzz.np.nan))
+    assert "AssertionError" in failing(monkeypatch, tmp_path, lambda folder: np.full(3, np.nan))
 
 
 def test_memory_beyond_the_bound_is_noticed(monkeypatch, tmp_path):
@@ -89,14 +93,14 @@ def test_a_crash_is_noticed(monkeypatch, tmp_path):
     assert "ended with code -9" in failing(monkeypatch, tmp_path, lambda folder: os.kill(os.getpid(), 9))
 
 
-def test_a_failure_is_told_with_its_seed_its_case_and_its_files(monkeypatch, tmp_path, capsys):
+def test_a_failure_is_reported_with_its_seed_case_and_files(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(fuzz.tempfile, "gettempdir", lambda: str(tmp_path))
     good = fuzz.READERS["npy"]
 
     def check(value, damaged, whole):
         assert "array.npy" in damaged and len(damaged) > 1, "planted"
 
-    monkeypatch.setitem(fuzz.READERS, "npy", fuzz.dataclasses.replace(good, check=check))
+    monkeypatch.setitem(fuzz.READERS, "npy", dataclasses.replace(good, check=check))
     with pytest.raises(UserError, match=r"npy: case \d+ of seed 3: AssertionError: planted") as caught:
         fuzz.fuzz(["npy"], 1000, 3, 2)
     found = re.search(r"kept in (\S+); again: .*--reader=npy --seed=3 --first=(\d+)", str(caught.value))
@@ -109,4 +113,4 @@ def test_checksums_are_those_of_tensorflow(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "x")) as writer:
         writer.write(b"abc")
     data = (tmp_path / "x").read_bytes()
-    assert data == data[:8] + fuzz.masked_crc(data[:8]) + b"abc" + fuzz.masked_crc(b"abc")
+    assert data == data[:8] + masked_crc(data[:8]) + b"abc" + masked_crc(b"abc")

@@ -17,9 +17,10 @@ import tensorflow as tf
 
 import tfcharrnn
 from tfcharrnn.config import ModelConfig, TrainingConfig
+from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints, run_folder
-from tfcharrnn.training.train_step import Trainer
+from tfcharrnn.training.train_step import RunLength, Trainer
 
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 60
 SMALL = {"cell": "gru", "hidden_size": 12, "seq_length": 21, "batch_size": 8, "sample_length": 20}
@@ -85,7 +86,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(train, tmp_pat
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000012")
     damage(tmp_path / "cut" / "checkpoints" / "step-00000008")
     assert tfcharrnn.load_model(tmp_path / "cut").checkpoint.step == 4
-    assert re.search(r"^warning: .*step-00000008.*missing or damaged; the one before it", capsys.readouterr().err)
+    assert re.search(
+        r"^warning: .*step-00000008.*missing or damaged; the one before it is used", capsys.readouterr().err
+    )
     tfcharrnn.train_model(tmp_path / "cut", resume=True, quiet=True)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert tfcharrnn.load_model(tmp_path / "cut", "8").checkpoint.step == 8, "it was written again"
@@ -122,8 +125,8 @@ def test_a_run_does_not_begin_anew_where_no_checkpoint_can_be_read(train, tmp_pa
 
 def test_checkpoints_are_kept_for_ever_at_multiples(train, tmp_path):
     train(tmp_path / "r", steps=30, checkpoint_every=3, keep_checkpoints=1, keep_every=9, eval_every=0)
-    losses = [c.losses.smooth for c in checkpoints.listed(tmp_path / "r")]
-    steps = [c.step for c in checkpoints.listed(tmp_path / "r")]
+    losses = [c.losses.smooth for c in checkpoints.list_checkpoints(tmp_path / "r")]
+    steps = [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")]
     assert {9, 18, 27, 30} <= set(steps)
     assert set(steps) - {9, 18, 27, 30} <= {steps[int(np.argmin(losses))]}, "and the best"
 
@@ -133,16 +136,18 @@ def test_checkpoints_are_kept_for_ever_at_multiples(train, tmp_path):
 
 def test_a_second_trainer_is_refused_until_the_first_has_ended(train, tmp_path):
     train(tmp_path / "r", steps=4)
-    with run_folder.locked(tmp_path / "r"):
+    with run_folder.lock_run_dir(tmp_path / "r"):
         for how in ({"resume": True, "steps": 8}, {"overwrite": True, "corpus": "unicode-names"}):
-            with pytest.raises(tfcharrnn.UserError, match=rf"another process trains there \(process {os.getpid()} on"):
+            with pytest.raises(
+                tfcharrnn.UserError, match=rf"another process is training there \(process {os.getpid()} on"
+            ):
                 tfcharrnn.train_model(tmp_path / "r", quiet=True, **how)
     assert tfcharrnn.train_model(tmp_path / "r", resume=True, steps=8, quiet=True).step == 8
 
 
 def test_a_lock_dies_with_its_process(train, tmp_path, data_dir):
     process = start(data_dir, tmp_path / "r", "--steps=1000000", "--checkpoint_every=50")
-    wait_for(lambda: checkpoints.listed(tmp_path / "r"), process)
+    wait_for(lambda: checkpoints.list_checkpoints(tmp_path / "r"), process)
     with pytest.raises(tfcharrnn.UserError, match=f"process {process.pid} on"):
         tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True)
     process.kill()
@@ -177,7 +182,7 @@ def poisoned(**settings):
     model.losses = lambda ids, *rest: tf.nest.map_structure(
         lambda x: tf.where(ids[0, 0] == 5, tf.constant(np.nan, x.dtype), x), losses(ids, *rest)
     )
-    return Trainer(model, TrainingConfig(batch_size=2, **settings), 5, 10, 100)
+    return Trainer(model, TrainingConfig(batch_size=2, **settings), 5, RunLength(10, 100))
 
 
 BATCHES = np.random.default_rng(0).integers(0, 5, (6, 2, 5)).astype(np.int32)
@@ -188,10 +193,10 @@ BAD[[1, 3], 0, 0] = 5
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
 def test_skipped_steps_change_nothing(optimizer):
     trainer, other = poisoned(optimizer=optimizer), poisoned(optimizer=optimizer)
-    (results,) = trainer.run(0, 6, tf.constant(BAD), skips_left=2)
-    assert np.isfinite(results.steps).all(axis=1).tolist() == [True, False, True, False, True, True]
+    (results,) = trainer.run(Call(0, 6, None, tf.constant(BAD), 0.0), skips_left=2)
+    assert results.is_finite.tolist() == [True, False, True, False, True, True]
     for step in (0, 2, 4, 5):
-        other.train_step(tf.constant(BAD[step]), None, tf.constant(step, tf.int64))
+        list(other.run(Call(step, 1, None, tf.constant(BAD[step : step + 1]), 0.0)))
     for ours, theirs in zip(trainer.variables, other.variables, strict=True):
         assert np.allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-7)
 
@@ -199,11 +204,11 @@ def test_skipped_steps_change_nothing(optimizer):
 def test_the_step_after_the_last_that_may_be_skipped_ends_the_call():
     for skips in (0, 1):
         trainer = poisoned()
-        (results,) = trainer.run(0, 6, tf.constant(BAD), skips_left=skips)
-        assert len(results.steps) == (2, 4)[skips]
+        (results,) = trainer.run(Call(0, 6, None, tf.constant(BAD), 0.0), skips_left=skips)
+        assert results.num_steps == (2, 4)[skips]
         good = poisoned()
         for step in (0, 2)[: 1 + skips]:
-            good.train_step(tf.constant(BAD[step]), None, tf.constant(step, tf.int64))
+            list(good.run(Call(step, 1, None, tf.constant(BAD[step : step + 1]), 0.0)))
         for ours, theirs in zip(trainer.variables, good.variables, strict=True):
             assert np.allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-7)
 
@@ -330,7 +335,7 @@ def test_a_full_disk_in_training_is_one_line(train, tmp_path):
 
 def test_a_folder_that_vanishes_stops_the_run_with_one_line(data_dir, tmp_path):
     process = start(data_dir, tmp_path / "r", "--steps=100000000", "--checkpoint_every=20", "--log_every=20")
-    wait_for(lambda: checkpoints.listed(tmp_path / "r"), process)
+    wait_for(lambda: checkpoints.list_checkpoints(tmp_path / "r"), process)
     os.rename(tmp_path / "r", tmp_path / "moved")
     _, said = process.communicate(timeout=60)
     message = said.decode().splitlines()[-1]

@@ -13,13 +13,14 @@ import tensorflow as tf
 
 import tfcharrnn
 from tfcharrnn.config import ModelConfig, TrainingConfig
-from tfcharrnn.data.batching import Order, StreamOrder
+from tfcharrnn.data.batching import BatchSampler, StreamSampler
+from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.training import metrics
 from tfcharrnn.training.metrics import RunningMetrics
-from tfcharrnn.training.train_step import Trainer
+from tfcharrnn.training.train_step import RunLength, StepMetrics, Trainer
 
 # A stream, step by step
 
@@ -29,9 +30,9 @@ VOCABULARY, BATCH, SEQ_LENGTH, STEPS = 6, 3, 4, 5
 def stream():
     """A stream with three steps an epoch, and the batches of five steps."""
     ids = np.random.default_rng(4).integers(0, VOCABULARY, 40).astype(np.int32)
-    order = StreamOrder(ids, SEQ_LENGTH, BATCH)
+    order = StreamSampler(ids, SEQ_LENGTH, BATCH)
     assert order.steps_per_epoch == 3
-    batches = [[ids[start : start + SEQ_LENGTH + 1] for start in order.spans(step)[0]] for step in range(STEPS)]
+    batches = [[ids[start : start + SEQ_LENGTH + 1] for start in order.get_spans(step)[0]] for step in range(STEPS)]
     return order, tf.constant(np.array(batches))
 
 
@@ -43,11 +44,11 @@ def make_trainer(implementation="custom", learned=False, **settings):
     for variable in model.trainable_variables:
         variable.assign(rng.normal(0.0, 0.5, variable.shape))
     settings = {"optimizer": "sgd", "learning_rate": 0.3, "clip_norm": 0.0, "batch_size": BATCH, **settings}
-    return Trainer(model, TrainingConfig(**settings), SEQ_LENGTH + 1, 3, 100)
+    return Trainer(model, TrainingConfig(**settings), SEQ_LENGTH + 1, RunLength(3, 100))
 
 
-def run(trainer, first, count, batches):
-    return np.concatenate([results.steps for results in trainer.run(first, count, batches)])
+def run(trainer, first, count, batches, sizes=None):
+    return np.concatenate([results.per_step() for results in trainer.run(Call(first, count, sizes, batches, 0.0))])
 
 
 def everything(trainer):
@@ -137,7 +138,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(case, tmp_path):
     (tmp_path / "text.txt").write_text(LINES)
     config = tfcharrnn.DataConfig(input=(str(tmp_path / "text.txt"),), val_fraction=0.1, **cutting)
     data = tfcharrnn.prepare_data(config, tmp_path / "data")
-    assert (data.symbols("train") > settings.get("shuffle_buffer", math.inf)) == case.endswith("-blocks")
+    assert (data.count_symbols("train") > settings.get("shuffle_buffer", math.inf)) == case.endswith("-blocks")
     every = {"checkpoint_every": 3, "eval_every": 8, "sample_every": 0, "log_every": 2, "keep_checkpoints": 0}
     tfcharrnn.train_model(
         tmp_path / "whole",
@@ -176,8 +177,7 @@ def test_of_data_on_disk_a_run_keeps_the_number_of_files_and_nothing_of_it_stays
     tfcharrnn.train_model(tmp_path / "disk", data_dir=files.path, steps=3, shuffle_buffer=500, **settings)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tfcharrnn-reader")]
     gc.collect()
-    orders = [thing for thing in gc.get_objects() if isinstance(thing, Order)]
-    assert not any(vars(order) for order in orders)
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, BatchSampler)]
     with pytest.raises(tfcharrnn.UserError, match=r"trained on 3 files .* has 1; .*--num_shards=3"):
         tfcharrnn.train_model(tmp_path / "disk", data_dir=one.path, resume=True, steps=6, quiet=True)
     tfcharrnn.train_model(tmp_path / "memory", data_dir=files.path, steps=3, **settings)
@@ -205,10 +205,10 @@ def test_empty_rows_count_nothing(layout, reduction, implementation):
             variable.assign(rng.normal(0.0, 0.5, variable.shape))
         settings = {"optimizer": "sgd", "learning_rate": 0.3, "clip_norm": 0.0, "reduction": reduction}
         settings |= {"batch_size": batch_size, "drop_remainder": drop_remainder}
-        return Trainer(model, TrainingConfig(**settings), 8, 2, 100)
+        return Trainer(model, TrainingConfig(**settings), 8, RunLength(2, 100))
 
     trainer, metrics_of_it = make(5, False), RunningMetrics(TrainingConfig(batch_size=5, reduction=reduction), 17)
-    results = np.concatenate([r.steps for r in trainer.run(0, 2, tf.constant(ids), sizes=tf.constant(sizes))])
+    results = run(trainer, 0, 2, tf.constant(ids), tf.constant(sizes))
     alone = None
     for step, size in enumerate(sizes):
         before, alone = alone, make(size, True)
@@ -218,9 +218,9 @@ def test_empty_rows_count_nothing(layout, reduction, implementation):
         (expected,) = run(alone, step, 1, tf.constant(ids[step : step + 1, :size]))
         np.testing.assert_allclose(results[step], expected, rtol=1e-5)
         reference = RunningMetrics(TrainingConfig(batch_size=size, reduction=reduction), 17)
-        reference.add(*expected)
+        reference.add(StepMetrics(*expected))
         metrics_of_it.smooth_loss = None
-        metrics_of_it.add(*results[step], size)
+        metrics_of_it.add(StepMetrics(*results[step]), size)
         assert metrics_of_it.smooth_loss == pytest.approx(reference.smooth_loss, rel=1e-5)
     for got, want in zip(trainer.variables, alone.variables, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
@@ -245,10 +245,10 @@ def test_the_smoothed_loss_follows_its_formula(reduction, start, keep):
         guess = math.log(17) * (1 if reduction == "mean" else 20.0 / 4)
         expected, rest = (guess if start == "uniform" else float(start)), losses
     for count, (total, characters) in enumerate(STEPS_DONE):
-        running.add(total, characters, 1.0, 0.1)
+        running.add(StepMetrics(total, characters, 1.0, 0.1))
         if count or start != "first":
             expected = keep * expected + (1.0 - keep) * rest[count - (start == "first")]
         assert running.smooth_loss == pytest.approx(expected, rel=1e-14)
-    row = running.row(4, 1.0, 9.0)
+    row = running.take_row(4, 1.0, 9.0)
     assert row["smooth_loss"] == running.smooth_loss
     assert row["loss"] == pytest.approx(141.0 / 60.0), "a row's loss is of a character, whatever is minimised"

@@ -14,7 +14,7 @@ from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.training import metrics, setup, train_step
-from tfcharrnn.training.signals import Interruption
+from tfcharrnn.training.signals import StopSignals
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
 SMALL = {
@@ -70,14 +70,34 @@ def test_events_happen_exactly_where_they_were_asked_for(train, tmp_path):
     samples = (tmp_path / "r" / "samples.txt").read_text()
     assert [f"step {step}," in samples for step in (5, 10, 15, 20, 23)] == [True] * 5
     assert samples.count("--- step") == 5
-    assert [c.step for c in checkpoints.listed(tmp_path / "r")] == [6, 12, 18, 23]
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == [6, 12, 18, 23]
+
+
+def test_a_smoothed_loss_of_zero_is_not_taken_for_missing(train, tmp_path, monkeypatch):
+    add = metrics.RunningMetrics.add
+
+    def add_and_reset(self, *arguments):
+        add(self, *arguments)
+        self.smooth_loss = 0.0
+
+    monkeypatch.setattr(metrics.RunningMetrics, "add", add_and_reset)
+    train(tmp_path / "r", steps=2, sample_every=2)
+    assert "--- step 2, smoothed loss 0.0000 ---" in (tmp_path / "r" / "samples.txt").read_text()
+
+
+def test_a_resumed_run_is_loaded_once(train, tmp_path, monkeypatch):
+    train(tmp_path / "r", steps=2)
+    loaded, load = [], run_lib.load
+    monkeypatch.setattr(run_lib, "load", lambda path: loaded.append(str(path)) or load(path))
+    tfcharrnn.train_model(tmp_path / "r", resume=True, steps=3, quiet=True)
+    assert loaded == [str(tmp_path / "r")]
 
 
 def test_zero_means_never_but_for_the_end(train, tmp_path):
     train(tmp_path / "r", steps=9, eval_every=0, sample_every=0, checkpoint_every=0, log_every=0)
     assert [row["step"] for row in rows(tmp_path / "r")] == [9]
     assert "val_loss" in rows(tmp_path / "r")[0]
-    assert [c.step for c in checkpoints.listed(tmp_path / "r")] == [9]
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == [9]
     assert (tmp_path / "r" / "samples.txt").read_text().count("--- step") == 1
 
 
@@ -93,7 +113,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(train, tmp_path):
     train(tmp_path / "r", steps=40, eval_every=5, checkpoint_every=5, keep_checkpoints=2, learning_rate=0.3)
     losses = {row["step"]: row["val_loss"] for row in rows(tmp_path / "r") if "val_loss" in row}
     best = min(losses, key=losses.get)
-    assert [c.step for c in checkpoints.listed(tmp_path / "r")] == sorted({best, 35, 40})
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == sorted({best, 35, 40})
     assert checkpoints.find(tmp_path / "r", "best").step == best
     assert checkpoints.find(tmp_path / "r", "best").losses.val == losses[best]
 
@@ -204,7 +224,7 @@ def test_a_run_without_a_checkpoint_resumes_from_the_start(train, tmp_path):
 
 def test_resuming_a_run_that_is_at_its_end_says_how_to_go_on(train, tmp_path, data_dir):
     train(tmp_path / "r", steps=4)
-    with pytest.raises(tfcharrnn.UserError, match="is at step 4 of 4 already; give more --steps"):
+    with pytest.raises(tfcharrnn.UserError, match="is complete: step 4 of 4; to continue, raise --steps"):
         tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True)
     records = tfcharrnn.open_data(data_dir).splits["train"].records
     assert tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True, epochs=1).step == records // 8
@@ -221,7 +241,7 @@ def test_the_data_of_a_run_is_found_again_in_the_cache(tmp_path, monkeypatch):
     assert tfcharrnn.load_model(tmp_path / "r").evaluate_split("val").loss == loss
     assert tfcharrnn.train_model(tmp_path / "r", resume=True, steps=3, quiet=True).step == 3
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(tfcharrnn.UserError, match=r"not where it was .* name its --data_dir"):
+    with pytest.raises(tfcharrnn.UserError, match=r"data was not found .* pass --data_dir"):
         tfcharrnn.load_model(tmp_path / "r").evaluate_split("val")
     with pytest.raises(tfcharrnn.ConfigError, match="--split must be one of train, val, test"):
         tfcharrnn.train_model(tmp_path / "r", resume=True, steps=4, quiet=True, input=(str(tmp_path / "renamed.txt"),))
@@ -229,8 +249,8 @@ def test_the_data_of_a_run_is_found_again_in_the_cache(tmp_path, monkeypatch):
 
 
 def test_a_request_to_stop_saves_and_says_so(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(Interruption, "requested", True, raising=False)
-    monkeypatch.setattr(Interruption, "__init__", lambda self: setattr(self, "_former", {}))
+    monkeypatch.setattr(StopSignals, "requested", True, raising=False)
+    monkeypatch.setattr(StopSignals, "__init__", lambda self: setattr(self, "_previous_handlers", {}))
     result = train(tmp_path / "r", steps=50, steps_per_call=3)
     assert result.interrupted and result.step == 3
     assert checkpoints.find(tmp_path / "r").step == 3
@@ -251,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(train, 
     settings = {"cell": "rnn", "optimizer": "sgd", "clip_norm": 0.0, "checkpoint_every": 1, "keep_checkpoints": 0}
     with pytest.raises(tfcharrnn.UserError, match=r"step \d+: loss .* and a smaller --learning_rate"):
         train(tmp_path / "r", steps=50, learning_rate=1e38, **settings)
-    for checkpoint in checkpoints.listed(tmp_path / "r"):
+    for checkpoint in checkpoints.list_checkpoints(tmp_path / "r"):
         weights = tf.train.load_checkpoint(str(checkpoint.path / "ckpt"))
         assert np.isfinite(weights.get_tensor("model/output_kernel/.ATTRIBUTES/VARIABLE_VALUE")).all()
 
@@ -268,17 +288,18 @@ def test_the_gradients_that_are_named_are_those_of_the_step_that_failed(train, t
     with pytest.raises(tfcharrnn.UserError, match=r"gradient norms: output_kernel "):
         train(tmp_path / "r", steps=50, learning_rate=1e38, **settings)
     ((ids, step),) = batches
-    run, data = setup.start_run("", run_lib.load(tmp_path / "r").data_dir, {"batch_size": 8})
-    order = input_pipeline.training_order(data, run.training)
-    starts, _ = order.spans(step)
+    run, data = setup.prepare_run("", run_lib.load(tmp_path / "r").data_dir, {"batch_size": 8})
+    sampler = input_pipeline.make_sampler(data, run.training)
+    starts, _ = sampler.get_spans(step)
     assert step > 0
-    assert ids.numpy().tolist() == [order.ids[start : start + 21].tolist() for start in starts]
+    assert ids.numpy().tolist() == [sampler.ids[start : start + 21].tolist() for start in starts]
 
 
 def test_small_models_take_many_steps_a_call_and_large_ones_take_one():
     def size(units, seq_length, **config):
         model = CharRNN(ModelConfig(hidden_size=units), 68)
-        return train_step.Trainer(model, TrainingConfig(**config), seq_length, 1, 1).steps_per_call
+        length = train_step.RunLength(1, 1)
+        return train_step.Trainer(model, TrainingConfig(**config), seq_length, length).steps_per_call
 
     assert size(50, 20, batch_size=1) == 1000
     assert 1 < size(100, 100, batch_size=1) < 1000
@@ -287,9 +308,9 @@ def test_small_models_take_many_steps_a_call_and_large_ones_take_one():
 
 
 def test_the_loss_of_an_untrained_model_is_near_that_of_guessing(data_dir):
-    run, data = setup.start_run("", data_dir, {"hidden_size": 12})
+    run, data = setup.prepare_run("", data_dir, {"hidden_size": 12})
     model = CharRNN(run.model, len(data.vocabulary))
-    loss = float(model.loss(tf.constant(data.read("val").padded())))
+    loss = float(model.loss(tf.constant(data.read("val").pad())))
     assert loss == pytest.approx(np.log(len(data.vocabulary)), rel=0.15)
 
 
@@ -319,7 +340,7 @@ def test_a_run_begins_with_the_weights_of_another_and_keeps_its_vocabulary(train
     for got, expected in zip(begun.model.trainable_variables, first.model.trainable_variables, strict=True):
         np.testing.assert_array_equal(got, expected)
 
-    _, data = setup.start_run("", "", {"input": (other_text,), "batch_size": 4}, begun.run)
+    _, data = setup.prepare_run("", "", {"input": (other_text,), "batch_size": 4}, begun.run)
     with open(other_text) as file:
         assert file.read().startswith(data.vocabulary.decode(data.read("train").ids))
     assert begun.evaluate_split("train").characters == len(data.read("train")) * 20
@@ -337,9 +358,9 @@ def test_what_cannot_begin_with_another_run_is_told(train, tmp_path, other_text)
 
     refused("--input, --corpus or --data_dir", tfcharrnn.ConfigError)
     refused("does not have '§', '¶'", input=(str(tmp_path / "greek.txt"),))
-    refused("leave out the settings", input=(other_text,), hidden_size=13)
+    refused("leave out settings that differ", input=(other_text,), hidden_size=13)
     refused("--layout", input=(other_text,), layout="windows")
     refused("exclude each other", tfcharrnn.ConfigError, resume=True)
     refused("another folder", tfcharrnn.ConfigError, run_dir="first", overwrite=True, input=(other_text,))
-    assert checkpoints.listed(tmp_path / "first")
+    assert checkpoints.list_checkpoints(tmp_path / "first")
     refused("not a run folder", init_from=tmp_path, input=(other_text,))

@@ -13,7 +13,7 @@ from tfcharrnn import rng
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.training import optimizers
-from tfcharrnn.training.train_step import Trainer
+from tfcharrnn.training.train_step import RunLength, Trainer
 from tfcharrnn.verification import numpy_reference
 
 
@@ -223,7 +223,7 @@ def make_trainer(implementation="custom", **training):
     model = CharRNN(config, VOCABULARY, seed=1)
     settings = {"schedule": "exponential", "decay_after": 1, "decay_rate": 0.5, "clip_norm": 0.1, "seed": 6}
     config = TrainingConfig(**{**settings, "batch_size": BATCH, "learning_rate": 0.02, **training})
-    return Trainer(model, config, 21, 2, 10)
+    return Trainer(model, config, 21, RunLength(2, 10))
 
 
 def random_batches():

@@ -1,4 +1,4 @@
-"""The check of gradients: it passes what is right, finds what is wrong, and says so as a command."""
+"""The gradient check passes correct gradients and finds wrong ones, also as a command."""
 
 import dataclasses
 import math
@@ -22,8 +22,8 @@ SMALL = GradcheckConfig(hidden_size=2, embedding_size=2, batch_size=2, seq_lengt
 LARGE_CASE = {"num_layers": 2, "embedding_size": 2}
 
 
-class ForgetfulRNNCell(RNNCell):
-    """Takes tanh' for 1 - |tanh| in the backward step."""
+class WrongRNNCell(RNNCell):
+    """Uses 1 - |tanh| as the derivative of tanh."""
 
     @staticmethod
     def backward(saved, before, after, d_after):
@@ -34,9 +34,9 @@ class ForgetfulRNNCell(RNNCell):
 
 @pytest.mark.parametrize("kind", gradient_check.BUILDERS)
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_right_gradients_pass(cell, kind):
-    """All of a model's parameters are looked at, and the state it goes on from; no number is zero on both sides."""
-    problem = gradient_check.build(SMALL, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "custom")
+def test_correct_gradients_pass(cell, kind):
+    """All parameters of a model and its carried state are checked; no gradient is zero on both sides."""
+    problem = gradient_check.build_problem(SMALL, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "custom")
     names = {"embedding", "output_kernel", "output_bias"}
     names |= {f"cells/{layer}/{name}" for layer in range(2) for name in ("kernel", "recurrent_kernel", "bias")}
     states = {"learned": "initial_states", "padded": "state", "skipped": "state"}
@@ -44,7 +44,10 @@ def test_right_gradients_pass(cell, kind):
         names |= {f"{states[kind]}/{layer}/{index}" for layer in range(2) for index in range(1 + (cell == "lstm"))}
     assert problem.variables.keys() == names
     before = {name: variable.numpy() for name, variable in problem.variables.items()}
-    analytic, numerical = gradient_check.analytic_gradients(problem), gradient_check.numerical_gradients(problem)
+    analytic, numerical = (
+        gradient_check.compute_analytic_gradients(problem),
+        gradient_check.compute_numerical_gradients(problem),
+    )
     for name, variable in problem.variables.items():
         np.testing.assert_array_equal(variable, before[name])
         assert analytic[name].shape == numerical[name].shape == variable.shape
@@ -54,55 +57,59 @@ def test_right_gradients_pass(cell, kind):
 
 @pytest.mark.parametrize("kind", ["learned", "padded"])
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_right_gradients_of_keras_pass(cell, kind):
-    problem = gradient_check.build(SMALL, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "keras")
-    assert max(gradient_check.relative_errors(problem).values()) < 1e-7
+def test_correct_gradients_of_keras_pass(cell, kind):
+    problem = gradient_check.build_problem(SMALL, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "keras")
+    assert max(gradient_check.compute_relative_errors(problem).values()) < 1e-7
 
 
 def test_every_variable_of_a_model_is_named():
     config = gradient_check.ModelConfig(cell="lstm", hidden_size=2, embedding_size=2, learned_initial_state=True)
-    model = gradient_check.random_model(np.random.default_rng(0), config)
+    model = gradient_check.make_random_model(np.random.default_rng(0), config)
     named = {id(variable) for variable in model.named_variables.values()}
     assert named == {id(variable) for variable in model.trainable_variables}
 
 
-def test_central_differences_of_a_function_known_by_heart():
+def test_central_differences_of_a_sine():
     variable = tf.Variable([[0.3, -0.7]], dtype=tf.float64)
     problem = gradient_check.Problem(lambda: tf.reduce_sum(tf.sin(variable)), {"x": variable})
-    np.testing.assert_allclose(gradient_check.numerical_gradients(problem)["x"], np.cos([[0.3, -0.7]]), rtol=1e-8)
-    assert gradient_check.relative_errors(problem)["x"] < 1e-8
+    np.testing.assert_allclose(
+        gradient_check.compute_numerical_gradients(problem)["x"], np.cos([[0.3, -0.7]]), rtol=1e-8
+    )
+    assert gradient_check.compute_relative_errors(problem)["x"] < 1e-8
 
 
 def test_a_gradient_that_does_not_reach_a_variable_is_found():
     variable = tf.Variable([1.0], dtype=tf.float64)
     problem = gradient_check.Problem(lambda: tf.reduce_sum(tf.stop_gradient(variable) ** 2), {"x": variable})
-    assert gradient_check.relative_errors(problem)["x"] == pytest.approx(1.0)
+    assert gradient_check.compute_relative_errors(problem)["x"] == pytest.approx(1.0)
 
 
 def test_the_default_cases_are_those_of_the_contract():
-    found = {(case.num_layers, case.embedding_size, case.kind) for case in gradient_check.cases(GradcheckConfig())}
+    found = {(case.num_layers, case.embedding_size, case.kind) for case in gradient_check.list_cases(GradcheckConfig())}
     assert found == {(layers, size, kind) for layers in (1, 2) for size in (0, 3) for kind in gradient_check.BUILDERS}
-    least = gradient_check.cases(GradcheckConfig(num_layers=1, embedding_size=0))
+    least = gradient_check.list_cases(GradcheckConfig(num_layers=1, embedding_size=0))
     assert [case.kind for case in least] == list(gradient_check.BUILDERS)
 
 
 def test_a_wrong_backward_step_is_found(monkeypatch, capsys):
-    monkeypatch.setattr("tfcharrnn.model.char_rnn.cell_type", lambda *_: ForgetfulRNNCell)
+    monkeypatch.setattr("tfcharrnn.model.char_rnn.get_cell_class", lambda *_: WrongRNNCell)
     least = dataclasses.replace(SMALL, cell="rnn", implementation="custom", num_layers=1, embedding_size=0)
     with pytest.raises(
         UserError, match=r"above --tolerance=1e-07; the largest, .* \(rnn custom, layers 1, embedding 0, "
     ):
-        gradcheck.check(least)
+        gradcheck.check_gradients(least)
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == len(gradient_check.BUILDERS)
     assert all(float(row.split()[-1]) > 1e-3 for row in rows)
 
 
-def test_what_is_not_a_number_does_not_pass(monkeypatch):
+def test_nan_does_not_pass(monkeypatch):
     errors = {"a": 0.5, "b": math.nan, "c": 0.0}
-    monkeypatch.setattr(gradient_check, "relative_errors", lambda problem: errors)
+    monkeypatch.setattr(gradient_check, "compute_relative_errors", lambda problem: errors)
     with pytest.raises(UserError, match=r"8 of 12 .* the largest, nan, is that of b"):
-        gradcheck.check(dataclasses.replace(SMALL, cell="rnn", implementation="custom", num_layers=1, embedding_size=0))
+        gradcheck.check_gradients(
+            dataclasses.replace(SMALL, cell="rnn", implementation="custom", num_layers=1, embedding_size=0)
+        )
 
 
 # The command, as a process

@@ -1,4 +1,4 @@
-"""The NumPy oracle against numbers that need no oracle: central differences, and cases that can be done in the head."""
+"""The NumPy reference against central differences and cases simple enough to compute by hand."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ TIME, BATCH, VOCABULARY, HIDDEN, EMBEDDING = 5, 3, 4, 3, 2
 
 
 def random_parameters(rng, cell, layers, embedding):
-    """Parameters none of which is zero or alike, biases included."""
+    """Random parameters, biases included."""
     columns = GATES[cell] * HIDDEN
     shapes = {"output_kernel": (HIDDEN, VOCABULARY), "output_bias": (VOCABULARY,)}
     if embedding:
@@ -51,9 +51,9 @@ def test_gradients_are_those_of_central_differences(cell, layers, embedding, ext
         }
 
     def loss():
-        return numpy_reference.language_model(cell, parameters, inputs, targets, **more).loss
+        return numpy_reference.run_model(cell, parameters, inputs, targets, **more).loss
 
-    result = numpy_reference.language_model(cell, parameters, inputs, targets, **more)
+    result = numpy_reference.run_model(cell, parameters, inputs, targets, **more)
     assert result.gradients.keys() == parameters.keys()
     for name, array in parameters.items():
         numerical = numpy_reference.central_differences(loss, array)
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_central_differences(cell, layers, embedding, ext
 @pytest.mark.parametrize("gate", ["hard_sigmoid", "hard_sigmoid_6"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_gradients_of_hard_gates_are_those_of_central_differences(cell, gate):
-    """With weights so large that many gates stand at 0 or at 1."""
+    """With weights so large that many gates are 0 or 1."""
     rng = np.random.default_rng(9)
     parameters = {name: 3.0 * value for name, value in random_parameters(rng, cell, 2, False).items()}
     inputs, targets = random_text(rng)
@@ -77,33 +77,33 @@ def test_gradients_of_hard_gates_are_those_of_central_differences(cell, gate):
     assert 0.05 < (gates * (1.0 - gates) == 0.0).mean() < 0.95
 
     def loss():
-        return numpy_reference.language_model(cell, parameters, inputs, targets, gate=gate).loss
+        return numpy_reference.run_model(cell, parameters, inputs, targets, gate=gate).loss
 
-    result = numpy_reference.language_model(cell, parameters, inputs, targets, gate=gate)
+    result = numpy_reference.run_model(cell, parameters, inputs, targets, gate=gate)
     for name, array in parameters.items():
         numerical = numpy_reference.central_differences(loss, array)
         assert numpy_reference.relative_error(result.gradients[name], numerical) < 1e-7, name
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_zero_weights_know_nothing(cell):
+def test_zero_weights_give_uniform_predictions(cell):
     rng = np.random.default_rng(0)
     parameters = {name: 0.0 * value for name, value in random_parameters(rng, cell, 2, True).items()}
-    result = numpy_reference.language_model(cell, parameters, *random_text(rng))
+    result = numpy_reference.run_model(cell, parameters, *random_text(rng))
     assert result.loss == pytest.approx(np.log(VOCABULARY))
     assert not np.any(result.logits)
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_a_masked_step_is_as_if_it_were_not_there(cell):
+def test_a_masked_step_equals_no_step(cell):
     rng = np.random.default_rng(1)
     parameters = random_parameters(rng, cell, 2, False)
     inputs, targets = random_text(rng, batch=1)
     real = np.array([True, False, True, True, False])
-    masked = numpy_reference.language_model(
+    masked = numpy_reference.run_model(
         cell, parameters, inputs, targets, mask=real[:, None], weights=1.0 * real[:, None]
     )
-    short = numpy_reference.language_model(cell, parameters, inputs[real], targets[real])
+    short = numpy_reference.run_model(cell, parameters, inputs[real], targets[real])
     assert masked.loss == pytest.approx(short.loss, abs=1e-14)
     for name, gradient in masked.gradients.items():
         np.testing.assert_allclose(gradient, short.gradients[name], atol=1e-14)
@@ -149,7 +149,7 @@ def test_cross_entropy_of_huge_logits_is_finite():
     np.testing.assert_allclose(gradient, [[1.0, -1.0, 0.0]])
 
 
-def test_relative_error_sees_a_wrong_sign_and_a_wrong_scale():
+def test_relative_error_detects_a_wrong_sign_and_a_wrong_scale():
     a = np.array([3.0, -4.0])
     assert numpy_reference.relative_error(a, a) == 0.0
     assert numpy_reference.relative_error(a, -a) == pytest.approx(1.0)

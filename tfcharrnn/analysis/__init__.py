@@ -1,1 +1,1 @@
-"""What a trained model does and how good it is: the HTML report, unit activations, baselines, novelty."""
+"""Analysis of a trained model: the HTML report, unit activations, baselines, novelty."""

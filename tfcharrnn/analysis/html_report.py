@@ -1,16 +1,11 @@
-"""The report of a run: all that it shows, gathered as plain data, and the page that shows it."""
+"""Writes the report of a run: settings, curves, samples, evaluation and unit activations on one HTML page."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
-import hashlib
-import html
-import itertools
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcharrnn import files
-from tfcharrnn.analysis import baselines, unit_activations
-from tfcharrnn.analysis.unit_activations import Reading
-from tfcharrnn.config import DataConfig, GenerationConfig
-from tfcharrnn.data import chunking
-from tfcharrnn.data.chunking import Part
-from tfcharrnn.data.dataset import DataFolder
+from tfcharrnn.analysis import baselines, html_page, report_text, unit_activations
+from tfcharrnn.analysis.report_text import MEASURED_CHARACTERS, SPLIT_NAMES, ReportText
+from tfcharrnn.analysis.unit_activations import Trace
 from tfcharrnn.errors import UserError, warn
-from tfcharrnn.inference.eval_inputs import Passage
-from tfcharrnn.inference.trained_model import TrainedModel, data_of
+from tfcharrnn.inference.eval_inputs import EvalInput
+from tfcharrnn.inference.trained_model import TrainedModel, open_run_data
 from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.runs import logs
 
-# The page shows some hundred characters; what a unit tracks is measured on this many, so that it is not by chance.
-MEASURED = 10_000
-# rows of the curves at most; of more, some are left out
+# longer curves are thinned out
 _MAX_ROWS = 2000
 _COLUMNS = (
     "step",
@@ -44,39 +35,45 @@ _COLUMNS = (
     "chars_per_second",
     "seconds",
 )
-_SAMPLE_TITLE = re.compile(r"^--- (step \d.*) ---$", re.MULTILINE)
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
-_PARTS = {"h": "output", "c": "memory"}
-_TEMPLATE = Path(__file__).with_name("report.html")
+_STATE_NAMES = {"h": "output", "c": "memory"}
+
+EvaluationRow = dict[str, float | int | str | None]
 
 
-class Text(NamedTuple):
-    """A text for the model to read, normalised and cut as the layout has it, and where it comes from, in words."""
+class _Curves(NamedTuple):
+    """The table of the curves.
 
-    part: Part
-    source: str
+    Attributes:
+        columns: the names of the columns.
+        rows: the values, None where there is none.
+        notes: messages about rows that are not shown.
+    """
+
+    columns: list[str]
+    rows: list[list[float | None]]
+    notes: list[str]
 
 
 def write_report(
     trained: TrainedModel,
     output: str | Path = "",
     *,
-    text: Text | None = None,
+    text: ReportText | None = None,
     prime: str = "",
     characters: int = 1000,
     split: str = "val",
     data_dir: str | Path = "",
 ) -> Path:
-    """Writes one HTML file that shows a run and what its units do, and needs nothing else.
+    """Writes a self-contained HTML file that shows a run and what the units of its model do.
 
     Args:
-        trained: the model, as `load_model` gives it.
-        output: the file; by default `report.html` in the run's folder.
-        text: what the units are shown on; None: the beginning of `split`, or else what the model writes.
-        prime: let the model write the text, with this beginning.
-        characters: how many characters of it are shown.
-        split: the part of the run's data to evaluate on; "none": do not.
-        data_dir: the run's data folder, where it has moved.
+        trained: the model, from `load_model`.
+        output: the file; by default `report.html` in the run folder.
+        text: the text to show the units on; None: the beginning of `split` if available, or else generated text.
+        prime: generate the text, starting with this.
+        characters: number of characters to show.
+        split: the split of the run's data to evaluate; "none": do not evaluate.
+        data_dir: the run's data folder if it has moved.
 
     Returns:
         The file.
@@ -87,21 +84,40 @@ def write_report(
     path = Path(output) if str(output) else trained.run.path / "report.html"
     notes: list[str] = []
     if text is None and prime:
-        text = generated(trained, characters, prime)
+        text = report_text.generate_text(trained, characters, prime)
     elif text is None:
-        text = _default_text(trained, characters, split, data_dir, notes)
-    evaluations = evaluate(trained, split, data_dir, notes)
-    files.write_bytes(path, render(gather(trained, text, characters, evaluations, notes)).encode("utf-8"))
+        text = report_text.choose_text(trained, characters, split, data_dir, notes)
+    evaluations = _evaluate(trained, split, data_dir, notes)
+    report = _collect_report(trained, text, characters, evaluations, notes)
+    files.write_bytes(path, html_page.render(report).encode("utf-8"))
     return path
 
 
-def gather(
-    trained: TrainedModel, text: Text | None, characters: int, evaluations: list[dict[str, Any]], notes: list[str]
+def quantise(values: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int8], list[float]]:
+    """Quantises activations to eight bits, relative to the largest absolute value of each unit.
+
+    Args:
+        values: `[time, hidden]`, NaN where there is none.
+
+    Returns:
+        Integers from -127 to 127, -128 for NaN, `[hidden, time]`; and the value that 127 represents, for each unit.
+    """
+    is_finite = np.isfinite(values)
+    scales = np.max(np.abs(values), axis=0, where=is_finite, initial=0.0)
+    rounded = np.round(np.where(is_finite, values, 0.0) * (127.0 / np.where(scales > 0, scales, 1.0)))
+    return np.where(is_finite, rounded, -128).astype(np.int8).T, [float(f"{scale:.4g}") for scale in scales]
+
+
+def _collect_report(
+    trained: TrainedModel,
+    text: ReportText | None,
+    characters: int,
+    evaluations: list[EvaluationRow],
+    notes: list[str],
 ) -> dict[str, Any]:
-    """All that the page shows, as JSON can write it."""
+    """Collects the data of the page, JSON-compatible but for NaN and infinity."""
     run, model = trained.run, trained.model
-    rows, columns, note = _metrics(run.path)
-    notes = [*notes, *note]
+    curves = _select_curves(run.path)
     summary = {
         "layout": run.data.layout,
         "model": f"{run.model.cell}, {run.model.num_layers} x {run.model.hidden_size} units",
@@ -114,49 +130,47 @@ def gather(
     return {
         "title": run.path.resolve().name,
         "summary": list(summary.items()),
-        "settings": [_settings(name, getattr(run, name)) for name in ("data", "model", "training")],
-        "metrics": {"columns": columns, "rows": rows},
-        "samples": _samples(run.path),
+        "settings": [_list_settings(name, getattr(run, name)) for name in ("data", "model", "training")],
+        "metrics": {"columns": curves.columns, "rows": curves.rows},
+        "samples": logs.read_samples(run.path),
         "evaluations": evaluations,
-        "text": _shown(trained, text, characters),
-        "notes": notes,
+        "text": _trace_text(trained, text, characters),
+        "notes": [*notes, *curves.notes],
     }
 
 
-def evaluate(
-    trained: TrainedModel, split: str, data_dir: str | Path, notes: list[str]
-) -> list[dict[str, float | int | str | None]]:
-    """The rows of the evaluation: the model's own first; baselines on the same characters come after it.
+def _evaluate(trained: TrainedModel, split: str, data_dir: str | Path, notes: list[str]) -> list[EvaluationRow]:
+    """Evaluates the model and the baselines on the same characters, one row each.
 
-    What cannot be measured is told in `notes`.
+    If the model cannot be evaluated, this appends a message to `notes` and returns no rows.
     """
     if split == "none":
         return []
-    name = _SPLITS[split]
+    name = SPLIT_NAMES[split]
     try:
-        if not data_of(trained.run, data_dir).splits[split].records:
+        if not open_run_data(trained.run, data_dir).splits[split].records:
             notes.append(f"Not evaluated: the run's data has no {name} part.")
             return []
-        passage = trained.passage_of_split(split, data_dir)
-        result = trained.evaluate(passage)
+        eval_input = trained.make_split_input(split, data_dir)
+        result = trained.evaluate(eval_input)
     except UserError as error:
         warn(f"{error}; the report has no evaluation")
-        notes.append("Not evaluated: the run's data could not be found; --data_dir names it.")
+        notes.append("Not evaluated: the run's data was not found; pass --data_dir.")
         return []
-    training = None if split == "train" else trained.passage_of_split("train", data_dir).ids
-    return [{"name": f"this model, on the {name} part", **result.to_dict()}, *_baselines(trained, passage, training)]
+    training = None if split == "train" else trained.make_split_input("train", data_dir).ids
+    model_row = {"name": f"this model, on the {name} part", **result.to_dict()}
+    return [model_row, *_evaluate_baselines(trained, eval_input, training)]
 
 
-def _baselines(
-    trained: TrainedModel, passage: Passage, training: npt.NDArray[np.int32] | None
-) -> list[dict[str, float | int | str | None]]:
-    """What n-gram models and compressors need for the same characters; see `tfcharrnn.analysis.baselines`."""
+def _evaluate_baselines(
+    trained: TrainedModel, eval_input: EvalInput, training: npt.NDArray[np.int32] | None
+) -> list[EvaluationRow]:
     vocabulary = trained.run.vocabulary
-    size = len(vocabulary) - trained.model.layout.num_unpredicted
-    measured = baselines.measure(passage.ids, passage.text(vocabulary), size, training)
-    after = "" if training is None else ", after the training text"
+    alphabet_size = len(vocabulary) - trained.model.layout.num_unpredicted
+    measured = baselines.measure(eval_input.ids, eval_input.text(vocabulary), alphabet_size, training)
+    suffix = "" if training is None else ", after the training text"
     by_order = measured["ngrams" if training is None else "ngrams_after_training"]
-    bits = {f"n-gram model of {name.replace('_', ' ')}{after}": value for name, value in by_order.items()}
+    bits = {f"n-gram model of {name.replace('_', ' ')}{suffix}": value for name, value in by_order.items()}
     bits |= {name: measured[name] for name in ("gzip", "xz")}
     count = measured["characters"]
     return [
@@ -165,167 +179,60 @@ def _baselines(
     ]
 
 
-def as_part(text: str, config: DataConfig) -> Part:
-    """A text as the layout cuts it: lines, or one piece."""
-    return chunking.split_lines(text, config)[0] if config.layout == "lines" else text
-
-
-def generated(trained: TrainedModel, characters: int, prime: str = "") -> Text:
-    """Text that the model writes itself, enough to show and to measure.
-
-    Raises:
-        UserError: the prime has characters outside the vocabulary.
-    """
-    source = "text that the model wrote itself" + (f", from {prime!r} on" if prime else "")
-    data = trained.run.data
-    if data.layout == "lines":
-        lines: list[str] = []
-        for seed in range(20):  # so that a model which writes nothing comes to an end
-            config = GenerationConfig(length=data.max_length, prime=prime, num_samples=64, seed=seed)
-            lines += [line for line in trained.sampler.generate(config) if line]
-            if sum(map(len, lines)) + len(lines) >= max(characters, MEASURED):
-                break
-        return Text(lines, source)
-    # a window is read anew for every character, so there only what is shown is written
-    length = characters if LAYOUTS[data.layout].last_only else max(characters, MEASURED)
-    return Text(trained.generate(length=length, prime=prime), source)
-
-
-def beginning(data: DataFolder, split: str, characters: int) -> Part:
-    """The first characters of a part of the data, or its first lines."""
-    records, config, vocabulary = data.read(split), data.config, data.vocabulary
-    layout = LAYOUTS[config.layout]
-    if layout.start_id is None:
-        return vocabulary.decode(records.ids[:characters])
-    step = config.max_length if layout.end_id is not None else chunking.stride(config.seq_length, config.overlap)
-    pieces, size = [], 0
-    for start, length in zip(records.starts, records.lengths, strict=True):
-        # what a sequence repeats of the one before it stands at its beginning, and so at the end of that one
-        pieces.append(vocabulary.decode(records.ids[start : start + min(length, 1 + step)]))
-        size += len(pieces[-1])
-        if size >= characters:
-            break
-    return pieces if config.layout == "lines" else "".join(pieces)
-
-
-def render(report: dict[str, Any]) -> str:
-    """The page: the template with the data in it, and a policy that lets nothing else run or be loaded."""
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    sources = {}
-    for tag in ("script", "style"):
-        found = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
-        if found is None:
-            raise ValueError(f"{_TEMPLATE}: has no <{tag}>")
-        sources[tag] = "sha256-" + base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src '{sources['script']}'; style-src '{sources['style']}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    title = report["title"].encode("utf-8", "replace").decode()
-    parts = {"POLICY": policy, "TITLE": html.escape(title), "DATA": as_script(report)}
-    return re.sub("{{(POLICY|TITLE|DATA)}}", lambda match: parts[match[1]], template)
-
-
-def as_script(value: Any) -> str:
-    """JSON that can stand in a script element: plain ASCII, and nothing in it that HTML could take for markup."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def quantised(values: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int8], list[float]]:
-    """Activations in eight bits, each unit as fine as it is large.
-
-    Args:
-        values: `[time, hidden]`, with NaN where there is none.
-
-    Returns:
-        `[hidden, time]` from -127 to 127, and -128 for NaN; and for each unit what 127 stands for.
-    """
-    real = np.isfinite(values)
-    scales = np.max(np.abs(values), axis=0, where=real, initial=0.0)
-    whole = np.round(np.where(real, values, 0.0) * (127.0 / np.where(scales > 0, scales, 1.0)))
-    return np.where(real, whole, -128).astype(np.int8).T, [float(f"{scale:.4g}") for scale in scales]
-
-
-def _default_text(
-    trained: TrainedModel, characters: int, split: str, data_dir: str | Path, notes: list[str]
-) -> Text | None:
-    """The beginning of a split, or of the validation part if none is evaluated; else what the model writes."""
-    split = "val" if split == "none" else split
-    try:
-        data = data_of(trained.run, data_dir)
-        if data.splits[split].records:
-            part = beginning(data, split, max(characters, MEASURED))
-            return Text(part, f"the beginning of the {_SPLITS[split]} part of {data.name}")
-    except UserError:
-        pass  # the evaluation tells it
-    try:
-        return generated(trained, characters)
-    except UserError as error:
-        notes.append(f"No text to show the units on: {error}.")
-        return None
-
-
-def _shown(trained: TrainedModel, text: Text | None, characters: int) -> dict[str, Any] | None:
-    """The text as the model read it; None if there is none."""
+def _trace_text(trained: TrainedModel, text: ReportText | None, characters: int) -> dict[str, Any] | None:
+    """Runs the model over a text and returns what the page shows of it; None if there is no text."""
     if text is None:
         return None
     model, vocabulary, layout = trained.model, trained.run.vocabulary, LAYOUTS[trained.run.data.layout]
-    part = _limited(text.part, max(characters, MEASURED))
-    reading = unit_activations.read(model, vocabulary, part, name=text.source)
-    found, correlations = unit_activations.interpret(reading)
-    shown = reading.first(characters)
+    part = report_text.truncate(text.part, max(characters, MEASURED_CHARACTERS))
+    trace = unit_activations.trace_text(model, vocabulary, part, name=text.source)
+    features, correlations = unit_activations.correlate_with_features(trace)
+    shown = trace.truncate(characters)
     if not shown.symbols:
         return None
-    how = {
-        "sequences": "It was read on from one <S>, as in generating; in training a sequence "
-        f"had {trained.run.data.seq_length} symbols.",
-        "stream": "It was read on and on from the initial state.",
-        "lines": "Each line was read from the initial state, with <S> before it; its end, ↵, was predicted, not read.",
-        "windows": "It was read on and on with the state carried over; in training a prediction saw only "
-        f"{trained.run.data.seq_length} characters.",
+    seq_length = trained.run.data.seq_length
+    reading = {
+        "sequences": "The model read it in one piece after an <S>, as in generation; in training a sequence had "
+        f"{seq_length} symbols.",
+        "stream": "The model read it in one piece from the initial state.",
+        "lines": "The model read each line from the initial state, after an <S>; it predicted the end of a line, ↵, "
+        "but did not read it.",
+        "windows": "The model read it in one piece with the state carried over; in training a prediction saw only "
+        f"{seq_length} characters.",
     }[layout.name]
     predicted = shown.losses[np.isfinite(shown.losses)]
     return {
         "source": text.source,
-        "how": how,
-        "measured": len(reading.symbols),
+        "reading": reading,
+        "measured": len(trace.symbols),
         "loss": float(predicted.mean()) if len(predicted) else None,
         "symbols": list(shown.symbols),
         "vocabulary": list(vocabulary.symbols),
         "special": vocabulary.num_special,
-        "losses": _rounded(shown.losses),
+        "losses": _round(shown.losses),
         "guesses": shown.guesses.tolist(),
-        "probabilities": [_rounded(row) for row in shown.probabilities],
+        "probabilities": [_round(row) for row in shown.probabilities],
         "hidden": trained.run.model.hidden_size,
-        "planes": _planes(shown),
-        "features": [{"name": feature.name, "remembered": feature.remembered} for feature in found],
-        "correlations": [_packed(np.round(100 * r).astype(np.int8)) for r in correlations],
+        "layers": _encode_layers(shown),
+        "features": [{"name": feature.name, "needs_memory": feature.needs_memory} for feature in features],
+        "correlations": [_encode_bytes(np.round(100 * r).astype(np.int8)) for r in correlations],
     }
 
 
-def _planes(reading: Reading) -> list[dict[str, Any]]:
-    result = []
-    several = any(plane.part != "h" for plane in reading.planes)
-    for plane in reading.planes:
-        values, scales = quantised(plane.values)
-        name = short = f"layer {plane.layer + 1}"
-        if several:
-            name, short = f"{name}, {_PARTS[plane.part]} {plane.part}", f"{name} {plane.part}"
-        result.append({"name": name, "short": short, "values": _packed(values), "scales": scales})
-    return result
+def _encode_layers(trace: Trace) -> list[dict[str, Any]]:
+    layers = []
+    has_memory = any(layer.part != "h" for layer in trace.layers)
+    for layer in trace.layers:
+        values, scales = quantise(layer.values)
+        name = short_name = f"layer {layer.layer + 1}"
+        if has_memory:
+            name, short_name = f"{name}, {_STATE_NAMES[layer.part]} {layer.part}", f"{name} {layer.part}"
+        layers.append({"name": name, "short": short_name, "values": _encode_bytes(values), "scales": scales})
+    return layers
 
 
-def _limited(part: Part, characters: int) -> Part:
-    """The beginning of a text: so many characters, or lines that have them with their ends."""
-    if isinstance(part, str):
-        return part[:characters]
-    ends = list(itertools.accumulate(len(line) + 1 for line in part))
-    return part[: sum(end < characters for end in ends) + 1]
-
-
-def _settings(name: str, config: Any) -> dict[str, Any]:
-    """Each setting, its value, its help, and whether it is the default; of files the names alone."""
+def _list_settings(name: str, config: Any) -> dict[str, Any]:
+    """Lists the settings of a config with value, help and whether it is the default; files without their folders."""
     rows = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -339,59 +246,28 @@ def _settings(name: str, config: Any) -> dict[str, Any]:
     return {"name": name, "rows": rows}
 
 
-def _metrics(run_dir: Path) -> tuple[list[list[float | None]], list[str], list[str]]:
-    """The rows of `metrics.jsonl`, the names of their columns, and what is to be said of them."""
-    rows: list[dict[str, float]] = []
-    lines = _read(run_dir / "metrics.jsonl").splitlines()
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
-            row = json.loads(line)
-            row = {name: float(row[name]) for name in _COLUMNS if row.get(name) is not None}
-            if "step" in row:
-                rows.append(row)
-    damaged = len(lines) - len(rows)
-    notes = [f"{damaged:,} damaged rows of metrics.jsonl were left out."] if damaged else []
-    every = max(1, math.ceil(len(rows) / _MAX_ROWS))
-    kept = [row for i, row in enumerate(rows) if i % every == 0 or i == len(rows) - 1 or "val_loss" in row]
-    if len(kept) < len(rows):
-        notes.append(f"The curves show {len(kept):,} of {len(rows):,} rows of metrics.jsonl.")
-    columns = [name for name in _COLUMNS if any(name in row for row in kept)]
-    return [[_significant(row.get(name)) for name in columns] for row in kept], columns, notes
+def _select_curves(run_dir: Path) -> _Curves:
+    """Selects at most about `_MAX_ROWS` rows of `metrics.jsonl`, among them all with a validation loss."""
+    rows, errors = logs.read_intact_metrics(run_dir)
+    notes = [f"{len(errors):,} damaged rows of metrics.jsonl are not shown."] if errors else []
+    interval = max(1, math.ceil(len(rows) / _MAX_ROWS))
+    shown = [row for i, row in enumerate(rows) if i % interval == 0 or i == len(rows) - 1 or "val_loss" in row]
+    if len(shown) < len(rows):
+        notes.append(f"The curves show {len(shown):,} of {len(rows):,} rows of metrics.jsonl.")
+    columns = [name for name in _COLUMNS if any(name in row for row in shown)]
+    return _Curves(columns, [[_shorten(row.get(name)) for name in columns] for row in shown], notes)
 
 
-def _samples(run_dir: Path) -> list[dict[str, str]]:
-    """The texts of `samples.txt` with their titles."""
-    _, *pieces = _SAMPLE_TITLE.split(_read(run_dir / "samples.txt"))
-    return [
-        {"title": title, "text": text.removeprefix("\n").removesuffix("\n").removesuffix("\n")}
-        for title, text in zip(pieces[::2], pieces[1::2], strict=True)
-    ]
-
-
-def _read(path: Path) -> str:
-    """A log's text, as far as it is text; nothing, if there is none."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _packed(values: npt.NDArray[np.int8]) -> str:
+def _encode_bytes(values: npt.NDArray[np.int8]) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
-def _rounded(values: npt.NDArray[np.floating]) -> list[float | None]:
+def _round(values: npt.NDArray[np.floating]) -> list[float | None]:
     return [round(float(value), 4) if math.isfinite(value) else None for value in values]
 
 
-def _significant(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}") if abs(value) < 1e6 else value
-
-
-def _finite(value: Any) -> Any:
-    """The same with null in place of numbers that JSON cannot write."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _shorten(value: float | None) -> float | None:
+    """Rounds a value below a million to six significant digits."""
+    if value is None or abs(value) >= 1e6:
+        return value
+    return float(f"{value:.6g}")

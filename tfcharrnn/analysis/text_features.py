@@ -1,8 +1,8 @@
-"""What can be said of each character of a text, to compare a unit's activations with.
+"""Features of the characters of a text, to correlate with the activations of units.
 
-A feature is a function from a text to one number for each of its characters, true of the text up to and including the
-character, as a unit's activation after reading it can know. Where only what follows decides (whether a quote is ever
-closed, whether a line is a heading), the feature says what a reader of the whole text would.
+A feature maps a text to one number for each character. It describes the text up to and including that character, which
+is what a unit can know after reading it. Whether a quote is closed or a line is a heading depends on the characters
+that follow; there the feature uses the whole text.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# A quotation ends in its own paragraph, so that a quote which is never closed does not turn all that follows inside
-# out. A single quote opens only where no word stands before it, and closes only where none follows: it may be an
-# apostrophe.
+# A quotation ends within its paragraph, so that an unclosed quote does not invert the rest of the text. A single quote
+# may be an apostrophe: it opens a quotation only if no word precedes it, and closes one only if no word follows.
 _QUOTATION = re.compile(
     r'"""[\s\S]*?"""'
     r"|'''[\s\S]*?'''"
@@ -30,77 +29,77 @@ _QUOTATION = re.compile(
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _HEADING = re.compile(r"^[^\W\d_][^\n:.!?]{0,39}:$", re.MULTILINE)
 _COMMENT = re.compile(r"(?:^|(?<=\s))(?:#|//)[^\n]*", re.MULTILINE)
-_TAB = 4  # columns that a tab counts as, in an indentation
+_TAB_WIDTH = 4  # columns of indentation per tab
 
-# Below so many separate stretches of a text, a feature that was found there is not measured: any unit that happens to
-# be high once would seem to track it.
-MIN_STRETCHES = 3
+# A feature that is positive in fewer separate runs is ignored: a unit that happens to be high once would seem to track
+# it.
+MIN_RUNS = 3
 
 
 def inside_quotes(text: str) -> Array:
-    """1 from an opening quote to the character before the closing one."""
-    return _spans(text, _QUOTATION, closing=1)
+    """Marks the characters from an opening quote to the character before the closing one."""
+    return _mark_matches(text, _QUOTATION, num_excluded=1)
 
 
 def inside_brackets(text: str) -> Array:
-    """How many (), [] and {} are open; one that is never closed, or never opened, does not count."""
-    change, waiting = np.zeros(len(text) + 1), []
+    """Counts the open (), [] and {}, ignoring unmatched ones."""
+    change, opened = np.zeros(len(text) + 1), []
     for index, character in enumerate(text):
         if character in _BRACKETS.values():
-            waiting.append(index)
+            opened.append(index)
         elif character in _BRACKETS:
-            # what was opened within and not closed is passed over
-            depth = len(waiting)
-            while depth and text[waiting[depth - 1]] != _BRACKETS[character]:
+            # skip brackets that were opened inside this pair and not closed
+            depth = len(opened)
+            while depth and text[opened[depth - 1]] != _BRACKETS[character]:
                 depth -= 1
             if depth:
-                change[waiting[depth - 1]] += 1
+                change[opened[depth - 1]] += 1
                 change[index] -= 1
-                del waiting[depth - 1 :]
+                del opened[depth - 1 :]
     return np.cumsum(change)[: len(text)]
 
 
 def position_in_line(text: str) -> Array:
-    """Characters since the last newline."""
-    return _since(text, lambda index: text[index] == "\n")
+    """Counts the characters since the last newline."""
+    return _count_since(text, lambda index: text[index] == "\n")
 
 
 def indentation(text: str) -> Array:
-    """How far the line is indented, in columns; within the indentation itself, so far."""
-    depth, result, leading = 0, np.zeros(len(text)), True
+    """Counts the columns that the line is indented by; within the indentation, the columns so far."""
+    depth, result, is_leading = 0, np.zeros(len(text)), True
     for index, character in enumerate(text):
         if character == "\n":
-            depth, leading = 0, True
-        elif leading and character in " \t":
-            depth += _TAB if character == "\t" else 1
+            depth, is_leading = 0, True
+        elif is_leading and character in " \t":
+            depth += _TAB_WIDTH if character == "\t" else 1
         else:
-            leading = False
+            is_leading = False
         result[index] = depth
     return result
 
 
 def inside_heading(text: str) -> Array:
-    """1 in a short line that begins with a letter and ends with a colon, such as a speaker's name in a play."""
-    return _spans(text, _HEADING)
+    """Marks short lines that start with a letter and end with a colon, such as a speaker's name in a play."""
+    return _mark_matches(text, _HEADING)
 
 
 def inside_comment(text: str) -> Array:
-    """1 from # or // to the end of the line, where it stands at the line's beginning or after a blank."""
-    return _spans(text, _COMMENT)
+    """Marks the characters from # or // to the end of the line, if it starts the line or follows whitespace."""
+    return _mark_matches(text, _COMMENT)
 
 
 def position_in_word(text: str) -> Array:
-    """Letters, digits and underscores of the word so far; 0 between words."""
-    return _since(text, lambda index: not (text[index].isalnum() or text[index] == "_"))
+    """Counts the letters, digits and underscores of the word so far; 0 between words."""
+    return _count_since(text, lambda index: not (text[index].isalnum() or text[index] == "_"))
 
 
 def position_in_sentence(text: str) -> Array:
-    """Characters since the last . ! or ? or blank line."""
-    return _since(text, lambda index: text[index] in ".!?" or text[max(index - 1, 0) : index + 1] == "\n\n")
+    """Counts the characters since the last . ! or ? or blank line."""
+    return _count_since(text, lambda index: text[index] in ".!?" or text[max(index - 1, 0) : index + 1] == "\n\n")
 
 
 def lines_since_blank(text: str) -> Array:
-    """Newlines since the last blank line, such as the verse of a stanza."""
+    """Counts the newlines since the last blank line, such as the verses of a stanza."""
     count, result = 0, np.zeros(len(text))
     for index, character in enumerate(text):
         if character == "\n":
@@ -109,23 +108,23 @@ def lines_since_blank(text: str) -> Array:
     return result
 
 
-def _each(text: str, is_so: Callable[[str], bool]) -> Array:
-    return np.array([is_so(character) for character in text], np.float64)
+def _mark_characters(text: str, predicate: Callable[[str], bool]) -> Array:
+    return np.array([predicate(character) for character in text], np.float64)
 
 
-def _spans(text: str, pattern: re.Pattern[str], closing: int = 0) -> Array:
-    """1 in every match, but for its last `closing` characters."""
+def _mark_matches(text: str, pattern: re.Pattern[str], num_excluded: int = 0) -> Array:
+    """Marks the matches of a pattern with 1, except for the last `num_excluded` characters of each."""
     result = np.zeros(len(text))
     for match in pattern.finditer(text):
-        result[match.start() : match.end() - closing] = 1.0
+        result[match.start() : match.end() - num_excluded] = 1.0
     return result
 
 
-def _since(text: str, begins_anew: Callable[[int], bool]) -> Array:
-    """Counts characters from 1 on; 0 at one where it begins anew."""
+def _count_since(text: str, is_reset: Callable[[int], bool]) -> Array:
+    """Counts the characters after the last index for which `is_reset` is true."""
     count, result = 0, np.zeros(len(text))
     for index in range(len(text)):
-        count = 0 if begins_anew(index) else count + 1
+        count = 0 if is_reset(index) else count + 1
         result[index] = count
     return result
 
@@ -135,13 +134,13 @@ class Feature:
     """A property of the characters of a text.
 
     Attributes:
-        name: for people.
-        remembered: it cannot be told from the character alone, so a unit that tracks it remembers something.
-        measure: gives it for each character of a text.
+        name: name for display.
+        needs_memory: the character alone does not determine it, so a unit that tracks it has a memory.
+        measure: computes it for each character of a text.
     """
 
     name: str
-    remembered: bool
+    needs_memory: bool
     measure: Callable[[str], Array]
 
 
@@ -155,22 +154,22 @@ FEATURES = (
     Feature("position in word", True, position_in_word),
     Feature("position in sentence", True, position_in_sentence),
     Feature("lines since a blank line", True, lines_since_blank),
-    Feature("newline", False, lambda text: _each(text, lambda c: c == "\n")),
-    Feature("space", False, lambda text: _each(text, lambda c: c == " ")),
-    Feature("vowel", False, lambda text: _each(text, lambda c: c in "aeiouAEIOU")),
-    Feature("capital letter", False, lambda text: _each(text, str.isupper)),
-    Feature("digit", False, lambda text: _each(text, str.isdigit)),
-    Feature("punctuation", False, lambda text: _each(text, lambda c: not (c.isalnum() or c.isspace()))),
+    Feature("newline", False, lambda text: _mark_characters(text, lambda c: c == "\n")),
+    Feature("space", False, lambda text: _mark_characters(text, lambda c: c == " ")),
+    Feature("vowel", False, lambda text: _mark_characters(text, lambda c: c in "aeiouAEIOU")),
+    Feature("capital letter", False, lambda text: _mark_characters(text, str.isupper)),
+    Feature("digit", False, lambda text: _mark_characters(text, str.isdigit)),
+    Feature("punctuation", False, lambda text: _mark_characters(text, lambda c: not (c.isalnum() or c.isspace()))),
 )
 
 
-def measured(text: str, features: tuple[Feature, ...] = FEATURES) -> dict[Feature, Array]:
-    """Each feature's value at each character, of those that the text has enough of; see `MIN_STRETCHES`."""
+def measure_features(text: str, features: tuple[Feature, ...] = FEATURES) -> dict[Feature, Array]:
+    """Computes the features that are positive in at least `MIN_RUNS` separate runs of characters."""
     values = {feature: feature.measure(text) for feature in features}
-    return {feature: value for feature, value in values.items() if _stretches(value) >= MIN_STRETCHES}
+    return {feature: value for feature, value in values.items() if _count_runs(value) >= MIN_RUNS}
 
 
-def _stretches(values: Array) -> int:
-    """How many times a feature begins to be found."""
-    found = np.concatenate([[False], values > 0])
-    return int(np.count_nonzero(found[1:] & ~found[:-1]))
+def _count_runs(values: Array) -> int:
+    """Counts the maximal runs of positive values."""
+    is_positive = np.concatenate([[False], values > 0])
+    return int(np.count_nonzero(is_positive[1:] & ~is_positive[:-1]))

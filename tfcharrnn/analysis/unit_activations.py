@@ -1,4 +1,4 @@
-"""What a model does with a text: the activation of every unit at every character, and what it expected there."""
+"""Records what a model does with a text: the activation of each unit at each character, and its predictions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tfcharrnn.model.char_rnn import CharRNN
 
 Floats = npt.NDArray[np.float32]
 
-# characters whose logits are in memory together
-_BLOCK = 1024
+# number of characters whose logits are computed at once
+_LOGITS_BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Plane:
-    """One kind of activation of one layer's units.
+class LayerActivations:
+    """One state tensor of a layer at each character.
 
     Attributes:
-        layer: which layer, from 0.
-        part: `h`, the output; or `c`, an LSTM's memory.
-        values: after reading each character, `[time, hidden]`; NaN where the model does not read on.
+        layer: index of the layer.
+        part: `h`, the output, or `c`, the memory of an LSTM.
+        values: activations after reading each character, `[time, hidden]`; NaN where the model does not read it.
     """
 
     layer: int
@@ -40,95 +40,98 @@ class Plane:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """A text as a model read it.
+class Trace:
+    """Activations and predictions of a model at each symbol of a text.
 
     Attributes:
-        symbols: the characters, and for lines the `</S>` after each, `[time]`.
-        planes: the activations.
-        losses: -log of the probability that each symbol had, in nats, `[time]`; NaN where it was not predicted.
-        guesses: the likeliest symbols in its place, best first, `[time, guesses]`; -1 where it was not predicted.
-        probabilities: theirs, `[time, guesses]`.
+        symbols: the characters, and `</S>` after each line in the layout `lines`, `[time]`.
+        layers: the activations.
+        losses: negative log-probability of each symbol in nats, `[time]`; NaN where it is not predicted.
+        guesses: ids of the most probable symbols at each position, best first, `[time, guesses]`; -1 where there is no
+            prediction.
+        probabilities: their probabilities, `[time, guesses]`.
     """
 
     symbols: tuple[str, ...]
-    planes: tuple[Plane, ...]
+    layers: tuple[LayerActivations, ...]
     losses: Floats
     guesses: npt.NDArray[np.int32]
     probabilities: Floats
 
     @property
     def text(self) -> str:
-        """One character for each symbol: the end of a line is a newline."""
+        """The text with one character for each symbol: a newline for the end of a line."""
         return "".join("\n" if symbol == END else symbol for symbol in self.symbols)
 
-    def first(self, count: int) -> Reading:
-        """The beginning of it."""
-        planes = tuple(dataclasses.replace(plane, values=plane.values[:count]) for plane in self.planes)
-        return Reading(
-            self.symbols[:count], planes, self.losses[:count], self.guesses[:count], self.probabilities[:count]
+    def truncate(self, length: int) -> Trace:
+        """Returns the trace of the first `length` symbols."""
+        layers = tuple(dataclasses.replace(layer, values=layer.values[:length]) for layer in self.layers)
+        return Trace(
+            self.symbols[:length], layers, self.losses[:length], self.guesses[:length], self.probabilities[:length]
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Order:
-    """What a model reads, and where the symbols that are shown stand in it.
+class _InputSequence:
+    """The input of the model, and where the symbols of the text are read and predicted.
 
     Attributes:
-        ids: what is read, one after another, `[steps]`.
-        begins: where it begins anew, from the initial state, bool `[steps]`.
-        shown: the ids of the symbols that are shown, `[time]`.
-        read: the step that reads each of them; -1: none.
-        predicted: the step after which each is predicted; -1: none.
+        ids: input id of each step, `[steps]`.
+        resets: whether the state is reset to the initial state before a step, bool `[steps]`.
+        shown: ids of the symbols of the text, `[time]`.
+        read_steps: the step that reads each symbol, `[time]`; -1: none.
+        prediction_steps: the step that predicts each symbol, `[time]`; -1: none.
     """
 
     ids: npt.NDArray[np.int32]
-    begins: npt.NDArray[np.bool_]
+    resets: npt.NDArray[np.bool_]
     shown: npt.NDArray[np.int32]
-    read: npt.NDArray[np.int64]
-    predicted: npt.NDArray[np.int64]
+    read_steps: npt.NDArray[np.int64]
+    prediction_steps: npt.NDArray[np.int64]
 
 
-def read(model: CharRNN, vocabulary: Vocabulary, part: Part, *, num_guesses: int = 5, name: str = "text") -> Reading:
-    """Reads a text as the model's layout has it.
+def trace_text(
+    model: CharRNN, vocabulary: Vocabulary, part: Part, *, num_guesses: int = 5, name: str = "text"
+) -> Trace:
+    """Runs a model over a text in the way of its layout.
 
-    Lines are read each from the initial state, `<S>` first. Any other text is read on and on from the initial state,
-    with `<S>` before it if the model has that.
+    Each line is read from the initial state and starts with `<S>`. Other text is read in one piece from the initial
+    state, after an `<S>` if the vocabulary has one.
 
     Args:
         model: the model.
         vocabulary: its symbols.
-        part: the text; for a layout of lines its lines.
-        num_guesses: how many of the likeliest symbols to keep.
-        name: of the text, for errors.
+        part: the text, or its lines in the layout `lines`.
+        num_guesses: number of most probable symbols to record.
+        name: name of the text in errors.
 
     Raises:
-        UserError: characters outside the vocabulary.
+        UserError: the text has characters outside the vocabulary.
     """
-    order = _order(part, vocabulary, name)
-    states = _run(model, order) if len(order.ids) else _nothing(model)
+    inputs = _arrange_inputs(part, vocabulary, name)
+    states = _run_model(model, inputs) if len(inputs.ids) else _make_empty_states(model)
     num_guesses = min(num_guesses, len(vocabulary))
-    losses, guesses, probabilities = _predictions(model, states[-1][0], order, num_guesses)
-    planes = tuple(
-        Plane(layer, part_name, _where(order.read, values))
-        for layer, state in enumerate(states)
+    losses, guesses, probabilities = _compute_predictions(model, states[-1][0], inputs, num_guesses)
+    layers = tuple(
+        LayerActivations(index, part_name, _select_steps(values, inputs.read_steps))
+        for index, state in enumerate(states)
         for part_name, values in zip("hc", state, strict=False)
     )
-    return Reading(tuple(vocabulary.symbols[i] for i in order.shown), planes, losses, guesses, probabilities)
+    return Trace(tuple(vocabulary.symbols[i] for i in inputs.shown), layers, losses, guesses, probabilities)
 
 
-def correlations(values: npt.NDArray[np.floating], targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Pearson's r of every unit with every feature; 0 where one of them never changes.
+def correlate(values: npt.NDArray[np.floating], targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Computes Pearson's r of each unit with each feature; 0 if one of them is constant.
 
     Args:
-        values: activations, `[time, hidden]`; times with NaN are left out.
-        targets: the features, `[features, time]`.
+        values: activations, `[time, hidden]`; rows with NaN are ignored.
+        targets: features, `[features, time]`.
 
     Returns:
         `[features, hidden]`.
     """
-    real = np.isfinite(values).all(axis=1)
-    x, y = values[real].astype(np.float64), targets[:, real]
+    is_finite = np.isfinite(values).all(axis=1)
+    x, y = values[is_finite].astype(np.float64), targets[:, is_finite]
     if not len(x):
         return np.zeros((len(targets), values.shape[1]))
     x -= x.mean(axis=0)
@@ -137,98 +140,104 @@ def correlations(values: npt.NDArray[np.floating], targets: npt.NDArray[np.float
     return np.divide(y @ x, norms, out=np.zeros_like(norms), where=norms > 1e-9)
 
 
-def interpret(reading: Reading) -> tuple[tuple[Feature, ...], list[npt.NDArray[np.float64]]]:
-    """How far each unit tracks each feature of the text.
+def correlate_with_features(trace: Trace) -> tuple[tuple[Feature, ...], list[npt.NDArray[np.float64]]]:
+    """Computes how closely each unit tracks each feature of the text.
 
     Returns:
-        The features that the text has, and for each plane the correlations, `[features, hidden]`.
+        The features that occur often enough, and for each of `trace.layers` the correlations, `[features, hidden]`.
     """
-    found = text_features.measured(reading.text)
-    targets = np.array(list(found.values())).reshape(len(found), len(reading.symbols))
-    return tuple(found), [correlations(plane.values, targets) for plane in reading.planes]
+    values = text_features.measure_features(trace.text)
+    targets = np.array(list(values.values())).reshape(len(values), len(trace.symbols))
+    return tuple(values), [correlate(layer.values, targets) for layer in trace.layers]
 
 
-def _order(part: Part, vocabulary: Vocabulary, name: str) -> _Order:
+def _arrange_inputs(part: Part, vocabulary: Vocabulary, name: str) -> _InputSequence:
     if isinstance(part, list):
-        return _order_of_lines(part, vocabulary, name)
+        return _arrange_lines(part, vocabulary, name)
     ids = vocabulary.encode(part, name)
-    starts = int(START in vocabulary.symbols[: vocabulary.num_special])
-    given = np.concatenate([np.full(starts, vocabulary.start_id if starts else 0, np.int32), ids])
-    read_at = np.arange(len(ids), dtype=np.int64) + starts
-    return _Order(given, np.arange(len(given)) == 0, ids, read_at, read_at - 1)
+    num_starts = int(START in vocabulary.symbols[: vocabulary.num_special])
+    inputs = np.concatenate([np.full(num_starts, vocabulary.start_id if num_starts else 0, np.int32), ids])
+    read_steps = np.arange(len(ids), dtype=np.int64) + num_starts
+    return _InputSequence(inputs, np.arange(len(inputs)) == 0, ids, read_steps, read_steps - 1)
 
 
-def _order_of_lines(lines: list[str], vocabulary: Vocabulary, name: str) -> _Order:
-    """Each line's `</S>` is shown and predicted, but never read."""
+def _arrange_lines(lines: list[str], vocabulary: Vocabulary, name: str) -> _InputSequence:
+    """Arranges lines one after another; the `</S>` of each is shown and predicted, but never read."""
     encoded = [vocabulary.encode(line, name) for line in lines]
-    ids, begins, shown, read_at, predicted = ([np.zeros(0, kind)] for kind in (np.int32, bool, np.int32, int, int))
+    ids, resets, shown, read_steps, prediction_steps = (
+        [np.zeros(0, kind)] for kind in (np.int32, bool, np.int32, int, int)
+    )
     step = 0
     for line in encoded:
         steps = step + np.arange(len(line) + 1)
         ids.append(np.concatenate([[vocabulary.start_id], line]))
-        begins.append(steps == step)
+        resets.append(steps == step)
         shown.append(np.concatenate([line, [vocabulary.end_id]]))
-        read_at.append(np.concatenate([steps[1:], [-1]]))
-        predicted.append(steps)
+        read_steps.append(np.concatenate([steps[1:], [-1]]))
+        prediction_steps.append(steps)
         step += len(steps)
-    return _Order(
+    return _InputSequence(
         np.concatenate(ids).astype(np.int32),
-        np.concatenate(begins),
+        np.concatenate(resets),
         np.concatenate(shown).astype(np.int32),
-        np.concatenate(read_at),
-        np.concatenate(predicted),
+        np.concatenate(read_steps),
+        np.concatenate(prediction_steps),
     )
 
 
-def _run(model: CharRNN, order: _Order) -> list[list[Floats]]:
-    """The state after each step: for each layer its tensors, `[steps, hidden]`."""
-    ends = list(itertools.accumulate(cell.state_count for cell in model.cells))
+def _run_model(model: CharRNN, inputs: _InputSequence) -> list[list[Floats]]:
+    """Returns the state after each step: for each layer its tensors, `[steps, hidden]`."""
+    ends = list(itertools.accumulate(cell.num_state_tensors for cell in model.cells))
 
     def unflatten(flat: State) -> tuple[State, ...]:
-        return tuple(flat[end - cell.state_count : end] for cell, end in zip(model.cells, ends, strict=True))
+        return tuple(flat[end - cell.num_state_tensors : end] for cell, end in zip(model.cells, ends, strict=True))
 
     @tf.function
-    def run(ids: tf.Tensor, begins: tf.Tensor) -> State:
-        advance, _ = model.stepper()
+    def run(ids: tf.Tensor, resets: tf.Tensor) -> State:
+        advance, _ = model.make_stepper()
         initial = tuple(tf.nest.flatten(model.initial_state(1)))
 
         def step(t: tf.Tensor, carry: State) -> tuple[State, State]:
-            before = tuple(tf.where(begins[t], *pair) for pair in zip(initial, carry, strict=True))
+            before = tuple(tf.where(resets[t], *pair) for pair in zip(initial, carry, strict=True))
             after = tuple(tf.nest.flatten(advance(ids[t][tf.newaxis], unflatten(before))))
             return after, after
 
-        return recurrence.scan(step, initial, len(order.ids), [value.shape for value in initial])[1]
+        return recurrence.scan(step, initial, len(inputs.ids), [value.shape for value in initial])[1]
 
-    flat = run(tf.constant(order.ids), tf.constant(order.begins))
+    flat = run(tf.constant(inputs.ids), tf.constant(inputs.resets))
     return [[value.numpy()[:, 0] for value in state] for state in unflatten(flat)]
 
 
-def _nothing(model: CharRNN) -> list[list[Floats]]:
-    return [[np.zeros((0, cell.hidden_size), np.float32)] * cell.state_count for cell in model.cells]
+def _make_empty_states(model: CharRNN) -> list[list[Floats]]:
+    return [[np.zeros((0, cell.hidden_size), np.float32)] * cell.num_state_tensors for cell in model.cells]
 
 
-def _predictions(
-    model: CharRNN, outputs: Floats, order: _Order, num_guesses: int
+def _compute_predictions(
+    model: CharRNN, outputs: Floats, inputs: _InputSequence, num_guesses: int
 ) -> tuple[Floats, npt.NDArray[np.int32], Floats]:
-    """Losses `[time]`, guesses and their probabilities `[time, num_guesses]`, from the last layer's outputs."""
-    _, logits = model.stepper()
-    losses = np.full(len(order.shown), np.nan, np.float32)
+    """Computes predictions from the outputs of the last layer.
+
+    Returns:
+        Losses, `[time]`; guesses and their probabilities, `[time, num_guesses]`.
+    """
+    _, logits = model.make_stepper()
+    losses = np.full(len(inputs.shown), np.nan, np.float32)
     guesses = np.full((len(losses), num_guesses), -1, np.int32)
     probabilities = np.zeros(guesses.shape, np.float32)
-    for start in range(0, len(losses), _BLOCK):
-        block = start + np.flatnonzero(order.predicted[start : start + _BLOCK] >= 0)
+    for start in range(0, len(losses), _LOGITS_BLOCK):
+        block = start + np.flatnonzero(inputs.prediction_steps[start : start + _LOGITS_BLOCK] >= 0)
         if not len(block):
             continue
-        hidden = tf.constant(outputs[order.predicted[block]])
-        scores = tf.nn.log_softmax(tf.cast(logits([(hidden,)]), tf.float64))
-        losses[block] = -tf.gather(scores, order.shown[block], batch_dims=1).numpy()
-        best, guesses[block] = (array.numpy() for array in tf.math.top_k(scores, num_guesses))
+        hidden = tf.constant(outputs[inputs.prediction_steps[block]])
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits([(hidden,)]), tf.float64))
+        losses[block] = -tf.gather(log_probabilities, inputs.shown[block], batch_dims=1).numpy()
+        best, guesses[block] = (array.numpy() for array in tf.math.top_k(log_probabilities, num_guesses))
         probabilities[block] = np.exp(best)
     return losses, guesses, probabilities
 
 
-def _where(steps: npt.NDArray[np.int64], values: Floats) -> Floats:
-    """The rows of certain steps; NaN for step -1."""
+def _select_steps(values: Floats, steps: npt.NDArray[np.int64]) -> Floats:
+    """Selects the rows of some steps; NaN for step -1."""
     if not len(steps):
         return values[:0]
     return np.where((steps >= 0)[:, np.newaxis], values[steps], np.float32("nan"))

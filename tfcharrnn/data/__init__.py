@@ -1,1 +1,1 @@
-"""Reading a data folder: from TFRecords to batches."""
+"""Reads data folders: from TFRecord shards to batches."""

@@ -1,68 +1,63 @@
-"""Which examples each step trains on, of a split that is in memory.
+"""Samplers that choose the examples of each training step, for a split that fits in memory.
 
-Which they are is a function of (seed, step) alone. So the order is the same for a seed, and a run resumes in the middle
-of an epoch without reading the epoch again.
+The choice is a function of (seed, step) alone, so a run is reproducible, and resumes in the middle of an epoch without
+reading the epoch again.
 """
 
 from __future__ import annotations
 
 import abc
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tfcharrnn import rng
 from tfcharrnn.config import DataConfig, TrainingConfig
-from tfcharrnn.data import chunking
-from tfcharrnn.data.examples import Examples, gather
+from tfcharrnn.data.dataset import DataFolder
+from tfcharrnn.data.examples import Examples, Spans, count_training_examples, gather
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
 
-# Examples of different lengths are padded to at most so many widths, each of which is compiled once.
-_NUM_BUCKETS = 5
-_BUCKET_STEP = 8
+# Examples of different lengths are padded to at most this many widths, each of which is compiled once.
+_NUM_WIDTHS = 5
+_WIDTH_MULTIPLE = 8
 
 
-class Order(abc.ABC):
-    """Which symbols each step trains on.
+class BatchSampler(abc.ABC):
+    """Chooses the examples of each training step; steps are counted from 0.
 
     Attributes:
-        batch_size: examples in a batch, that of all processes that train together.
-        rows: which of them are fed by this process.
+        batch_size: examples in a batch, over all processes.
+        rows: the rows of each batch that this process feeds. The content of a row does not depend on them.
         steps_per_epoch: batches in an epoch.
-        error: why its last batch could not be had, if so.
+        mean_width: mean length to which examples are padded, in symbols.
     """
 
     batch_size: int
     rows: range
     steps_per_epoch: int
-    error: UserError | None = None
+    mean_width: float
 
     @abc.abstractmethod
-    def batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
-        """The rows of some steps, counted from 0: `[steps, rows, width]`, zeros after the end of each example."""
+    def load_batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
+        """Loads this process's rows of consecutive steps, `[steps, rows, width]`, padded with zeros."""
 
     @abc.abstractmethod
-    def width(self, step: int) -> int:
-        """The length to which the examples of a step are padded."""
+    def get_width(self, step: int) -> int:
+        """Returns the length to which the examples of a step are padded."""
 
-    @property
-    @abc.abstractmethod
-    def mean_width(self) -> float:
-        """That length in the mean over the steps."""
-
-    def size(self, step: int) -> int:
-        """How many of the whole batch's rows are examples: the first so many; the others are empty."""
+    def count_examples(self, step: int) -> int:
+        """Returns the number of examples in the whole batch; they are its first rows, and the others are empty."""
         return self.batch_size
 
-    def close(self) -> None:
-        """Lets go of all that it holds: TensorFlow never forgets a function of a pipeline, and so not the order."""
-        self.__dict__.clear()
+    def close(self) -> None:  # noqa: B027
+        """Ends the threads of the sampler, if it has any."""
 
 
-class MemoryOrder(Order):
-    """Examples as spans of one array.
+class InMemorySampler(BatchSampler):
+    """A sampler whose examples are spans of one array.
 
     Attributes:
         ids: all symbols, `[symbols]`.
@@ -71,23 +66,28 @@ class MemoryOrder(Order):
     ids: npt.NDArray[np.int32]
 
     @abc.abstractmethod
-    def spans(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The rows of a step: where their examples start in `ids`, and their lengths, each `[rows]`."""
+    def get_spans(self, step: int) -> Spans:
+        """Returns the spans of `ids` in this process's rows of a step, `[rows]`."""
 
-    def batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
-        """See `Order.batches`."""
-        starts, lengths = (np.stack(spans) for spans in zip(*map(self.spans, steps), strict=True))
+    def load_batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
+        """Gathers the spans of consecutive steps."""
+        starts, lengths = (np.stack(arrays) for arrays in zip(*map(self.get_spans, steps), strict=True))
         return gather(self.ids, starts, lengths, width)
 
 
-class ShuffledOrder(MemoryOrder):
-    """Examples that stand alone: every epoch in a random order, an incomplete batch dropped or trained on.
+class ShuffledSampler(InMemorySampler):
+    """Shuffles independent examples, in a new order every epoch unless `--shuffle=once`.
 
-    Batches are made of examples of like length, so that little is padded. Which they are changes with every epoch.
+    Examples of similar length share a batch, to keep padding low; which of them do changes with the order.
     """
 
     def __init__(self, examples: Examples, config: TrainingConfig, rows: range | None = None):
-        """Takes the examples, the settings, and which rows of each batch are fed by this process (None: all).
+        """Plans the epochs.
+
+        Args:
+            examples: the training examples.
+            config: batch size, seed and kind of shuffling.
+            rows: the rows of each batch that this process feeds; None: all.
 
         Raises:
             UserError: fewer examples than one batch needs.
@@ -95,58 +95,43 @@ class ShuffledOrder(MemoryOrder):
         self.ids = examples.ids
         self.batch_size = config.batch_size
         self.rows = range(config.batch_size) if rows is None else rows
-        self.steps_per_epoch = num_batches(len(examples), config)
-        self._examples = examples
-        self._widths = bucket_widths(examples.lengths)
+        self.steps_per_epoch = count_batches(len(examples), config)
+        self._spans = Spans(examples.starts, examples.lengths)
+        self._widths = assign_widths(examples.lengths)
+        self.mean_width = float(self._widths.mean())
         self._config = config
-        self._epoch_order = functools.lru_cache(maxsize=2)(self._shuffled)
+        # The cached function holds no reference to the sampler: such a cycle would keep `ids` in memory.
+        shuffle = functools.partial(_shuffle_epoch, self._widths, self.steps_per_epoch, config)
+        self._shuffle_epoch = functools.lru_cache(maxsize=2)(shuffle)
 
-    def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The examples of each step of an epoch, `[steps, batch]`, and -1 where a row is empty."""
-        seed, key = self._config.seed, epoch if self._config.shuffle == "epoch" else 0
-        order = rng.permutation(len(self._examples), seed, rng.Purpose.SHUFFLE, key)
-        order = order[: self.steps_per_epoch * self.batch_size]
-        if self._widths.min() == self._widths.max():
-            return in_rows(order, self.steps_per_epoch, self.batch_size)
-        order = order[np.argsort(self._widths[order], kind="stable")]
-        order = in_rows(order, self.steps_per_epoch, self.batch_size)
-        return order[rng.permutation(len(order), seed, rng.Purpose.SHUFFLE, key, index=1)]
-
-    def _indices(self, step: int) -> npt.NDArray[np.int64]:
-        """The examples of a step, `[size]`."""
+    def _get_indices(self, step: int) -> npt.NDArray[np.int64]:
+        """Returns the indices of the examples of a step, `[examples]`."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        indices = self._epoch_order(epoch)[position]
+        indices = self._shuffle_epoch(epoch)[position]
         return indices if self._config.drop_remainder else indices[indices >= 0]
 
-    def spans(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """See `MemoryOrder.spans`; an empty row has the length 0."""
-        indices = self._indices(step)[self.rows.start : self.rows.stop]
-        starts, lengths = np.zeros((2, len(self.rows)), np.int64)
-        starts[: len(indices)], lengths[: len(indices)] = (
-            self._examples.starts[indices],
-            self._examples.lengths[indices],
-        )
-        return starts, lengths
+    def get_spans(self, step: int) -> Spans:
+        """Returns the spans of a step; an empty row has length 0."""
+        indices = self._get_indices(step)[self.rows.start : self.rows.stop]
+        spans = Spans(*np.zeros((2, len(self.rows)), np.int64))
+        spans.starts[: len(indices)] = self._spans.starts[indices]
+        spans.lengths[: len(indices)] = self._spans.lengths[indices]
+        return spans
 
-    def width(self, step: int) -> int:
-        """See `Order.width`: the widest bucket of the batch."""
-        return int(self._widths[self._indices(step)].max())
+    def get_width(self, step: int) -> int:
+        """Returns the greatest width of an example in the whole batch."""
+        return int(self._widths[self._get_indices(step)].max())
 
-    def size(self, step: int) -> int:
-        """See `Order.size`."""
-        return len(self._indices(step))
-
-    @property
-    def mean_width(self) -> float:
-        """See `Order.mean_width`."""
-        return float(self._widths.mean())
+    def count_examples(self, step: int) -> int:
+        """Returns the number of examples in the whole batch, which is smaller at the end of an epoch."""
+        return len(self._get_indices(step))
 
 
-class StreamOrder(MemoryOrder):
-    """One text as `batch_size` parallel streams: each step goes on in all of them where the one before it ended."""
+class StreamSampler(InMemorySampler):
+    """Reads a text as `batch_size` parallel streams: each step continues all of them where the last one ended."""
 
     def __init__(self, ids: npt.NDArray[np.int32], seq_length: int, batch_size: int, rows: range | None = None):
-        """Cuts a text into streams of equal length; a few characters at its end may be left over.
+        """Divides a text into streams of equal length; a few characters at its end may be left over.
 
         Raises:
             UserError: a stream would be shorter than one step.
@@ -154,91 +139,153 @@ class StreamOrder(MemoryOrder):
         self.ids = ids
         self.batch_size = batch_size
         self.rows = range(batch_size) if rows is None else rows
+        self.mean_width = seq_length + 1.0
         self._seq_length = seq_length
-        self._stream_length, self.steps_per_epoch = streams(len(ids), seq_length, batch_size)
+        self._stream_length, self.steps_per_epoch = divide_into_streams(len(ids), seq_length, batch_size)
 
-    def spans(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """See `MemoryOrder.spans`; an example's last symbol is the first of the next step's."""
+    def get_spans(self, step: int) -> Spans:
+        """Returns the spans of a step; each ends with the first symbol of the next step's."""
         first = step % self.steps_per_epoch * self._seq_length
         starts = np.array(self.rows, np.int64) * self._stream_length + first
-        return starts, np.full(len(starts), self._seq_length + 1, np.int64)
+        return Spans(starts, np.full(len(starts), self._seq_length + 1, np.int64))
 
-    def width(self, step: int) -> int:
-        """See `Order.width`."""
+    def get_width(self, step: int) -> int:
+        """Returns the width of every step: its input and the symbol that follows."""
         return self._seq_length + 1
 
-    @property
-    def mean_width(self) -> float:
-        """See `Order.mean_width`."""
-        return self._seq_length + 1.0
 
-
-def steps_per_epoch(characters: int, records: int, data: DataConfig, config: TrainingConfig) -> int:
-    """How many steps an epoch of so many characters in so many records has.
+def check_fills_batch(characters: int, records: int, data: DataConfig, config: TrainingConfig) -> None:
+    """Checks that the training split is large enough for a batch.
 
     Raises:
-        UserError: they are too few for one batch.
+        UserError: it is too small.
     """
     if LAYOUTS[data.layout].carries_state:
-        return streams(characters, data.seq_length, config.batch_size)[1]
-    return num_batches(chunking.num_examples(characters, records, data), config)
+        divide_into_streams(characters, data.seq_length, config.batch_size)
+    else:
+        count_batches(count_training_examples(characters, records, data), config)
 
 
-def streams(characters: int, seq_length: int, batch_size: int) -> tuple[int, int]:
-    """The length of each stream, and how many steps it has."""
+class Streams(NamedTuple):
+    """The size of parallel streams.
+
+    Attributes:
+        length: characters in each.
+        steps: training steps in each.
+    """
+
+    length: int
+    steps: int
+
+
+def divide_into_streams(characters: int, seq_length: int, batch_size: int) -> Streams:
+    """Divides a text into `batch_size` streams.
+
+    Raises:
+        UserError: a stream would be shorter than one step.
+    """
     length = max(characters - 1, 0) // batch_size
     if length < seq_length:
         raise UserError(
-            f"--batch_size={batch_size}: the {characters} characters to train on make streams of {length}, less than "
-            f"--seq_length={seq_length}; take a smaller one of the two, or more text"
+            f"--batch_size={batch_size}: {characters} training characters make streams of {length}, shorter than "
+            f"--seq_length={seq_length}; reduce one of the two or add text"
         )
-    return length, length // seq_length
+    return Streams(length, length // seq_length)
 
 
-def num_batches(num_examples: int, config: TrainingConfig) -> int:
-    """How many batches an epoch of so many examples has.
+def count_batches(num_examples: int, config: TrainingConfig) -> int:
+    """Returns the number of batches in an epoch.
 
     Raises:
-        UserError: they are too few for one.
+        UserError: too few examples for one batch.
     """
     if not config.drop_remainder and num_examples:
         return -(-num_examples // config.batch_size)
     if num_examples < config.batch_size:
         raise UserError(
-            f"--batch_size={config.batch_size} is more than the {num_examples} training examples there are; "
-            "take a smaller batch, shorter examples or more text"
+            f"--batch_size={config.batch_size}: there are only {num_examples} training examples; "
+            "use a smaller batch, shorter examples or more text"
         )
     return num_examples // config.batch_size
 
 
-def in_rows(order: npt.NDArray[np.int64], steps: int, batch_size: int) -> npt.NDArray[np.int64]:
-    """Examples as the rows of batches, `[steps, batch]`, and -1 where the last ones are empty."""
+def _shuffle_epoch(
+    widths: npt.NDArray[np.int64], steps: int, config: TrainingConfig, epoch: int
+) -> npt.NDArray[np.int64]:
+    """Returns the indices of the examples of each step of an epoch, `[steps, batch]`; -1 marks an empty row.
+
+    Args:
+        widths: the length to which each example is padded, `[examples]`.
+        steps: batches in an epoch.
+        config: batch size, seed and kind of shuffling.
+        epoch: the epoch, counted from 0.
+    """
+    seed, key = config.seed, epoch if config.shuffle == "epoch" else 0
+    order = rng.permutation(len(widths), seed, rng.Purpose.SHUFFLE, key)[: steps * config.batch_size]
+    if widths.min() == widths.max():
+        return arrange_in_batches(order, steps, config.batch_size)
+    order = order[np.argsort(widths[order], kind="stable")]
+    batches = arrange_in_batches(order, steps, config.batch_size)
+    return batches[rng.permutation(steps, seed, rng.Purpose.SHUFFLE, key, index=1)]
+
+
+def arrange_in_batches(order: npt.NDArray[np.int64], steps: int, batch_size: int) -> npt.NDArray[np.int64]:
+    """Arranges indices as the rows of batches, `[steps, batch]`; -1 marks the empty rows at the end."""
     rows = np.full(steps * batch_size, -1, np.int64)
     rows[: len(order)] = order
     return rows.reshape(steps, batch_size)
 
 
-def bucket_widths(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each example the length to which it is padded: one of a handful, so that few shapes are compiled.
+def assign_widths(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the length to which each example is padded, `[examples]`: one of a few, since each is compiled."""
+    return round_up(lengths, choose_widths(*np.unique(lengths, return_counts=True)))
+
+
+def round_up(lengths: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns for each length the smallest of the ascending `widths` that holds it."""
+    return widths[np.searchsorted(widths, lengths)]
+
+
+class LengthCounts(NamedTuple):
+    """The lengths of the examples of a split.
+
+    Attributes:
+        lengths: the distinct lengths, ascending, `[lengths]`.
+        counts: how many examples have each length, `[lengths]`.
+    """
+
+    lengths: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+def count_lengths(data: DataFolder, split: str) -> LengthCounts:
+    """Counts the lengths of training examples; an old folder of lines does not record them, so all of it is read.
+
+    Raises:
+        UserError: damaged shards.
+    """
+    config, part = data.config, data.splits[split]
+    if config.layout != "lines":
+        length = config.seq_length + (config.layout != "sequences")
+        count = count_training_examples(part.characters, part.records, config)
+        return LengthCounts(np.array([length]), np.array([count]))
+    if part.lengths:
+        return LengthCounts(*np.array(sorted(part.lengths.items()), np.int64).T)
+    counts = np.zeros(config.max_length + 1, np.int64)
+    for examples in data.open_shards(split).read_parts(0, part.records):
+        counts += np.bincount(examples.lengths, minlength=len(counts))
+    lengths = np.flatnonzero(counts)
+    return LengthCounts(lengths, counts[lengths])
+
+
+def choose_widths(lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Chooses a few widths, ascending, such that about equally many examples are padded to each.
 
     Args:
-        lengths: `[examples]`.
-
-    Returns:
-        `[examples]`, each at least the length, and none longer than the longest.
+        lengths: the distinct lengths of the examples, ascending.
+        counts: how many examples have each length.
     """
-    ends = bucket_ends(*np.unique(lengths, return_counts=True))
-    return ends[np.searchsorted(ends, lengths)]
-
-
-def bucket_ends(lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The handful of widths, ascending; they are such that the buckets hold about equally many examples.
-
-    Args:
-        lengths: the different lengths that examples have, ascending.
-        counts: how many examples have each.
-    """
-    # the quantiles of all lengths, taken from above
-    places = np.ceil((counts.sum() - 1) * (np.arange(1, _NUM_BUCKETS + 1) / _NUM_BUCKETS))
-    quantiles = lengths[np.searchsorted(np.cumsum(counts), places, side="right")]
-    return np.unique(np.minimum(-(-quantiles // _BUCKET_STEP) * _BUCKET_STEP, lengths[-1]))
+    # the quantiles of all lengths, rounded up to a length that occurs
+    ranks = np.ceil((counts.sum() - 1) * (np.arange(1, _NUM_WIDTHS + 1) / _NUM_WIDTHS))
+    quantiles = lengths[np.searchsorted(np.cumsum(counts), ranks, side="right")]
+    return np.unique(np.minimum(-(-quantiles // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE, lengths[-1]))

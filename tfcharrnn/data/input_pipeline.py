@@ -1,52 +1,53 @@
-"""The `tf.data` pipeline: from the records of a split to batches on their way to the device."""
+"""The `tf.data` pipeline that loads training batches while the device computes."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn.config import TrainingConfig
-from tfcharrnn.data import chunking
-from tfcharrnn.data.batching import Order, ShuffledOrder, StreamOrder, bucket_widths
+from tfcharrnn.data.batching import BatchSampler, ShuffledSampler, StreamSampler
 from tfcharrnn.data.dataset import DataFolder
-from tfcharrnn.data.examples import Examples
-from tfcharrnn.data.out_of_core import ShuffledBlocks, StreamBlocks
+from tfcharrnn.data.examples import make_training_examples
+from tfcharrnn.data.out_of_core import OutOfCoreShuffledSampler, OutOfCoreStreamSampler
 from tfcharrnn.errors import UserError
 
 
-def training_order(data: DataFolder, config: TrainingConfig, rows: range | None = None) -> Order:
-    """The order in which a run trains on a data folder: in memory, or if that is too small for it, from disk.
+def make_sampler(data: DataFolder, config: TrainingConfig, rows: range | None = None) -> BatchSampler:
+    """Makes the sampler of a training run; it reads from disk if the split is larger than `--shuffle_buffer`.
 
     Args:
-        data: the folder.
-        config: the settings.
-        rows: which rows of each batch are fed by this process; None: all. What stands in a row does not depend on it.
+        data: the data folder.
+        config: the training options.
+        rows: the rows of each batch that this process feeds; None: all. The content of a row does not depend on them.
 
     Raises:
         UserError: too few records for one batch, or missing or damaged shards.
     """
-    fits = data.symbols("train") <= config.shuffle_buffer
+    fits_in_memory = data.count_symbols("train") <= config.shuffle_buffer
     if data.layout.carries_state:
-        if fits:
-            return StreamOrder(data.read("train").ids, data.config.seq_length, config.batch_size, rows)
-        return StreamBlocks(data, config, rows)
-    if fits:
-        return ShuffledOrder(chunking.examples(data.read("train"), data.config), config, rows)
-    return ShuffledBlocks(data, config, rows)
+        if fits_in_memory:
+            return StreamSampler(data.read("train").ids, data.config.seq_length, config.batch_size, rows)
+        return OutOfCoreStreamSampler(data, config, rows)
+    if fits_in_memory:
+        return ShuffledSampler(make_training_examples(data.read("train"), data.config), config, rows)
+    return OutOfCoreShuffledSampler(data, config, rows)
 
 
-def calls(start: int, stop: int, intervals: Iterable[int], steps_per_call: int) -> Iterator[tuple[int, int]]:
-    """Cuts the steps from `start` to `stop` into compiled calls of at most `steps_per_call`.
+def plan_calls(start: int, stop: int, intervals: Iterable[int], steps_per_call: int) -> Iterator[tuple[int, int]]:
+    """Divides the steps from `start` to before `stop` into compiled calls of at most `steps_per_call` steps.
 
-    A call never runs over a multiple of an interval (0: no such interval), so that what happens at intervals happens
-    exactly there; nor over a multiple of `steps_per_call`, so that a run that was stopped cuts the rest the same way.
+    A call ends at every multiple of an interval (0: no interval), so that periodic work happens exactly there, and at
+    every multiple of `steps_per_call`, so that a resumed run divides the remaining steps in the same way.
 
     Yields:
-        The first step of a call and the number of steps in it.
+        `(first_step, num_steps)` of a call.
     """
     intervals = [interval for interval in (*intervals, steps_per_call) if interval]
     while start < stop:
@@ -55,118 +56,97 @@ def calls(start: int, stop: int, intervals: Iterable[int], steps_per_call: int) 
         start = end
 
 
-def training_batches(
-    order: Order, planned_calls: Callable[[], Iterator[tuple[int, int]]], steps_per_call: int
-) -> tf.data.Dataset:
-    """The batches of each compiled call.
+class Call(NamedTuple):
+    """The batches of one compiled call.
 
-    Args:
-        order: which symbols a step takes.
-        planned_calls: gives the first step and the number of steps of each call, as `calls` does.
-        steps_per_call: how many batches an element has room for.
-
-    Returns:
-        A dataset of `(first_step, count, sizes, batches)`: int64 `[]`, int32 `[]`, int32 `[steps_per_call]`: how many
-        rows of the whole batch are examples, see `Order.size`; and int32 `[steps_per_call, rows, width]`: the rows
-        that this process feeds. Batches from `count` on are empty room (zeros). All steps between two multiples of
-        `steps_per_call` have one width, whichever call they fall in, and so the same arithmetic.
+    Attributes:
+        first_step: training steps before the call.
+        num_steps: training steps in the call.
+        sizes: examples in each whole batch, over all processes, int32 `[steps_per_call]`.
+        ids: the rows that this process feeds, int32 `[steps_per_call, rows, width]`; zeros from batch `num_steps` on.
+        wait_seconds: how long the training loop waited for them.
     """
 
-    def load_call(first_step: np.int64, count: np.int32) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        steps = range(int(first_step), int(first_step) + int(count))
-        first_of_group = steps[0] - steps[0] % steps_per_call
+    first_step: int
+    num_steps: int
+    sizes: tf.Tensor
+    ids: tf.Tensor
+    wait_seconds: float
+
+
+class BatchPipeline:
+    """Loads the batches of compiled calls in the background; as a context manager it releases the data at the end.
+
+    All steps between two multiples of `steps_per_call` have the same width, and so the same arithmetic, however they
+    are divided into calls.
+    """
+
+    def __init__(self, sampler: BatchSampler, steps_per_call: int):
+        """Makes a pipeline.
+
+        Args:
+            sampler: chooses the examples; it is closed with the pipeline.
+            steps_per_call: batches that a call has room for.
+        """
+        self._sampler = sampler
+        self._steps_per_call = steps_per_call
+        self._error: UserError | None = None
+
+    def __enter__(self) -> BatchPipeline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._sampler.close()
+        # TensorFlow never frees the Python functions of a dataset, nor this object, which they refer to.
+        del self._sampler
+
+    def iterate(self, start: int, stop: int, intervals: Iterable[int] = ()) -> Iterator[Call]:
+        """Yields the calls from step `start` to before `stop`, divided as by `plan_calls`.
+
+        Raises:
+            UserError: missing or damaged shards.
+        """
+        calls = iter(self.make_dataset(start, stop, intervals))
+        while True:
+            begun = time.perf_counter()
+            try:
+                call = next(calls, None)
+            except tf.errors.OpError:
+                if self._error is None:
+                    raise
+                error, self._error = self._error, None  # TensorFlow has wrapped it in an error of its own
+                raise error from None
+            if call is None:
+                return
+            first_step, num_steps, sizes, ids = call
+            yield Call(int(first_step), int(num_steps), sizes, ids, time.perf_counter() - begun)
+
+    def make_dataset(self, start: int, stop: int, intervals: Iterable[int] = ()) -> tf.data.Dataset:
+        """Makes a dataset of the calls of `iterate`, `(first_step, num_steps, sizes, ids)`: int64 `[]`, else int32."""
+        plan = functools.partial(plan_calls, start, stop, tuple(intervals), self._steps_per_call)
+        signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32))
+        room, num_rows = self._steps_per_call, len(self._sampler.rows)
+
+        def load(first_step: tf.Tensor, num_steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            sizes, ids = tf.numpy_function(self._load_call, [first_step, num_steps], [tf.int32, tf.int32])
+            sizes = tf.ensure_shape(sizes, [room])
+            return first_step, num_steps, sizes, tf.ensure_shape(ids, [room, num_rows, None])
+
+        dataset = tf.data.Dataset.from_generator(plan, output_signature=signature)
+        return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def _load_call(self, first_step: np.int64, num_steps: np.int32) -> tuple[npt.NDArray[np.int32], ...]:
+        """Loads the `sizes` and `ids` of a call."""
+        sampler, room = self._sampler, self._steps_per_call
+        steps = range(int(first_step), int(first_step) + int(num_steps))
+        first_of_group = steps[0] - steps[0] % room
         try:
-            width = max(order.width(step) for step in range(first_of_group, first_of_group + steps_per_call))
-            sizes = np.zeros(steps_per_call, np.int32)
-            sizes[: len(steps)] = [order.size(step) for step in steps]
-            batches = np.zeros((steps_per_call, len(order.rows), width), np.int32)
-            batches[: len(steps)] = order.batches(steps, width)
+            width = max(map(sampler.get_width, range(first_of_group, first_of_group + room)))
+            sizes = np.zeros(room, np.int32)
+            sizes[: len(steps)] = [sampler.count_examples(step) for step in steps]
+            ids = np.zeros((room, len(sampler.rows), width), np.int32)
+            ids[: len(steps)] = sampler.load_batches(steps, width)
         except UserError as error:
-            order.error = error  # `taken` raises it again
+            self._error = error
             raise
-        return sizes, batches
-
-    def load(first_step: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        sizes, batches = tf.numpy_function(load_call, [first_step, count], [tf.int32, tf.int32])
-        sizes = tf.ensure_shape(sizes, [steps_per_call])
-        return first_step, count, sizes, tf.ensure_shape(batches, [steps_per_call, len(order.rows), None])
-
-    signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32))
-    dataset = tf.data.Dataset.from_generator(planned_calls, output_signature=signature)
-    return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
-
-
-def taken(dataset: tf.data.Dataset, order: Order, waited: Callable[[float], None]) -> Iterator[tuple[tf.Tensor, ...]]:
-    """The elements of `training_batches`, whose errors TensorFlow wraps in its own.
-
-    Args:
-        dataset: what `training_batches` made.
-        order: of which order.
-        waited: is told for how many seconds each element was waited for.
-
-    Raises:
-        UserError: what the order ran into.
-    """
-    elements = iter(dataset)
-    while True:
-        clock = time.perf_counter()
-        try:
-            element = next(elements, None)
-        except tf.errors.OpError:
-            if order.error is None:
-                raise
-            raise order.error from None
-        waited(time.perf_counter() - clock)
-        if element is None:
-            return
-        yield element
-
-
-# ids `[batch, width]`, which targets are real `[batch, width - 1]`, which examples they are `[at most batch]`
-EvaluationBatch = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]
-
-
-def evaluation_batches(
-    examples: Examples, batch_size: int, *, in_order: bool = False, ends: npt.NDArray[np.int64] | None = None
-) -> Iterator[EvaluationBatch]:
-    """Every example once, in batches of a handful of shapes.
-
-    Args:
-        examples: what to measure.
-        batch_size: examples in a batch.
-        in_order: keep the order of the examples, and one shape.
-        ends: the widths of batches, as `orders.bucket_ends` gives them; None: those that suit the examples.
-
-    Yields:
-        `(ids, real, indices)`: int32 `[batch, width]`; bool `[batch, width - 1]`, true for each target that is real
-        and not padding; and which examples they are, `[at most batch]`; rows beyond those are empty.
-    """
-    if not len(examples):
-        return
-    if in_order:
-        widths = np.full(len(examples), examples.width)
-    elif ends is None:
-        widths = bucket_widths(examples.lengths)
-    else:
-        widths = ends[np.searchsorted(ends, examples.lengths)]
-    for width in np.unique(widths):
-        bucket = np.flatnonzero(widths == width)
-        for first in range(0, len(bucket), batch_size):
-            indices = bucket[first : first + batch_size]
-            ids = np.zeros((batch_size, width), np.int32)
-            ids[: len(indices)] = examples.gather(indices, width)
-            real = np.zeros((batch_size, width - 1), bool)
-            real[: len(indices)] = np.arange(1, width) < examples.lengths[indices, np.newaxis]
-            yield ids, real, indices
-
-
-def split_batch(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Inputs and targets of a batch: the ids but the last, and the ids but the first.
-
-    Args:
-        ids: `[batch, width]`.
-
-    Returns:
-        Two tensors `[batch, width - 1]`; the target of a symbol is the one that follows it.
-    """
-    return ids[:, :-1], ids[:, 1:]
+        return sizes, ids

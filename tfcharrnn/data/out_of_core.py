@@ -1,10 +1,10 @@
-"""Data larger than memory: blocks of it, each held in memory while it is trained on or evaluated.
+"""Samplers for training data larger than memory, of which one segment at a time is read.
 
-Shuffling has two levels. The files of an epoch are put into a random order, and their records, in that order, are cut
-into lanes: a lane is what some rows of all batches are made of, always the same rows. An epoch is divided into blocks
-of steps. The records of a block are read lane by lane and put into a random order within the lane. So a process that
-feeds some rows of the batches reads the files under their lanes and no others, and a batch is the same for any number
-of processes. While a block is trained on the next one is read.
+Shuffling has two levels. The shards of an epoch are put into a random order, and their records, in that order, are
+divided into lanes; each lane fills the same few rows of every batch. An epoch is also divided into segments of
+consecutive steps. The records of a segment are read lane by lane and shuffled within their lane. So a process that
+feeds some rows of the batches reads only the shards under their lanes, and a batch is the same for any number of
+processes. While a segment is trained on, a thread reads the next one.
 """
 
 from __future__ import annotations
@@ -16,342 +16,332 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tfcharrnn import rng
 from tfcharrnn.config import TrainingConfig
-from tfcharrnn.data import chunking
-from tfcharrnn.data.batching import Order, bucket_ends, in_rows, num_batches, streams
+from tfcharrnn.data.batching import (
+    BatchSampler,
+    arrange_in_batches,
+    choose_widths,
+    count_batches,
+    count_lengths,
+    divide_into_streams,
+    round_up,
+)
+from tfcharrnn.data.chunking import CHUNK_LENGTH
 from tfcharrnn.data.dataset import DataFolder
-from tfcharrnn.data.examples import Examples, gather
+from tfcharrnn.data.examples import Examples, count_training_examples, cut_windows, gather
 
-# A lane is read from a place of its own, so they should not be too many; but records far apart should meet in a batch.
+# Few lanes mean few places to read from; many lanes mean that records far apart share a batch.
 _MAX_LANES = 256
-# the one before, the one that is trained on, and the next
-_BLOCKS_IN_MEMORY = 3
-# symbols in place of which an example's start and length stand
-_SPAN = 16
-# blocks whose widths are remembered
-_WIDTHS = 64
-# a split of at most so many symbols is held in memory to be evaluated again and again, a larger one read in such blocks
-_EVALUATED = 2**21
-_KEPT = 2**24
-
-# ids, and of each step and row where its example starts in them and how long it is; the length is 0 where there is none
-_Lane = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+# the previous segment, the current one, and the next
+_SEGMENTS_IN_MEMORY = 3
+# symbols whose memory an example's start and length take
+_SPAN_SIZE = 16
+# segments whose step widths are cached
+_CACHED_WIDTHS = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class _Block:
-    """The examples of some steps.
+class _Lane(NamedTuple):
+    """The examples of a lane in a segment.
 
     Attributes:
-        first: the first of the steps.
-        ids: all symbols.
-        starts: where each example begins, `[steps, rows]`.
-        lengths: how many symbols it has, `[steps, rows]`; 0: there is none.
+        ids: their symbols, `[symbols]`.
+        starts: where each example begins, `[steps, rows of the lane]`.
+        lengths: symbols in each, `[steps, rows of the lane]`; 0 marks an empty row.
     """
 
-    first: int
     ids: npt.NDArray[np.integer]
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
 
 
-class BlockOrder(Order):
-    """An order whose examples are read block by block, by a thread of its own that is one block ahead."""
+@dataclasses.dataclass(frozen=True)
+class _Segment:
+    """The examples of consecutive steps, in the rows that this process feeds.
 
-    def __init__(self, data: DataFolder, config: TrainingConfig, rows: range | None, lanes: int, example_size: float):
-        """Takes, beside what training is asked for, how many lanes there are and how large an example is in memory.
+    Attributes:
+        first_step: the first of the steps, counted over all epochs.
+        ids: their symbols, `[symbols]`.
+        starts: where each example begins, `[steps, rows]`.
+        lengths: symbols in each, `[steps, rows]`; 0 marks an empty row.
+    """
+
+    first_step: int
+    ids: npt.NDArray[np.integer]
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+
+class OutOfCoreSampler(BatchSampler):
+    """A sampler that reads its examples segment by segment; a thread reads one segment ahead."""
+
+    def __init__(
+        self,
+        data: DataFolder,
+        config: TrainingConfig,
+        rows: range | None,
+        *,
+        steps_per_epoch: int,
+        num_lanes: int,
+        example_size: float,
+    ):
+        """Divides an epoch into lanes and segments.
 
         Args:
-            data: the folder.
-            config: the settings.
-            rows: which rows of each batch are fed by this process; None: all.
-            lanes: a divisor of the batch size.
-            example_size: in symbols, of which the buffer holds so many.
+            data: the data folder.
+            config: the training options.
+            rows: the rows of each batch that this process feeds; None: all.
+            steps_per_epoch: batches in an epoch.
+            num_lanes: a divisor of the batch size.
+            example_size: memory of an example, in symbols, of which `--shuffle_buffer` are held at a time.
 
-        `steps_per_epoch` must be set before.
+        Raises:
+            UserError: missing shards.
         """
         self.batch_size = config.batch_size
         self.rows = range(config.batch_size) if rows is None else rows
+        self.steps_per_epoch = steps_per_epoch
         self._data, self._config = data, config
-        self._shards = data.shards("train")
-        self._lane_rows = config.batch_size // lanes
+        self._shards = data.open_shards("train")
+        self._lane_rows = config.batch_size // num_lanes
         self._dtype = np.dtype(
             np.int32 if len(data.vocabulary) > 2**16 else np.min_scalar_type(len(data.vocabulary) - 1)
         )
-        steps = max(1, int(config.shuffle_buffer / _BLOCKS_IN_MEMORY / (config.batch_size * example_size)))
-        self._num_blocks = -(-self.steps_per_epoch // steps)
+        steps = max(1, int(config.shuffle_buffer / _SEGMENTS_IN_MEMORY / (config.batch_size * example_size)))
+        self._segments_per_epoch = -(-steps_per_epoch // steps)
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "tfcharrnn-reader")
         self._lock = threading.Lock()
-        self._blocks: collections.OrderedDict[int, concurrent.futures.Future[_Block]] = collections.OrderedDict()
+        self._segments: collections.OrderedDict[int, concurrent.futures.Future[_Segment]] = collections.OrderedDict()
 
     @abc.abstractmethod
-    def _lane(self, lane: int, epoch: int, steps: range) -> _Lane:
-        """A lane's examples of some steps of an epoch, counted from its beginning, `[steps, rows of the lane]`."""
+    def _read_lane(self, lane: int, epoch: int, steps: range) -> _Lane:
+        """Reads a lane's examples of some steps, counted from the beginning of their epoch."""
 
-    def batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
-        """See `Order.batches`."""
+    def load_batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
+        """Gathers this process's rows of consecutive steps from their segments."""
         result = np.empty((len(steps), len(self.rows), width), np.int32)
         step = steps.start
         while step < steps.stop:
-            block = self._block(self._block_of(step))
-            part = slice(step - block.first, min(steps.stop - block.first, len(block.starts)))
-            rows = gather(block.ids, block.starts[part], block.lengths[part], width)
-            result[step - steps.start :][: len(rows)] = rows
-            step += len(rows)
+            segment = self._get_segment(self._find_segment(step))
+            part = slice(step - segment.first_step, min(steps.stop - segment.first_step, len(segment.starts)))
+            batches = gather(segment.ids, segment.starts[part], segment.lengths[part], width)
+            result[step - steps.start :][: len(batches)] = batches
+            step += len(batches)
         return result
 
     def close(self) -> None:
-        """See `Order.close`; the reader ends."""
+        """Ends the reading thread."""
         self._reader.shutdown(cancel_futures=True)
-        super().close()
 
-    def _block_of(self, step: int) -> int:
-        """Which block a step is in, counted over all epochs."""
+    def _find_segment(self, step: int) -> int:
+        """Returns the segment that holds a step; both are counted over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        return epoch * self._num_blocks + ((position + 1) * self._num_blocks - 1) // self.steps_per_epoch
+        index = ((position + 1) * self._segments_per_epoch - 1) // self.steps_per_epoch
+        return epoch * self._segments_per_epoch + index
 
-    def _steps(self, block: int) -> range:
-        """Which steps of its epoch are in a block."""
-        steps, number, index = self.steps_per_epoch, self._num_blocks, block % self._num_blocks
-        return range(index * steps // number, (index + 1) * steps // number)
+    def _get_steps(self, segment: int) -> range:
+        """Returns the steps of a segment, counted from the beginning of its epoch."""
+        steps, count, index = self.steps_per_epoch, self._segments_per_epoch, segment % self._segments_per_epoch
+        return range(index * steps // count, (index + 1) * steps // count)
 
-    def _block(self, block: int) -> _Block:
-        """Waits for a block, and has the next one read."""
+    def _get_segment(self, segment: int) -> _Segment:
+        """Waits for a segment, and starts reading the next one."""
         with self._lock:
-            for wanted in (block, block + 1):
-                if wanted not in self._blocks:
-                    self._blocks[wanted] = self._reader.submit(self._read, wanted)
-            self._blocks.move_to_end(block)
-            while len(self._blocks) > _BLOCKS_IN_MEMORY:
-                self._blocks.popitem(last=False)
-            future = self._blocks[block]
+            for index in (segment, segment + 1):
+                if index not in self._segments:
+                    self._segments[index] = self._reader.submit(self._read_segment, index)
+            self._segments.move_to_end(segment)
+            while len(self._segments) > _SEGMENTS_IN_MEMORY:
+                self._segments.popitem(last=False)
+            future = self._segments[segment]
         return future.result()
 
-    def _read(self, block: int) -> _Block:
-        """Reads a block: those rows of its batches that this process feeds."""
-        epoch, steps = block // self._num_blocks, self._steps(block)
+    def _read_segment(self, segment: int) -> _Segment:
+        epoch, steps = segment // self._segments_per_epoch, self._get_steps(segment)
         lanes = range(self.rows.start // self._lane_rows, -(-self.rows.stop // self._lane_rows))
         all_ids, all_starts, all_lengths, size = [], [], [], 0
         for lane in lanes:
-            ids, starts, lengths = self._lane(lane, epoch, steps)
+            ids, starts, lengths = self._read_lane(lane, epoch, steps)
             all_ids.append(ids)
             all_starts.append(starts + size)
             all_lengths.append(lengths)
             size += len(ids)
         columns = slice(self.rows.start - lanes.start * self._lane_rows, self.rows.stop - lanes.start * self._lane_rows)
         starts, lengths = (np.concatenate(parts, axis=1)[:, columns] for parts in (all_starts, all_lengths))
-        first = epoch * self.steps_per_epoch + steps.start
-        all_ids.append(np.zeros(1, self._dtype))  # so that an empty row may begin somewhere
-        return _Block(first, np.concatenate(all_ids), starts, lengths)
+        all_ids.append(np.zeros(1, self._dtype))  # so that the span of an empty row starts inside the array
+        return _Segment(epoch * self.steps_per_epoch + steps.start, np.concatenate(all_ids), starts, lengths)
 
-    def _stored(self, parts: Iterator[npt.NDArray[np.int32]]) -> npt.NDArray[np.integer]:
-        """Symbols in the smallest type that holds them."""
+    def _join(self, parts: Iterator[npt.NDArray[np.int32]]) -> npt.NDArray[np.integer]:
+        """Joins symbols in the smallest type that holds them."""
         return np.concatenate([np.empty(0, self._dtype), *(part.astype(self._dtype) for part in parts)])
 
 
-class ShuffledBlocks(BlockOrder):
-    """Examples that stand alone in an order that is random in two levels; see the module."""
+class _ShardRange(NamedTuple):
+    """The examples of a shard from `first` to before `last`."""
+
+    shard: int
+    first: int
+    last: int
+
+
+class OutOfCoreShuffledSampler(OutOfCoreSampler):
+    """Shuffles independent examples at two levels: shards, and examples within a segment of a lane."""
 
     def __init__(self, data: DataFolder, config: TrainingConfig, rows: range | None = None):
-        """Takes a data folder, the settings, and which rows of each batch are fed by this process (None: all).
+        """Plans the epochs.
+
+        Args:
+            data: the data folder.
+            config: the training options.
+            rows: the rows of each batch that this process feeds; None: all.
 
         Raises:
             UserError: fewer examples than one batch needs, or missing or damaged shards.
         """
-        part, batch_size = data.splits["train"], config.batch_size
-        self._num_examples = chunking.num_examples(part.characters, part.records, data.config)
-        self.steps_per_epoch = num_batches(self._num_examples, config)
-        # the first `rest` rows have an example more in an epoch than the others
-        self._full, self._rest = divmod(self._num_examples, batch_size)
-        self._is_windows = data.config.layout == "windows"
-        lanes = max(lanes for lanes in range(1, min(_MAX_LANES, batch_size) + 1) if batch_size % lanes == 0)
-        size = data.config.stride if self._is_windows else data.symbols("train") / part.records
-        super().__init__(data, config, rows, lanes, size + _SPAN)
-        lengths, counts = example_lengths(data, "train")
-        self._ends = bucket_ends(lengths, counts)
-        self._mean_width = float((self._ends[np.searchsorted(self._ends, lengths)] * counts).sum() / counts.sum())
-        self._firsts = self._shards.starts
-        if self._is_windows:  # those that begin in a file are the file's
-            begins = self._shards.starts * chunking.PIECE
-            self._firsts = np.minimum(-(-begins // data.config.stride), self._num_examples)
-        self._widths = functools.lru_cache(_WIDTHS)(self._block_widths)
-        self._order_of_steps = functools.lru_cache(2)(self._shuffled_steps)
+        split, batch_size = data.splits["train"], config.batch_size
+        num_examples = count_training_examples(split.characters, split.records, data.config)
+        is_windows = data.config.layout == "windows"
+        example_size = data.config.stride if is_windows else data.count_symbols("train") / split.records
+        super().__init__(
+            data,
+            config,
+            rows,
+            steps_per_epoch=count_batches(num_examples, config),
+            num_lanes=max(lanes for lanes in range(1, min(_MAX_LANES, batch_size) + 1) if batch_size % lanes == 0),
+            example_size=example_size + _SPAN_SIZE,
+        )
+        # Over an epoch each row takes `quotient` examples, and each of the first `remainder` rows one more.
+        self._quotient, self._remainder = divmod(num_examples, batch_size)
+        lengths, counts = count_lengths(data, "train")
+        self._widths = choose_widths(lengths, counts)
+        self.mean_width = float((round_up(lengths, self._widths) * counts).sum() / counts.sum())
+        # the first example of each shard, and the end of the last; a window belongs to the shard that it starts in
+        self._shard_starts = self._shards.starts
+        if is_windows:
+            starts = self._shards.starts * CHUNK_LENGTH
+            self._shard_starts = np.minimum(-(-starts // data.config.stride), num_examples)
+        self._step_widths: dict[int, npt.NDArray[np.int64]] = {}
+        self._cached_permutation = functools.lru_cache(2)(rng.permutation)
 
-    def _lane(self, lane: int, epoch: int, steps: range) -> _Lane:
+    def _read_lane(self, lane: int, epoch: int, steps: range) -> _Lane:
         rows = range(lane * self._lane_rows, (lane + 1) * self._lane_rows)
-        begin, end = (row * self._full + min(row, self._rest) for row in (rows.start, rows.stop))
+        begin, end = (row * self._quotient + min(row, self._remainder) for row in (rows.start, rows.stop))
         first, last = begin + steps.start * len(rows), begin + steps.stop * len(rows)
-        if steps.stop == self.steps_per_epoch:  # which of them are dropped, if any, is a matter of chance
-            last = end
-        stretches = [self._examples(*stretch) for stretch in self._stretches(epoch, first, last)]
-        before = np.cumsum([0, *(len(stretch.ids) for stretch in stretches)])
-        ids = self._stored(stretch.ids for stretch in stretches)
-        # behind the last one there is the empty example, which is that of the index -1
-        starts = np.concatenate([*(stretch.starts + at for stretch, at in zip(stretches, before, strict=False)), [0]])
-        lengths = np.concatenate([*(stretch.lengths for stretch in stretches), [0]])
-        order = self._permutation(last - first, epoch, steps, lane + 1)[: len(steps) * len(rows)]
-        if self._is_sorted:
-            order = order[np.argsort(np.searchsorted(self._ends, lengths[order]), kind="stable")]
-        indices = in_rows(order, len(steps), len(rows))[self._order_of_steps(epoch, steps)]
-        return ids, starts[indices], lengths[indices]
+        if steps.stop == self.steps_per_epoch:
+            last = end  # if examples are to be dropped, the shuffling decides which
+        parts = [self._read_examples(shard_range) for shard_range in self._locate(epoch, first, last)]
+        offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
+        ids = self._join(part.ids for part in parts)
+        # the last span, of index -1, is that of an empty row
+        starts = np.concatenate([*(part.starts + at for part, at in zip(parts, offsets, strict=False)), [0]])
+        lengths = np.concatenate([*(part.lengths for part in parts), [0]])
+        order = rng.permutation(last - first, *self._random_key(epoch, steps), lane + 1)[: len(steps) * len(rows)]
+        if self._varies_in_length:
+            order = order[np.argsort(np.searchsorted(self._widths, lengths[order]), kind="stable")]
+        indices = arrange_in_batches(order, len(steps), len(rows))[self._shuffle_steps(epoch, steps)]
+        return _Lane(ids, starts[indices], lengths[indices])
 
-    def _stretches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-        """Where the examples of an epoch from `first` to before `last` are: file, first and last in that file."""
-        seed, key = self._config.seed, self._key(epoch)
-        counts = np.diff(self._firsts)
+    def _locate(self, epoch: int, first: int, last: int) -> Iterator[_ShardRange]:
+        """Locates the examples of an epoch from `first` to before `last` in the shards."""
+        counts = np.diff(self._shard_starts)
         at = 0
-        for file in rng.permutation(len(counts), seed, rng.Purpose.SHUFFLE, key, index=2).tolist():
-            begin, end = max(first - at, 0), min(last - at, int(counts[file]))
+        order = rng.permutation(len(counts), self._config.seed, rng.Purpose.SHUFFLE, self._order_key(epoch), index=2)
+        for shard in order.tolist():
+            begin, end = max(first - at, 0), min(last - at, int(counts[shard]))
             if begin < end:
-                yield file, begin, end
-            at += int(counts[file])
+                yield _ShardRange(shard, begin, end)
+            at += int(counts[shard])
 
-    def _examples(self, file: int, first: int, last: int) -> Examples:
-        """Some of a file's examples."""
-        first, last = (int(self._firsts[file]) + index for index in (first, last))
-        if not self._is_windows:
+    def _read_examples(self, shard_range: _ShardRange) -> Examples:
+        offset = int(self._shard_starts[shard_range.shard])
+        first, last = offset + shard_range.first, offset + shard_range.last
+        if self._data.config.layout != "windows":
             return self._shards.read(first, last)
         stride, seq_length = self._data.config.stride, self._data.config.seq_length
-        ids = self._shards.text(first * stride, (last - 1) * stride + seq_length + 1)
-        return chunking.windows(np.concatenate(list(ids)), seq_length, stride)
+        ids = self._shards.read_text(first * stride, (last - 1) * stride + seq_length + 1)
+        return cut_windows(np.concatenate(list(ids)), seq_length, stride)
 
     @property
-    def _is_sorted(self) -> bool:
-        """Whether examples are of different lengths, so that those of like length are batched together."""
-        return len(self._ends) > 1
+    def _varies_in_length(self) -> bool:
+        """Whether examples differ in length, so that those of similar length share a batch."""
+        return len(self._widths) > 1
 
-    def _key(self, epoch: int) -> int:
+    def _order_key(self, epoch: int) -> int:
+        """Returns what the order of an epoch is a function of, besides the seed."""
         return epoch if self._config.shuffle == "epoch" else 0
 
-    def _permutation(self, size: int, epoch: int, steps: range, index: int) -> npt.NDArray[np.int64]:
-        step = self._key(epoch) * self.steps_per_epoch + steps.start
-        return rng.permutation(size, self._config.seed, rng.Purpose.BLOCK, step, index)
+    def _random_key(self, epoch: int, steps: range) -> tuple[int, rng.Purpose, int]:
+        """Returns the first arguments of `rng.permutation` for what is shuffled in a segment."""
+        return self._config.seed, rng.Purpose.BLOCK, self._order_key(epoch) * self.steps_per_epoch + steps.start
 
-    def _shuffled_steps(self, epoch: int, steps: range) -> npt.NDArray[np.int64]:
-        """The order of a block's steps, the same for all lanes: in each they are sorted by the examples' lengths."""
-        return self._permutation(len(steps), epoch, steps, 0) if self._is_sorted else np.arange(len(steps))
+    def _shuffle_steps(self, epoch: int, steps: range) -> npt.NDArray[np.int64]:
+        """Returns the order of a segment's steps, which each lane sorted by length; it is the same for all lanes."""
+        if not self._varies_in_length:
+            return np.arange(len(steps))
+        return self._cached_permutation(len(steps), *self._random_key(epoch, steps), 0)
 
-    def _block_widths(self, block: int) -> npt.NDArray[np.int64]:
-        """The width of each step of a block, for the rows that this process feeds."""
-        return self._ends[np.searchsorted(self._ends, self._block(block).lengths.max(axis=1))]
+    def get_width(self, step: int) -> int:
+        """Returns the width of a step, for the rows that this process feeds."""
+        if not self._varies_in_length:
+            return int(self._widths[0])
+        segment = self._find_segment(step)
+        return int(self._get_step_widths(segment)[step % self.steps_per_epoch - self._get_steps(segment).start])
 
-    def width(self, step: int) -> int:
-        """See `Order.width`: the widest bucket of the rows that this process feeds."""
-        if not self._is_sorted:
-            return int(self._ends[0])
-        block = self._block_of(step)
-        return int(self._widths(block)[step % self.steps_per_epoch - self._steps(block).start])
+    def _get_step_widths(self, segment: int) -> npt.NDArray[np.int64]:
+        """Returns the width of each step of a segment, `[steps]`."""
+        widths = self._step_widths.get(segment)
+        if widths is None:
+            widths = round_up(self._get_segment(segment).lengths.max(axis=1), self._widths)
+            self._step_widths[segment] = widths
+            for old in list(self._step_widths)[:-_CACHED_WIDTHS]:
+                self._step_widths.pop(old, None)
+        return widths
 
-    def size(self, step: int) -> int:
-        """See `Order.size`."""
+    def count_examples(self, step: int) -> int:
+        """Returns the number of examples in the whole batch; one batch of an epoch may be incomplete."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        steps = self._steps(self._block_of(step))
-        if self._config.drop_remainder or not self._rest or steps.stop < self.steps_per_epoch:
+        steps = self._get_steps(self._find_segment(step))
+        if self._config.drop_remainder or not self._remainder or steps.stop < self.steps_per_epoch:
             return self.batch_size
-        rank = self._order_of_steps(epoch, steps)[position - steps.start]
-        return self._rest if rank == len(steps) - 1 else self.batch_size
-
-    @property
-    def mean_width(self) -> float:
-        """See `Order.mean_width`."""
-        return self._mean_width
+        rank = self._shuffle_steps(epoch, steps)[position - steps.start]
+        return self._remainder if rank == len(steps) - 1 else self.batch_size
 
 
-class StreamBlocks(BlockOrder):
-    """`orders.StreamOrder` for a text that is read from disk, every stream on and on."""
+class OutOfCoreStreamSampler(OutOfCoreSampler):
+    """Reads a text from disk as `batch_size` parallel streams, each of which is a lane."""
 
     def __init__(self, data: DataFolder, config: TrainingConfig, rows: range | None = None):
-        """Takes a data folder, the settings, and which rows of each batch are fed by this process (None: all).
+        """Divides the training text into streams of equal length.
+
+        Args:
+            data: the data folder.
+            config: the training options.
+            rows: the rows of each batch that this process feeds; None: all.
 
         Raises:
             UserError: a stream would be shorter than one step, or missing shards.
         """
-        self._seq_length = data.config.seq_length
-        characters = data.splits["train"].characters
-        self._stream_length, self.steps_per_epoch = streams(characters, self._seq_length, config.batch_size)
-        super().__init__(data, config, rows, config.batch_size, self._seq_length)
+        seq_length, num_streams = data.config.seq_length, config.batch_size
+        streams = divide_into_streams(data.splits["train"].characters, seq_length, num_streams)
+        super().__init__(
+            data, config, rows, steps_per_epoch=streams.steps, num_lanes=num_streams, example_size=seq_length
+        )
+        self.mean_width = seq_length + 1.0
+        self._seq_length, self._stream_length = seq_length, streams.length
 
-    def _lane(self, lane: int, epoch: int, steps: range) -> _Lane:
+    def _read_lane(self, lane: int, epoch: int, steps: range) -> _Lane:
         begin = lane * self._stream_length
         first, last = begin + steps.start * self._seq_length, begin + steps.stop * self._seq_length + 1
-        ids = self._stored(self._shards.text(first, last))
         starts = np.arange(len(steps), dtype=np.int64)[:, np.newaxis] * self._seq_length
-        return ids, starts, np.full_like(starts, self._seq_length + 1)
+        return _Lane(
+            self._join(self._shards.read_text(first, last)), starts, np.full_like(starts, self._seq_length + 1)
+        )
 
-    def width(self, step: int) -> int:
-        """See `Order.width`."""
+    def get_width(self, step: int) -> int:
+        """Returns the width of every step: its input and the symbol that follows."""
         return self._seq_length + 1
-
-    @property
-    def mean_width(self) -> float:
-        """See `Order.mean_width`."""
-        return self._seq_length + 1.0
-
-
-class EvaluationBlocks:
-    """The examples of a split in which no character is predicted twice, block by block.
-
-    They are those of `cutting.predicted_once`; iterating gives `Examples`, and may be done again and again.
-
-    Attributes:
-        ends: the widths that suit them all, as `orders.bucket_ends` gives them.
-    """
-
-    def __init__(self, data: DataFolder, split: str):
-        """Takes a data folder and which of its splits, one that has records."""
-        self._data, self._split = data, split
-        self._shards = data.shards(split)
-        lengths, counts = example_lengths(data, split)
-        self.ends = bucket_ends(lengths, counts)
-        self._size = max(1, int(_EVALUATED * data.splits[split].records / data.symbols(split)))
-
-    def __len__(self) -> int:
-        """Whether there are any: how many records they are made of."""
-        return self._data.splits[self._split].records
-
-    def __iter__(self) -> Iterator[Examples]:
-        part, config = self._data.splits[self._split], self._data.config
-        if config.layout in ("sequences", "lines"):
-            for first in range(0, part.records, self._size):
-                yield self._shards.read(first, min(first + self._size, part.records))
-            return
-        seen = 1 if self._data.layout.carries_state else config.seq_length
-        for first in range(0, part.characters - seen, _EVALUATED):
-            ids = np.concatenate(list(self._shards.text(first, min(first + _EVALUATED + seen, part.characters))))
-            text = Examples.side_by_side(ids, np.array([len(ids)]))
-            yield chunking.predicted_once(text, config)
-
-
-def predicted_once(data: DataFolder, split: str) -> Examples | EvaluationBlocks:
-    """The examples of a split for measuring a loss: in memory, or if they are many, block by block.
-
-    Raises:
-        UserError: missing or damaged shards.
-    """
-    if data.symbols(split) <= _KEPT:
-        return chunking.predicted_once(data.read(split), data.config)
-    return EvaluationBlocks(data, split)
-
-
-def example_lengths(data: DataFolder, split: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The different lengths that the examples of a split have, ascending, and how many have each.
-
-    Where `dataset.json` does not tell, as in a folder of lines that is old, all records are read.
-    """
-    config, part = data.config, data.splits[split]
-    if config.layout != "lines":
-        length = config.seq_length + (config.layout != "sequences")
-        return np.array([length]), np.array([chunking.num_examples(part.characters, part.records, config)])
-    if part.lengths:
-        lengths, counts = np.array(sorted(part.lengths.items()), np.int64).T
-        return lengths, counts
-    counts = np.zeros(config.max_length + 1, np.int64)
-    for chunk in data.shards(split).chunks(0, part.records):
-        counts += np.bincount(chunk.lengths, minlength=len(counts))
-    lengths = np.flatnonzero(counts)
-    return lengths, counts[lengths]

@@ -1,4 +1,4 @@
-"""Any records of a split, read from the middle of its files: for data that is larger than memory."""
+"""Random access to the records of a split, for data larger than memory."""
 
 from __future__ import annotations
 
@@ -8,246 +8,269 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tfcharrnn.data import tfrecord_reader, tfrecord_writer
 from tfcharrnn.data.examples import Examples
+from tfcharrnn.data.tfrecord_writer import PREPARE_AGAIN
 from tfcharrnn.errors import UserError, first_line
 
-# ids that are read together
-_CHUNK = 2**20
-# bytes in which a file is looked through
-_BLOCK = 2**22
-# bytes between two places in a file that are remembered, about
-_MARKED = 2**14
-# bytes of a compressed file that are taken at once; what is left of them is kept with every mark
-_ZIPPED_BLOCK = 2**14
-_AGAIN = "prepare the data again"
+# ids read at a time
+_PART_SIZE = 2**20
+# bytes scanned or decompressed at a time, and the distance between the saved states of a decompression
+_BLOCK_SIZE = 2**22
+# approximate distance in bytes between indexed records
+_INDEX_SPACING = 2**14
+# bytes of a gzip file read at a time; each saved state keeps what is left of them
+_GZIP_BLOCK_SIZE = 2**14
 
 
 class Shards:
-    """The files of a split, as one list of records of which any stretch can be read.
+    """The records of a split, numbered across its files.
 
-    Nothing is read before it is asked for, and of what was read only where some of the records begin is kept.
+    Nothing is read until it is needed. What stays in memory is an index of the positions of some records.
 
     Attributes:
-        counts: how many records each file has, int64 `[files]`.
-        starts: which record is the first of each file, and behind the last, int64 `[files + 1]`.
+        counts: number of records in each file, int64 `[files]`.
+        starts: number of the first record of each file, then the number of records, int64 `[files + 1]`.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         vocabulary_size: int,
-        count: int,
+        num_records: int,
         num_symbols: int,
         lengths: tuple[int, int],
         compression: str = "none",
         translation: npt.NDArray[np.int32] | None = None,
     ):
-        """Takes the files, over which the records are spread evenly.
+        """Opens files over which records are spread evenly.
 
         Args:
             paths: the files.
-            vocabulary_size: ids in them must be below this.
-            count: how many records there must be.
-            num_symbols: how many ids they must have together.
-            lengths: how many ids a record must have at least and at most.
-            compression: of the files: `none` or `gzip`.
-            translation: for each id in the files what stands for it; None: itself.
+            vocabulary_size: every id in them must be less than this.
+            num_records: expected number of records.
+            num_symbols: expected number of ids.
+            lengths: least and greatest number of ids in a record.
+            compression: `none` or `gzip`.
+            translation: the id to return for each id in the files; None: the same.
 
         Raises:
-            UserError: a file is missing, or all are too short.
+            UserError: a file is missing, or all together are too short.
         """
-        self.counts = np.array([count // len(paths) + (i < count % len(paths)) for i in range(len(paths))], np.int64)
+        num_files = len(paths)
+        counts = [num_records // num_files + (index < num_records % num_files) for index in range(num_files)]
+        self.counts = np.array(counts, np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._vocabulary_size, self._lengths, self._translation = vocabulary_size, lengths, translation
-        self._mean_length = max(1, num_symbols // max(1, count))
-        sizes = tfrecord_reader.checked_sizes(paths, max(num_symbols, count), compression)
-        # records of one length and one byte an id; of a text in pieces the last one is shorter
-        alike, last = vocabulary_size <= 128 and lengths[0] in (1, lengths[1]), num_symbols - (count - 1) * lengths[1]
-        self._files: list[_File] = []
-        for path, size, number, end in zip(paths, sizes, self.counts.tolist(), self.starts[1:].tolist(), strict=True):
-            content = _Plain(path, size) if compression == "none" else _Zipped(path)
-            file = _File(content, number, self._mean_length, lengths[1])
-            if alike and number and 0 < last <= lengths[1]:
-                file.suppose(
+        self._mean_length = max(1, num_symbols // max(1, num_records))
+        sizes = tfrecord_reader.get_file_sizes(paths, max(num_symbols, num_records), compression)
+        # Records of equal length, with one byte an id, have frames of equal size; the last chunk of a text is shorter.
+        is_equal = vocabulary_size <= 128 and lengths[0] in (1, lengths[1])
+        last_length = num_symbols - (num_records - 1) * lengths[1]
+        self._files: list[_ShardFile] = []
+        for path, size, count, end in zip(paths, sizes, self.counts.tolist(), self.starts[1:].tolist(), strict=True):
+            content = _PlainFile(path, size) if compression == "none" else _GzipFile(path)
+            file = _ShardFile(content, count, self._mean_length, lengths[1])
+            if is_equal and count and 0 < last_length <= lengths[1]:
+                file.try_equal_frames(
                     tfrecord_writer.frame_size(lengths[1]),
-                    tfrecord_writer.frame_size(last if end == count else lengths[1]),
+                    tfrecord_writer.frame_size(last_length if end == num_records else lengths[1]),
                 )
             self._files.append(file)
 
-    def chunks(self, first: int, last: int) -> Iterator[Examples]:
-        """The records from `first` to before `last`, in order, about a million ids at a time.
+    def read_parts(self, first: int, last: int) -> Iterator[Examples]:
+        """Reads the records from `first` to before `last`, in order, about a million ids at a time.
 
         Raises:
-            UserError: a damaged file, a record of a wrong length or with a wrong id, or a wrong number of records.
+            UserError: a damaged file, a record with a wrong length or id, or a wrong number of records.
         """
-        size = max(1, _CHUNK // self._mean_length)
+        size = max(1, _PART_SIZE // self._mean_length)
         while first < last:
             index = int(np.searchsorted(self.starts, first, side="right")) - 1
             end = min(last, first + size, int(self.starts[index + 1]))
-            file, before = self._files[index], int(self.starts[index])
-            content = file.frames(first - before, end - before)
-            chunk = tfrecord_reader.of_frames(file.path, content, end - first, self._vocabulary_size, self._lengths)
-            ids = chunk.ids if self._translation is None else self._translation[chunk.ids]
-            yield Examples(ids, chunk.starts, chunk.lengths)
+            file, offset = self._files[index], int(self.starts[index])
+            content = file.read_frames(first - offset, end - offset)
+            part = tfrecord_reader.parse_frames(file.path, content, end - first, self._vocabulary_size, self._lengths)
+            ids = part.ids if self._translation is None else self._translation[part.ids]
+            yield Examples(ids, part.starts, part.lengths)
             first = end
 
     def read(self, first: int, last: int) -> Examples:
-        """The same all at once."""
-        return joined(list(self.chunks(first, last)))
+        """Reads the records from `first` to before `last` at once, with the errors of `read_parts`."""
+        return concatenate(list(self.read_parts(first, last)))
 
-    def text(self, first: int, last: int) -> Iterator[npt.NDArray[np.int32]]:
-        """The symbols from `first` to before `last` of a text that was cut into pieces, some at a time."""
-        piece = self._lengths[1]
-        at = first // piece * piece
-        for chunk in self.chunks(first // piece, -(-last // piece)):
-            yield chunk.ids[max(0, first - at) : last - at]
-            at += len(chunk.ids)
+    def read_text(self, first: int, last: int) -> Iterator[npt.NDArray[np.int32]]:
+        """Reads the symbols from `first` to before `last` of a text whose records are chunks, a part at a time."""
+        chunk_length = self._lengths[1]
+        at = first // chunk_length * chunk_length
+        for part in self.read_parts(first // chunk_length, -(-last // chunk_length)):
+            yield part.ids[max(0, first - at) : last - at]
+            at += len(part.ids)
 
 
-def joined(parts: Sequence[Examples]) -> Examples:
-    """Examples that stand one after another, from several arrays in one."""
+def concatenate(parts: Sequence[Examples]) -> Examples:
+    """Concatenates parts whose examples fill their arrays."""
     if not parts:
-        return Examples.side_by_side(np.empty(0, np.int32), np.empty(0, np.int64))
+        return Examples.from_lengths(np.empty(0, np.int32), np.empty(0, np.int64))
     lengths = np.concatenate([part.lengths for part in parts])
-    return Examples.side_by_side(np.concatenate([part.ids for part in parts]), lengths)
+    return Examples.from_lengths(np.concatenate([part.ids for part in parts]), lengths)
 
 
-class _File:
-    """A file of records, and where some of them begin."""
+class _ShardFile:
+    """A file of records with an index of where they start."""
 
-    def __init__(self, content: _Plain | _Zipped, count: int, mean_length: int, max_length: int):
-        """Takes the file's bytes and how many records they must be."""
+    def __init__(self, content: _PlainFile | _GzipFile, num_records: int, mean_length: int, max_length: int):
         self.path = content.path
-        self._content, self._count = content, count
-        self._frame = 0
-        # the places of every so many records, and of the end behind the last one
-        self._spacing = max(1, _MARKED // mean_length)
-        self._marks = array.array("q", [0])
-        # a tag and ten bytes are the most that an id can take; a record that claims to be larger is damaged
-        self._most = 11 * max_length + 1024
+        self._content, self._num_records = content, num_records
+        self._frame_size = 0  # that of every record but the last, if they are equal
+        # positions of every `_spacing`-th record, and at last the end of the records; extended as needed
+        self._spacing = max(1, _INDEX_SPACING // mean_length)
+        self._index = array.array("q", [0])
+        # an id takes at most a tag and ten bytes, so a record that claims to be larger is damaged
+        self._max_frame_size = 11 * max_length + 1024
 
-    def suppose(self, frame: int, last: int) -> None:
-        """Tells how large the frames of the records are if this project wrote them; the file's size must agree."""
-        if self._content.size == (self._count - 1) * frame + last:
-            self._frame = frame
+    def try_equal_frames(self, frame_size: int, last_frame_size: int) -> None:
+        """Assumes these frame sizes, which files of this project have, if the size of the file agrees."""
+        if self._content.size == (self._num_records - 1) * frame_size + last_frame_size:
+            self._frame_size = frame_size
 
-    def frames(self, first: int, last: int) -> bytes:
-        """The records from `first` to before `last` in their frames.
+    def read_frames(self, first: int, last: int) -> bytes:
+        """Reads the frames of the records from `first` to before `last`.
 
         Raises:
-            UserError: they are damaged, or not so many.
+            UserError: the file is damaged or has fewer records.
         """
-        if self._frame:
-            before, begin, end = 0, first * self._frame, min(last * self._frame, self._content.size)
+        if self._frame_size:
+            num_before, begin = 0, first * self._frame_size
+            end = min(last * self._frame_size, self._content.size)
         else:
-            mark, end_mark = first // self._spacing, -(-last // self._spacing)
-            self._look_through(end_mark)
-            before, begin, end = first - mark * self._spacing, self._marks[mark], self._marks[end_mark]
+            entry, end_entry = first // self._spacing, -(-last // self._spacing)
+            self._extend_index(end_entry)
+            num_before, begin, end = first - entry * self._spacing, self._index[entry], self._index[end_entry]
         content = self._content.read(begin, end)
-        skipped, start = tfrecord_reader.frames(content, 0, before)
-        found, stop = tfrecord_reader.frames(content, start, last - first)
-        if (skipped, found) != (before, last - first) or (self._frame and stop != len(content)):
-            raise UserError(f"{self.path}: damaged (a record from byte {begin} on is cut short); {_AGAIN}")
-        return content[start:stop]
+        before = tfrecord_reader.scan_frames(content, 0, num_before)
+        wanted = tfrecord_reader.scan_frames(content, before.end, last - first)
+        is_complete = (before.num_frames, wanted.num_frames) == (num_before, last - first)
+        if not is_complete or (self._frame_size and wanted.end != len(content)):
+            raise UserError(f"{self.path}: damaged (a record after byte {begin} is cut short); {PREPARE_AGAIN}")
+        return content[before.end : wanted.end]
 
-    def _look_through(self, mark: int) -> None:
-        """Finds the places up to a mark; each record says how long it is, so there is no other way to the next."""
-        size = _BLOCK
-        while len(self._marks) <= mark:
-            before, begin = (len(self._marks) - 1) * self._spacing, self._marks[-1]
+    def _extend_index(self, entry: int) -> None:
+        """Scans the file until the index has an entry; only the size in a frame tells where the next one starts.
+
+        Raises:
+            UserError: the file is damaged or has another number of records.
+        """
+        size = _BLOCK_SIZE
+        while len(self._index) <= entry:
+            record, begin = (len(self._index) - 1) * self._spacing, self._index[-1]
             content = self._content.read(begin, begin + size)
             at = 0
-            while before < self._count:
-                wanted = min(self._spacing, self._count - before)
-                found, end = tfrecord_reader.frames(content, at, wanted)
+            while record < self._num_records:
+                wanted = min(self._spacing, self._num_records - record)
+                found, end = tfrecord_reader.scan_frames(content, at, wanted)
                 if found < wanted:
                     break
-                at, before = end, before + wanted
-                self._marks.append(begin + at)
-            if before == self._count:
+                at, record = end, record + wanted
+                self._index.append(begin + at)
+            if record == self._num_records:
                 if at < len(content) or self._content.read(begin + at, begin + at + 1):
-                    raise UserError(f"{self.path}: more records than dataset.json counts; {_AGAIN}")
+                    raise UserError(f"{self.path}: has more records than dataset.json says; {PREPARE_AGAIN}")
                 return
-            if len(content) < size or (not at and size > self._spacing * self._most):
-                what = "fewer records than dataset.json counts, or " if end == len(content) else ""
-                raise UserError(f"{self.path}: damaged ({what}its record at byte {begin + end} is cut short); {_AGAIN}")
+            if len(content) < size or (not at and size > self._spacing * self._max_frame_size):
+                cause = f"the record at byte {begin + end} is cut short"
+                if end == len(content):
+                    cause = f"fewer records than dataset.json says, or {cause}"
+                raise UserError(f"{self.path}: damaged ({cause}); {PREPARE_AGAIN}")
             if not at:
                 size *= 2
 
 
-class _Plain:
-    """The bytes of a file."""
+class _PlainFile:
+    """An uncompressed file of `size` bytes."""
 
     def __init__(self, path: Path, size: int):
-        """Takes the file and how many bytes it has."""
         self.path, self.size = path, size
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` to before `stop`; fewer at the end of the file.
+        """Reads the bytes from `start` to before `stop`, or fewer at the end of the file.
 
         Raises:
             UserError: the file cannot be read.
         """
         try:
             with open(self.path, "rb", buffering=0) as file:
-                return b"".join(_pieces(file.fileno(), start, min(stop, self.size)))
+                return b"".join(_read_blocks(file.fileno(), start, min(stop, self.size)))
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {_AGAIN}") from None
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
 
 
-def _pieces(descriptor: int, start: int, stop: int) -> Iterator[bytes]:
-    while start < stop and (piece := os.pread(descriptor, stop - start, start)):
-        yield piece
-        start += len(piece)
+def _read_blocks(descriptor: int, start: int, stop: int) -> Iterator[bytes]:
+    while start < stop and (block := os.pread(descriptor, stop - start, start)):
+        yield block
+        start += len(block)
 
 
-class _Zipped:
-    """What a gzip file holds, from any place on: the state of the decompression is remembered at intervals."""
+class _GzipState(NamedTuple):
+    """A point in a decompression from which it can continue.
 
-    size = -1  # not known before it is read
+    Attributes:
+        position: bytes decompressed so far.
+        consumed: bytes read from the file so far.
+        decompressor: its state.
+    """
+
+    position: int
+    consumed: int
+    decompressor: zlib._Decompress
+
+
+class _GzipFile:
+    """The content of a gzip file, readable from any position: the state of the decompression is saved at intervals."""
+
+    size = -1  # unknown until all of it is decompressed
 
     def __init__(self, path: Path):
-        """Takes the file."""
         self.path = path
-        # for some places in what it holds: how much of the file was read up to there, and the state
-        self._marks = [(0, 0, zlib.decompressobj(wbits=31))]
-        self._last = self._marks[0]
+        self._saved = [_GzipState(0, 0, zlib.decompressobj(wbits=31))]
+        self._last = self._saved[0]
 
     def read(self, start: int, stop: int) -> bytes:
-        """See `_Plain.read`.
+        """Reads the decompressed bytes from `start` to before `stop`, or fewer at the end of the content.
 
         Raises:
             UserError: the file cannot be read, is damaged or cut short.
         """
-        mark = self._last if self._last[0] == start else self._marks[bisect.bisect(self._marks, start, key=_place) - 1]
-        (at, consumed, state), pieces = mark, []
-        state = state.copy()
+        saved = self._last
+        if saved.position != start:
+            saved = self._saved[bisect.bisect(self._saved, start, key=lambda state: state.position) - 1]
+        position, consumed, decompressor = saved.position, saved.consumed, saved.decompressor.copy()
+        parts = []
         try:
             with open(self.path, "rb", buffering=0) as file:
-                while at < stop and not state.eof:
-                    block = state.unconsumed_tail or os.pread(file.fileno(), _ZIPPED_BLOCK, consumed)
+                while position < stop and not decompressor.eof:
+                    block = decompressor.unconsumed_tail
                     if not block:
-                        raise UserError(f"{self.path}: damaged (it is cut short); {_AGAIN}")
-                    consumed += 0 if state.unconsumed_tail else len(block)
-                    # up to `start`, then up to `stop`, so that what is kept begins and ends exactly there
-                    piece = state.decompress(block, min(_BLOCK, (start if at < start else stop) - at))
-                    if at >= start:
-                        pieces.append(piece)
-                    at += len(piece)
-                    if at - self._marks[-1][0] >= _BLOCK:
-                        self._marks.append((at, consumed, state.copy()))
+                        block = os.pread(file.fileno(), _GZIP_BLOCK_SIZE, consumed)
+                        consumed += len(block)
+                    if not block:
+                        raise UserError(f"{self.path}: damaged (it is cut short); {PREPARE_AGAIN}")
+                    # first up to `start`, then up to `stop`, so that the parts returned begin and end exactly there
+                    limit = (start if position < start else stop) - position
+                    part = decompressor.decompress(block, min(_BLOCK_SIZE, limit))
+                    if position >= start:
+                        parts.append(part)
+                    position += len(part)
+                    if position - self._saved[-1].position >= _BLOCK_SIZE:
+                        self._saved.append(_GzipState(position, consumed, decompressor.copy()))
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {_AGAIN}") from None
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
         except zlib.error as error:
-            raise UserError(f"{self.path}: damaged ({first_line(error)}); {_AGAIN}") from None
-        self._last = (at, consumed, state)
-        return b"".join(pieces)
-
-
-def _place(mark: tuple[int, int, object]) -> int:
-    return mark[0]
+            raise UserError(f"{self.path}: damaged ({first_line(error)}); {PREPARE_AGAIN}") from None
+        self._last = _GzipState(position, consumed, decompressor)
+        return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Reading records: sequences of ids, kept in the TFRecord files that `tfrecords` writes."""
+"""Reads sequences of ids from TFRecord files, with TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,198 +18,209 @@ import tensorflow as tf
 
 from tfcharrnn import files
 from tfcharrnn.data.examples import Examples
-from tfcharrnn.data.tfrecord_writer import FEATURE
+from tfcharrnn.data.tfrecord_writer import FEATURE, PREPARE_AGAIN
 from tfcharrnn.errors import UserError, first_line
 
-# ids that are parsed together; 64-bit numbers for a moment
+# ids parsed at a time; parsing needs 64 bits for each
 _PARSED_IDS = 2**20
-# to one byte at the most; https://zlib.net/zlib_tech.html says 1032
-_MOST_COMPRESSED = 1100
-# bytes read from disk together
-_BUFFER = 2**18
+# bytes that one byte of a gzip file can hold; https://zlib.net/zlib_tech.html says 1032
+_MAX_COMPRESSION_RATIO = 1100
+# bytes read from disk at a time
+_BUFFER_SIZE = 2**18
 _TENSORFLOW_NAMES = {"none": "", "gzip": "GZIP"}
-# of a record's frame
-_SIZE, _AROUND = struct.Struct("<Q"), 16
+# the size at the start of a frame, and the bytes of a frame around the record
+_SIZE, _OVERHEAD = struct.Struct("<Q"), 16
 
 
-def read(
+def read_records(
     paths: Sequence[Path],
     vocabulary_size: int,
-    count: int,
+    num_records: int,
     num_symbols: int,
     lengths: tuple[int, int],
     compression: str = "none",
 ) -> Examples:
-    """Reads every record of TFRecord files, in order.
+    """Reads all records of TFRecord files, in order.
 
     Args:
         paths: the files.
-        vocabulary_size: ids must be below this.
-        count: how many records there must be.
-        num_symbols: how many ids they must have together.
-        lengths: how many ids a record must have at least and at most.
-        compression: of the files: `none` or `gzip`.
+        vocabulary_size: every id must be less than this.
+        num_records: expected number of records.
+        num_symbols: expected number of ids.
+        lengths: least and greatest number of ids in a record.
+        compression: `none` or `gzip`.
 
     Raises:
-        UserError: a missing or damaged file, a record of a wrong length or with a wrong id, or a wrong count.
+        UserError: a missing or damaged file, a record with a wrong length or id, or a wrong number of records.
     """
-    again = "prepare the data again"
-    if not paths and not count:
-        return Examples.side_by_side(np.empty(0, np.int32), np.empty(0, np.int64))
+    if not paths and not num_records:
+        return Examples.from_lengths(np.empty(0, np.int32), np.empty(0, np.int64))
     folder = paths[0].parent
-    checked_sizes(paths, max(num_symbols, count), compression)  # before memory is taken
-    ids, sizes = np.empty(num_symbols, np.int32), np.empty(count, np.int64)
-    at, records = 0, 0
-    mean_length = max(1, num_symbols // max(1, count))
+    get_file_sizes(paths, max(num_symbols, num_records), compression)  # before memory is allocated
+    ids, sizes = np.empty(num_symbols, np.int32), np.empty(num_records, np.int64)
+    ids_read, records_read = 0, 0
+    batch_size = max(1, _PARSED_IDS // max(1, num_symbols // max(1, num_records)))
     for path in paths:
         try:
-            (_check_sizes if compression == "none" else _check_compressed_sizes)(path)
+            (_check_frames if compression == "none" else _check_compressed_frames)(path)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); {again}") from None
-        size = max(1, _PARSED_IDS // mean_length)
-        for more_ids, more_sizes in _parsed(path, os.fsencode(path), size, vocabulary_size, lengths, compression):
-            if records + len(more_sizes) > count or at + len(more_ids) > num_symbols:
-                raise UserError(f"{path}: more records than dataset.json counts; {again}")
-            ids[at : at + len(more_ids)] = more_ids
-            sizes[records : records + len(more_sizes)] = more_sizes
-            at, records = at + len(more_ids), records + len(more_sizes)
-    if (records, at) != (count, num_symbols):
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
+        for more_ids, more_sizes in _parse_file(
+            path, os.fsencode(path), batch_size, vocabulary_size, lengths, compression
+        ):
+            ids_end, records_end = ids_read + len(more_ids), records_read + len(more_sizes)
+            if records_end > num_records or ids_end > num_symbols:
+                raise UserError(f"{path}: has more records than dataset.json says; {PREPARE_AGAIN}")
+            ids[ids_read:ids_end] = more_ids
+            sizes[records_read:records_end] = more_sizes
+            ids_read, records_read = ids_end, records_end
+    if (records_read, ids_read) != (num_records, num_symbols):
         raise UserError(
-            f"{folder}: {records} records of {at} ids where dataset.json counts {count} of {num_symbols}; {again}"
+            f"{folder}: has {records_read} records with {ids_read} ids, but dataset.json says {num_records} with "
+            f"{num_symbols}; {PREPARE_AGAIN}"
         )
-    return Examples.side_by_side(ids, sizes)
+    return Examples.from_lengths(ids, sizes)
 
 
-def checked_sizes(paths: Sequence[Path], num_symbols: int, compression: str) -> list[int]:
-    """The sizes of files in bytes, which can hold so many ids.
+def get_file_sizes(paths: Sequence[Path], num_symbols: int, compression: str) -> list[int]:
+    """Returns the sizes of files in bytes, and checks that they can hold `num_symbols` ids.
 
     Raises:
         UserError: a file is missing, or all together are too short.
     """
-    again = "prepare the data again"
     try:
-        sizes = [files.regular_size(path) for path in paths]
+        sizes = [files.regular_file_size(path) for path in paths]
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {again}") from None
-    # an id takes at least a byte before any compression
-    if num_symbols > sum(sizes) * (1 if compression == "none" else _MOST_COMPRESSED):
-        raise UserError(f"{paths[0].parent}: its files are too short for what dataset.json counts; {again}")
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
+    # an id takes at least one byte before compression
+    if num_symbols > sum(sizes) * (1 if compression == "none" else _MAX_COMPRESSION_RATIO):
+        raise UserError(f"{paths[0].parent}: its files are too short for what dataset.json says; {PREPARE_AGAIN}")
     return sizes
 
 
-def of_frames(path: Path, content: bytes, count: int, vocabulary_size: int, lengths: tuple[int, int]) -> Examples:
-    """The records in a part of a file, which TensorFlow checks and parses as it does those of a whole one.
+def parse_frames(
+    path: Path, content: bytes, num_records: int, vocabulary_size: int, lengths: tuple[int, int]
+) -> Examples:
+    """Parses part of a file, with the same checks as for a whole one.
 
     Args:
-        path: the file, for errors.
-        content: whole records in their frames, as `frames` counts them, uncompressed.
-        count: how many they are, at least one.
-        vocabulary_size: ids must be below this.
-        lengths: how many ids a record must have at least and at most.
+        path: the file, for error messages.
+        content: whole frames, uncompressed.
+        num_records: records in `content`, at least one.
+        vocabulary_size: every id must be less than this.
+        lengths: least and greatest number of ids in a record.
 
     Raises:
-        UserError: a damaged record, one of a wrong length, or with a wrong id.
+        UserError: a damaged record, or one with a wrong length or id.
     """
-    name = f"ram://tfcharrnn-{threading.get_ident()}"  # TensorFlow reads records from files; this is one in memory
+    name = f"ram://tfcharrnn-{threading.get_ident()}"  # TensorFlow reads records only from files; this one is in memory
     with tf.io.gfile.GFile(name, "wb") as file:
         file.write(content)
     try:
-        parts = list(_parsed(path, name.encode(), count, vocabulary_size, lengths, "none"))
+        parts = list(_parse_file(path, name.encode(), num_records, vocabulary_size, lengths, "none"))
     finally:
         tf.io.gfile.remove(name)
     ids, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Examples.side_by_side(ids.astype(np.int32), sizes)
+    return Examples.from_lengths(ids.astype(np.int32), sizes)
 
 
-def frames(content: bytes | mmap.mmap, at: int, count: int) -> tuple[int, int]:
-    """Goes over records in their frames: eight bytes of size, four of checksum, the record, four of checksum.
+class FrameScan(NamedTuple):
+    """The whole frames that a scan has passed.
+
+    Attributes:
+        num_frames: how many there are.
+        end: the position after the last of them.
+    """
+
+    num_frames: int
+    end: int
+
+
+def scan_frames(content: bytes | mmap.mmap, start: int, max_frames: int) -> FrameScan:
+    """Scans the frames of records: eight bytes of size, four of checksum, the record, and four of checksum.
 
     Args:
-        content: a part of a file.
-        at: where in it a frame begins.
-        count: how many to go over at most.
-
-    Returns:
-        Over how many it went that are whole, and where the next one begins.
+        content: part of a file.
+        start: position of a frame in it.
+        max_frames: most frames to pass.
     """
-    size, unpack = len(content), _SIZE.unpack_from
-    for index in range(count):
-        if at + _AROUND > size:
-            return index, at
-        end = at + _AROUND + unpack(content, at)[0]
+    size, unpack, at = len(content), _SIZE.unpack_from, start
+    for index in range(max_frames):
+        if at + _OVERHEAD > size:
+            return FrameScan(index, at)
+        end = at + _OVERHEAD + unpack(content, at)[0]
         if end > size:
-            return index, at
+            return FrameScan(index, at)
         at = end
-    return count, at
+    return FrameScan(max_frames, at)
 
 
-def _parsed(
-    path: Path, name: bytes, size: int, vocabulary_size: int, lengths: tuple[int, int], compression: str
+def _parse_file(
+    path: Path, name: bytes, batch_size: int, vocabulary_size: int, lengths: tuple[int, int], compression: str
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """The ids of a file's records, one after another, and how many each has, some `size` records at a time.
+    """Yields the concatenated ids of `batch_size` records at a time, and the number of ids in each record.
 
     Raises:
-        UserError: it names `path`; TensorFlow knows the file as `name`.
+        UserError: a damaged record, or one with a wrong length or id; `path` is the name of the file in messages, and
+            `name` the one that TensorFlow opens.
     """
-    again = "prepare the data again"
     try:
-        for serialised in _batches(name, size, compression):
+        for serialised in _make_dataset(name, batch_size, compression):
             ids, sizes = (array.numpy() for array in _parse(serialised))
             if sizes.min() < lengths[0] or sizes.max() > lengths[1]:
-                raise UserError(f"{path}: holds a record of a wrong length, so it is not of this layout; {again}")
+                raise UserError(f"{path}: a record has a wrong length for this layout; {PREPARE_AGAIN}")
             if ids.min() < 0 or ids.max() >= vocabulary_size:
-                raise UserError(f"{path}: holds ids outside the vocabulary; {again}")
+                raise UserError(f"{path}: a record has ids outside the vocabulary; {PREPARE_AGAIN}")
             yield ids, sizes
-    except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where the message would quote a record
-        raise UserError(f"{path}: damaged or not of this layout ({first_line(error)}); {again}") from None
+    except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter if the message would quote a record
+        raise UserError(f"{path}: damaged or not of this layout ({first_line(error)}); {PREPARE_AGAIN}") from None
 
 
-def _batches(name: bytes, size: int, compression: str) -> tf.data.Dataset:
-    """The records of a file as they are, in batches."""
-    # the bare operation, for the class around it would be traced for each file; and with one reader there is nothing
-    # to tune, which takes ten times as long as reading a small file
+def _make_dataset(name: bytes, batch_size: int, compression: str) -> tf.data.Dataset:
+    """Makes a dataset of batches of serialised records."""
+    # The bare operation, since its wrapper class would be traced for each file. Autotuning has nothing to tune with one
+    # reader, and takes ten times as long as reading a small file.
     dataset = tf.data.experimental.from_variant(
         tf.raw_ops.TFRecordDataset(
-            filenames=[name], compression_type=_TENSORFLOW_NAMES[compression], buffer_size=_BUFFER
+            filenames=[name], compression_type=_TENSORFLOW_NAMES[compression], buffer_size=_BUFFER_SIZE
         ),
         tf.TensorSpec([], tf.string),
     )
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    return dataset.batch(size).with_options(options)
+    return dataset.batch(batch_size).with_options(options)
 
 
-def _check_sizes(path: Path) -> None:
-    """Checks that each record lies within its file; TensorFlow takes memory for as much as it is told, or aborts."""
+def _check_frames(path: Path) -> None:
+    """Checks that each frame ends within its file; TensorFlow would allocate any size it reads there, or abort."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if not size:
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            _, at = frames(content, 0, size)  # more than there can be
-    if at < size:
-        raise UserError(f"{path}: damaged (its record at byte {at} is cut short); prepare the data again")
+            end = scan_frames(content, 0, max_frames=size).end
+    if end < size:
+        raise UserError(f"{path}: damaged (the record at byte {end} is cut short); {PREPARE_AGAIN}")
 
 
-def _check_compressed_sizes(path: Path) -> None:
-    """The same of a gzip file; what it says of its records is read as far as it goes, and nothing kept."""
-    cut = f"{path}: damaged (a record is cut short); prepare the data again"
+def _check_compressed_frames(path: Path) -> None:
+    """Checks that each frame ends within its gzip file, by decompressing all of it."""
     try:
         with gzip.open(path) as file:
             while frame := file.read(_SIZE.size):
-                left = _SIZE.unpack(frame)[0] + _AROUND - _SIZE.size if len(frame) == _SIZE.size else 1
+                left = _SIZE.unpack(frame)[0] + _OVERHEAD - _SIZE.size if len(frame) == _SIZE.size else 1
                 while left:
-                    block = file.read(min(left, _BUFFER))
+                    block = file.read(min(left, _BUFFER_SIZE))
                     if not block:
-                        raise UserError(cut)
+                        raise UserError(f"{path}: damaged (a record is cut short); {PREPARE_AGAIN}")
                     left -= len(block)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged ({first_line(error)}); prepare the data again") from None
+        raise UserError(f"{path}: damaged ({first_line(error)}); {PREPARE_AGAIN}") from None
 
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def _parse(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The ids of some records, one after another, and how many each has; a record without the feature has none."""
+    """Parses records into their concatenated ids and the number of ids in each; 0 for a record without the feature."""
     ragged = tf.io.parse_example(serialised, {FEATURE: tf.io.RaggedFeature(tf.int64)})[FEATURE]
     return ragged.values, ragged.row_lengths()

@@ -1,1 +1,1 @@
-"""The workers of a training cluster."""
+"""The processes and devices of a training run."""

@@ -1,4 +1,4 @@
-"""The processes and devices that train one model together, on `tf.distribute`."""
+"""The processes and devices that train one model together, with `tf.distribute`."""
 
 from __future__ import annotations
 
@@ -15,130 +15,143 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn.distributed import rendezvous
-from tfcharrnn.errors import ConfigError, UserError, first_line
+from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
-# how TensorFlow says that another process has gone, or that it waited for it in vain
-_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
-# A process sets up its devices once; whoever trains again does it on the same.
-_joined: dict[tuple[str, int, str], Cluster] = {}
+# what TensorFlow raises when a peer has terminated or does not respond
+_LOST_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+# The cluster that this process has joined, by strategy, number of replicas and TF_CONFIG. TensorFlow sets up devices
+# once per process, so later runs in this process share them.
+_joined_clusters: dict[tuple[str, int, str], Cluster] = {}
 _TASK = re.compile(r"/job:(\w+)/replica:\d+/task:(\d+)")
 
 
 class Cluster:
-    """The workers, each a process, and the replicas of the model, one on each device of each worker.
+    """Workers, each a process, with a replica of the model on each of their devices.
 
     Attributes:
-        strategy: TensorFlow's; None: one process, one device, nothing to distribute.
-        index: of this worker.
-        addresses: of all workers, in the order of their indices; of a single one "".
-        devices: of this worker, one for each of its replicas.
+        strategy: TensorFlow's strategy; None for one process with one device.
+        index: index of this worker.
+        addresses: `host:port` of each worker by index; `("",)` for a single one.
+        devices: devices of this worker, one for each of its replicas.
     """
 
     def __init__(
         self, strategy: tf.distribute.Strategy | None, index: int = 0, addresses: Sequence[str] = ("",)
     ) -> None:
-        """Takes a strategy, and which of the workers at these addresses this process is."""
         self.strategy = strategy
         self.index = index
         self.addresses = tuple(addresses)
         self.devices: tuple[str, ...] = strategy.extended.worker_devices if strategy else ("",)
-        self._gather = tf.function(self._sum_over_replicas)
+        self._sum_function = tf.function(self._sum_over_replicas)
 
     @property
     def is_chief(self) -> bool:
-        """This is the worker that writes checkpoints, metrics and samples, and talks to the person at the terminal."""
+        """Whether this worker writes checkpoints, metrics and samples, and shows progress."""
         return self.index == 0
 
     @property
     def num_workers(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return len(self.addresses)
 
     @property
     def num_replicas(self) -> int:
-        """How many devices there are in all."""
+        """Number of devices of all workers."""
         return self.num_workers * len(self.devices)
 
     def describe(self) -> str:
-        """Where the replicas are, in words."""
+        """Describes where the replicas are."""
         if self.num_workers == 1:
             return f"on {', '.join(re.sub('.*device:', '', device) for device in self.devices)}"
         return f"{len(self.devices)} on each worker: {', '.join(self.addresses)}"
 
-    def rows(self, batch_size: int) -> list[range]:
-        """For each replica of this worker, which rows of each batch are its own.
+    def check_batch_size(self, batch_size: int) -> None:
+        """Checks that the replicas can share a batch evenly.
 
         Args:
-            batch_size: of all replicas together.
+            batch_size: batch size over all replicas.
 
         Raises:
-            ConfigError: they cannot be divided evenly.
+            ConfigError: they cannot.
         """
         if batch_size % self.num_replicas:
             raise ConfigError(
-                f"--batch_size={batch_size}: {self.num_replicas} replicas cannot share it evenly; take a multiple of "
+                f"--batch_size={batch_size}: {self.num_replicas} replicas cannot share it evenly; use a multiple of "
                 f"{self.num_replicas}, such as {-(-batch_size // self.num_replicas) * self.num_replicas}"
             )
+
+    def split_batch(self, batch_size: int) -> list[range]:
+        """Returns the rows of a batch that each replica of this worker processes.
+
+        Raises:
+            ConfigError: the replicas cannot share the batch evenly.
+        """
+        self.check_batch_size(batch_size)
         size = batch_size // self.num_replicas
         first = self.index * len(self.devices)
         return [range(replica * size, (replica + 1) * size) for replica in range(first, first + len(self.devices))]
 
-    def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
-        """What each worker has called this with, `[workers, values]`; all must call it, and wait for one another."""
-        mine = np.zeros((self.num_workers, len(values)))
-        mine[self.index] = values
+    def all_gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
+        """Collects the values of every worker, `[workers, values]`; blocks until all workers have called this."""
+        own = np.zeros((self.num_workers, len(values)))
+        own[self.index] = values
         if self.num_workers == 1:
-            return mine
-        total = self._gather(tf.constant(mine)).numpy()
+            return own
+        total = self._sum_function(tf.constant(own)).numpy()
         return np.asarray(total) / len(self.devices)
 
-    def wait(self) -> None:
-        """Waits until every worker has come here."""
-        self.gather([0.0])
+    def barrier(self) -> None:
+        """Blocks until every worker has called this."""
+        self.all_gather([0.0])
 
-    def check_alike(self, values: dict[str, int]) -> None:
-        """Checks that all workers are about to do the same.
+    def check_consistent(self, values: dict[str, int]) -> None:
+        """Checks that some values are the same on all workers.
 
         Args:
-            values: whole numbers below 2^53 that must be the same on all, by what they are.
+            values: integers below 2^53, by their description.
 
         Raises:
-            UserError: one has another; told by every worker.
+            UserError: a worker has a different value; raised on every worker.
         """
-        all_values = self.gather(list(values.values()))
-        for name, of_workers in zip(values, all_values.T.tolist(), strict=True):
+        gathered = self.all_gather(list(values.values()))
+        for name, of_workers in zip(values, gathered.T.tolist(), strict=True):
             for index, value in enumerate(of_workers):
                 if value != of_workers[0]:
                     raise UserError(
-                        f"worker {index} has another {name} than worker 0: {value:.0f} and {of_workers[0]:.0f}; all "
-                        "need the same flags and the same data, and a --run_dir on a disk that they share"
+                        f"worker {index} has a different {name} than worker 0: {value:.0f} and {of_workers[0]:.0f}; "
+                        "all need the same flags and the same data, and a --run_dir on a shared disk"
                     )
 
     @contextlib.contextmanager
     def chief_first(self) -> Iterator[None]:
-        """Lets the other workers do the body only after the chief has done it well."""
+        """Runs the body on the chief first, then on the other workers if it succeeded."""
         if not self.is_chief:
-            self.wait()
+            self.barrier()
         yield
         if self.is_chief:
-            self.wait()
+            self.barrier()
 
     @contextlib.contextmanager
-    def watching(self, run_dir: str) -> Iterator[None]:
-        """Tells in one line that another worker has gone, which TensorFlow says in many ways.
+    def report_lost_workers(self, run_dir: str) -> Iterator[None]:
+        """Turns TensorFlow's errors for the loss of another worker into one message.
 
         Raises:
-            UserError: it has.
+            UserError: another worker was lost during the body.
         """
         try:
             yield
-        except _GONE as error:
+        except _LOST_PEER_ERRORS as error:
             if self.num_workers == 1:
                 raise
             raise UserError(
-                f"worker {self.index} of {self.num_workers}: {self._who(str(error))} has gone, so this one stops too; "
-                f"start all of them again with --resume --run_dir={run_dir} to go on from the last checkpoint "
-                f"({_reason(str(error))})"
+                f"worker {self.index} of {self.num_workers}: {self._name_lost_worker(str(error))} was lost, so this "
+                f"one stops too; start all of them again with --resume --run_dir={run_dir} to continue from the last "
+                f"checkpoint ({_extract_reason(str(error))})"
             ) from error
 
     def _sum_over_replicas(self, values: tf.Tensor) -> tf.Tensor:
@@ -149,51 +162,53 @@ class Cluster:
         assert self.strategy is not None
         return self.strategy.experimental_local_results(self.strategy.run(add, (values,)))[0]
 
-    def _who(self, message: str) -> str:
-        """The worker that a message of TensorFlow names, or not."""
+    def _name_lost_worker(self, message: str) -> str:
+        """Names the worker that an error message of TensorFlow mentions, if any."""
         for kind, task in _TASK.findall(message):
-            index = int(task) + (kind == "worker" and _has_chief())
+            index = int(task) + (kind == "worker" and _has_separate_chief())
             if index != self.index and index < self.num_workers:
                 return f"worker {index} at {self.addresses[index]}"
         return "another worker"
 
 
-def start(name: str, num_replicas: int = 0, *, quiet: bool = False) -> Cluster:
-    """Joins the other workers; to be called before TensorFlow computes anything.
+def join_cluster(strategy: str, num_replicas: int = 0, *, quiet: bool = False) -> Cluster:
+    """Joins the other workers; must be called before TensorFlow computes anything.
 
     Args:
-        name: what `--strategy` says: `none`, `mirrored` or `multi_worker`.
-        num_replicas: for `mirrored` how many; 0: one for each GPU.
-        quiet: do not say that others are waited for.
+        strategy: the value of `--strategy`: `none`, `mirrored` or `multi_worker`.
+        num_replicas: number of replicas for `mirrored`; 0: one for each GPU.
+        quiet: print nothing while waiting for other workers.
 
     Raises:
-        ConfigError: there is no such cluster, or it is described wrongly.
-        UserError: TensorFlow has computed something already, or on other devices.
+        ConfigError: the cluster does not exist, or its description is invalid.
+        UserError: TensorFlow has already computed something, or this process has joined another cluster.
     """
-    if num_replicas and name != "mirrored":
-        raise ConfigError(f"--num_replicas is a setting of --strategy=mirrored, not of {name}")
-    if name == "none":
+    if num_replicas and strategy != "mirrored":
+        raise ConfigError(f"--num_replicas is a setting of --strategy=mirrored, not of {strategy}")
+    if strategy == "none":
         return Cluster(None)
-    asked = (name, num_replicas, os.environ.get("TF_CONFIG", ""))
+    key = (strategy, num_replicas, os.environ.get("TF_CONFIG", ""))
     try:
-        if not _joined:
-            _joined[asked] = _mirrored(num_replicas) if name == "mirrored" else _multi_worker(quiet)
-        if asked not in _joined:  # TensorFlow's sums over other devices would go astray
-            raise RuntimeError("this process has joined other devices before")
-        return _joined[asked]
+        if not _joined_clusters:
+            _joined_clusters[key] = (
+                _create_mirrored(num_replicas) if strategy == "mirrored" else _create_multi_worker(quiet)
+            )
+        if key not in _joined_clusters:  # TensorFlow's collective operations would use the wrong devices
+            raise RuntimeError("this process has already joined other devices")
+        return _joined_clusters[key]
     except RuntimeError as error:
         raise UserError(
-            f"--strategy={name}: must be set up before TensorFlow computes anything ({first_line(error)}); "
-            "begin with it in a new process"
+            f"--strategy={strategy}: must be set up before TensorFlow computes anything ({first_line(error)}); "
+            "use it in a new process"
         ) from None
 
 
-def _mirrored(num_replicas: int) -> Cluster:
+def _create_mirrored(num_replicas: int) -> Cluster:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         if not num_replicas:
             raise ConfigError(
-                "--strategy=mirrored: TensorFlow sees no GPU; --num_replicas says how many devices to make of the CPU"
+                "--strategy=mirrored: TensorFlow found no GPU; --num_replicas sets how many devices to make of the CPU"
             )
         (cpu, *_) = tf.config.list_physical_devices("CPU")
         if len(tf.config.get_logical_device_configuration(cpu) or ()) < num_replicas:
@@ -205,13 +220,13 @@ def _mirrored(num_replicas: int) -> Cluster:
     return Cluster(tf.distribute.MirroredStrategy(devices))
 
 
-def _multi_worker(quiet: bool) -> Cluster:
-    """The cluster that `TF_CONFIG` describes, or of the Slurm job that this process is a task of."""
+def _create_multi_worker(quiet: bool) -> Cluster:
+    """Joins the cluster that `TF_CONFIG` or the Slurm job of this process describes."""
     if os.environ.get("TF_CONFIG"):
-        addresses, index = _tf_config(os.environ["TF_CONFIG"])
+        addresses, index = _parse_tf_config(os.environ["TF_CONFIG"])
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     elif "SLURM_STEP_ID" in os.environ:
-        # it deals out ports by GPUs, of which there may be none; which GPUs a task sees is for Slurm to say
+        # The resolver numbers ports by GPU, so claim one for each task; Slurm itself assigns the real ones, if any.
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
@@ -219,21 +234,22 @@ def _multi_worker(quiet: bool) -> Cluster:
         addresses, index = resolver.cluster_spec().job_tasks("worker"), resolver.task_id
     else:
         raise ConfigError(
-            "--strategy=multi_worker: TF_CONFIG is not set, and this is no task of Slurm; set it for each worker, or "
-            "try workers on this machine with python -m tfcharrnn.launch_local"
+            "--strategy=multi_worker: TF_CONFIG is not set, and this is not a Slurm task; set it for each worker, or "
+            f"try workers on this machine with {command_line('launch_local')}"
         )
-    rendezvous.meet(addresses, index, quiet=quiet)
+    rendezvous.wait_for_workers(addresses, index, quiet=quiet)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    if threading.current_thread() is threading.main_thread():  # TensorFlow's own handler would keep us from ending
+    # TensorFlow installs a SIGTERM handler that would prevent a clean exit
+    if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     return Cluster(strategy, index, addresses)
 
 
-def _tf_config(text: str) -> tuple[list[str], int]:
-    """The workers' addresses, the chief first, and which of them this one is.
+def _parse_tf_config(text: str) -> tuple[list[str], int]:
+    """Returns the addresses of the workers, the chief's first, and the index of this one.
 
     Raises:
-        ConfigError: it says something else.
+        ConfigError: the text is not a valid `TF_CONFIG`.
     """
     example = '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, "task": {"type": "worker", "index": 0}}'
     try:
@@ -251,12 +267,12 @@ def _tf_config(text: str) -> tuple[list[str], int]:
     return chief + workers, index + (len(chief) if kind == "worker" else 0)
 
 
-def _has_chief() -> bool:
+def _has_separate_chief() -> bool:
     return '"chief"' in os.environ.get("TF_CONFIG", "")
 
 
-def _reason(message: str) -> str:
-    """Of a message of TensorFlow the line that says what happened."""
+def _extract_reason(message: str) -> str:
+    """Returns the line of a TensorFlow error message that states the cause."""
     lines = [line.strip() for line in message.splitlines()]
-    told = [line for line in lines if "abort" in line or "onnect" in line or "crash" in line]
-    return (told or lines or [""])[0][:200]
+    causes = [line for line in lines if "abort" in line or "onnect" in line or "crash" in line]
+    return (causes or lines or [""])[0][:200]

@@ -1,8 +1,8 @@
-"""Waiting for the other workers, before TensorFlow does.
+"""Rendezvous of all workers before TensorFlow's own blocking wait.
 
-TensorFlow waits where Python hears no signal, without a word, and for a worker that will never come for an hour. So the
-workers first meet here: the chief listens at its own address, the others call there, and when all are on the line it
-lets them go on to TensorFlow, which then listens at the same addresses.
+While TensorFlow waits, it prints nothing, Python handles no signals, and a missing worker is noticed after an hour. The
+workers therefore meet here first: the chief listens at its own address, the others connect, and when all are connected
+the chief tells them to proceed to TensorFlow, which then uses the same addresses.
 """
 
 from __future__ import annotations
@@ -16,103 +16,104 @@ from collections.abc import Sequence
 
 from tfcharrnn.errors import ConfigError, UserError
 
-# How often a call is tried again, and how often the person at the terminal is told, in seconds.
-_AGAIN, _SAY_EVERY = 0.3, 30.0
-_GO = b"tfcharrnn: go\n"
+# seconds between connection attempts, and between messages on standard error
+_RETRY_INTERVAL, _REPORT_INTERVAL = 0.3, 30.0
+_PROCEED = b"tfcharrnn: go\n"
 
 
-def meet(addresses: Sequence[str], index: int, *, quiet: bool = False) -> None:
-    """Returns when all workers have called this, however long that takes.
+def wait_for_workers(addresses: Sequence[str], index: int, *, quiet: bool = False) -> None:
+    """Blocks until every worker has called this.
 
     Args:
-        addresses: of all workers, `host:port`, the chief's first.
-        index: which of them this one is.
-        quiet: say nothing.
+        addresses: `host:port` of every worker, the chief's first.
+        index: index of this worker.
+        quiet: print nothing.
 
     Raises:
-        ConfigError: the chief's address is none, or not one of this machine.
-        UserError: the chief is at work already.
+        ConfigError: the chief's address is malformed, or its port cannot be opened.
+        UserError: the chief is already training.
     """
     if len(addresses) == 1:
         return
     host, _, port = addresses[0].rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         raise ConfigError(f"TF_CONFIG: the address of the first worker must be host:port. Received: {addresses[0]}")
-    waiting = _Waiting(f"worker {index} of {len(addresses)} at {addresses[index]}", quiet)
+    reporter = _WaitReporter(f"worker {index} of {len(addresses)} at {addresses[index]}", quiet)
     if index == 0:
-        _listen(int(port), len(addresses), waiting)
+        _accept_workers(int(port), len(addresses), reporter)
     else:
-        _call(host.strip("[]"), int(port), index, waiting)
+        _connect_to_chief(host.strip("[]"), int(port), index, reporter)
 
 
-class _Waiting:
-    """Says now and then that others are waited for."""
+class _WaitReporter:
+    """Prints now and then which workers are missing."""
 
-    def __init__(self, who: str, quiet: bool):
-        self._who, self._quiet, self._next = who, quiet, time.monotonic()
+    def __init__(self, waiting_worker: str, quiet: bool):
+        self._waiting_worker, self._quiet, self._next_report = waiting_worker, quiet, time.monotonic()
 
-    def say(self, for_whom: str) -> None:
-        if not self._quiet and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _SAY_EVERY
-            print(f"{self._who} waits for {for_whom}", file=sys.stderr, flush=True)
+    def report(self, missing: str) -> None:
+        if not self._quiet and time.monotonic() >= self._next_report:
+            self._next_report = time.monotonic() + _REPORT_INTERVAL
+            print(f"{self._waiting_worker} is waiting for {missing}", file=sys.stderr, flush=True)
 
 
-def _listen(port: int, count: int, waiting: _Waiting) -> None:
+def _accept_workers(port: int, num_workers: int, reporter: _WaitReporter) -> None:
     try:
         server = socket.create_server(("", port))
     except OSError as error:
         raise ConfigError(
-            f"TF_CONFIG: cannot listen at port {port} ({error.strerror}); give the chief another"
+            f"TF_CONFIG: cannot listen at port {port} ({error.strerror}); give the chief another port"
         ) from None
-    here: dict[int, socket.socket] = {}
+    connected: dict[int, socket.socket] = {}
     with server, selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         selector.register(server, selectors.EVENT_READ)
-        while len(here) < count - 1:
-            missing = ", ".join(str(index) for index in range(1, count) if index not in here)
-            waiting.say(f"worker {missing}")
-            for key, _ in selector.select(_AGAIN):
+        while len(connected) < num_workers - 1:
+            missing = ", ".join(str(index) for index in range(1, num_workers) if index not in connected)
+            reporter.report(f"worker {missing}")
+            for key, _ in selector.select(_RETRY_INTERVAL):
                 if key.fileobj is server:
-                    line = stack.enter_context(server.accept()[0])
-                    selector.register(line, selectors.EVENT_READ)
+                    connection = stack.enter_context(server.accept()[0])
+                    selector.register(connection, selectors.EVENT_READ)
                     continue
-                line = key.fileobj  # type: ignore[assignment]
-                said = _received(line)
-                index = int(said) if said.strip().isdigit() else 0
-                if 0 < index < count:
-                    here[index] = line
-                else:  # it has hung up, or was somebody else
-                    selector.unregister(line)
-                    here = {other: its for other, its in here.items() if its is not line}
-        for line in here.values():
-            with contextlib.suppress(OSError):  # it has gone this moment; TensorFlow will notice
-                line.sendall(_GO)
+                connection = key.fileobj  # type: ignore[assignment]
+                message = _receive(connection)
+                index = int(message) if message.strip().isdigit() else 0
+                if 0 < index < num_workers:
+                    connected[index] = connection
+                else:  # it has disconnected, or is not one of our workers
+                    selector.unregister(connection)
+                    connected = {other: its for other, its in connected.items() if its is not connection}
+        for connection in connected.values():
+            with contextlib.suppress(OSError):  # it has just disconnected, which TensorFlow will notice
+                connection.sendall(_PROCEED)
 
 
-def _call(host: str, port: int, index: int, waiting: _Waiting) -> None:
+def _connect_to_chief(host: str, port: int, index: int, reporter: _WaitReporter) -> None:
     while True:
-        waiting.say("the others")
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5) as line:
-            line.sendall(b"%d\n" % index)
-            line.settimeout(_AGAIN)
+        reporter.report("the others")
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5) as connection:
+            connection.sendall(b"%d\n" % index)
+            connection.settimeout(_RETRY_INTERVAL)
             while True:
-                waiting.say("the others")
+                reporter.report("the others")
                 try:
-                    said = line.recv(64)
+                    message = connection.recv(64)
                 except TimeoutError:
                     continue
-                if said == _GO:
+                if message == _PROCEED:
                     return
-                if said:
+                if message:
                     raise UserError(
-                        f"worker 0 at {host}:{port} is at work already, without worker {index}; stop all of them, and "
+                        f"worker 0 at {host}:{port} is already training without worker {index}; stop all workers, and "
                         "start them again with --resume"
                     )
                 break
-        time.sleep(_AGAIN)
+        time.sleep(_RETRY_INTERVAL)
 
 
-def _received(line: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> bytes:
+    """Returns what a worker sent; nothing if it has disconnected."""
     try:
-        return line.recv(64)
+        return connection.recv(64)
     except OSError:
         return b""

@@ -1,1 +1,1 @@
-"""A trained model at work: sampling, evaluation, an interactive session."""
+"""Uses of a trained model: sampling, evaluation, interactive generation."""

@@ -1,4 +1,4 @@
-"""How well a model predicts a text."""
+"""Measures how well a model predicts a text."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfcharrnn.data.evaluation_examples import OutOfCoreExamples, make_evaluation_batches
 from tfcharrnn.data.examples import Examples
-from tfcharrnn.data.input_pipeline import evaluation_batches
-from tfcharrnn.data.out_of_core import EvaluationBlocks
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import END
 from tfcharrnn.model.cells import State
 from tfcharrnn.model.char_rnn import CharRNN
 
-# the kinds of characters whose losses `by_class` tells, in its order
-CLASSES = ("lower", "upper", "digit", "space", "newline", "punctuation", "other", "end")
+# the classes of characters, in the order in which losses by class are printed
+CHARACTER_CLASSES = ("lower", "upper", "digit", "space", "newline", "punctuation", "other", "end")
 
-# sums of losses that are kept apart, to be added up exactly
-_TOTALS = 2**20
+# partial sums to keep before adding them up, which is exact
+_MAX_PARTIAL_SUMS = 2**20
 
 
-def class_of(symbol: str) -> str:
-    """Which of `CLASSES` a symbol is of: `end` is `</S>`; `other`, say, a letter of a script without case."""
+def classify_symbol(symbol: str) -> str:
+    """Returns the class of a symbol: `end` is `</S>`; `other` is, for example, a letter of a caseless script."""
     if symbol == END:
         return "end"
     if symbol == "\n":
@@ -44,42 +43,55 @@ def class_of(symbol: str) -> str:
     return "punctuation" if category[0] in "PS" else "other"
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The result.
+class SymbolTotals(NamedTuple):
+    """Totals for each symbol of the vocabulary as a target, each float64 `[vocabulary]`.
 
     Attributes:
-        loss: in nats a character.
-        characters: how many were predicted.
-        accuracy: the share of them that the model held for the likeliest; None: not measured.
-        unknown: characters left out, since they are outside the vocabulary; None: not counted.
-        by_id: for each symbol of the vocabulary as a target the sum of its losses in nats, how often it was the
-            likeliest, and how often it stood there, float64 `[3, vocabulary]`; None: not measured.
+        losses: in nats.
+        hits: how often the model ranked the symbol first.
+        counts: how often the symbol occurred.
+    """
+
+    losses: npt.NDArray[np.float64]
+    hits: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        loss: mean loss in nats a character.
+        characters: number of predicted characters.
+        accuracy: fraction of them that the model ranked first; None: not measured.
+        unknown: number of characters skipped because they are outside the vocabulary; None: not counted.
+        by_symbol: totals for each symbol; None: not measured.
     """
 
     loss: float
     characters: int
     accuracy: float | None = None
     unknown: int | None = None
-    by_id: npt.NDArray[np.float64] | None = dataclasses.field(default=None, compare=False, repr=False)
+    by_symbol: SymbolTotals | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def bits_per_char(self) -> float:
-        """The loss in bits."""
+        """The loss in bits a character."""
         return self.loss / math.log(2.0)
 
     @property
     def perplexity(self) -> float:
-        """Exp of the loss: among how many equally likely characters the model is as unsure."""
+        """exp(loss): the number of equally likely characters with the same uncertainty."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     def by_class(self, vocabulary: Vocabulary) -> dict[str, dict[str, float | int]]:
-        """For each of `CLASSES` that the text has: its mean loss, accuracy, and how many characters are of it."""
-        if self.by_id is None:
+        """Returns the mean loss, accuracy and number of characters of each class that occurs in the text."""
+        if self.by_symbol is None:
             return {}
-        sums = {name: np.zeros(3) for name in CLASSES}
-        for symbol, measured in zip(vocabulary.symbols, self.by_id.T, strict=True):
-            sums[class_of(symbol)] += measured
+        sums = {name: np.zeros(3) for name in CHARACTER_CLASSES}
+        for symbol, *totals in zip(vocabulary.symbols, *self.by_symbol, strict=True):
+            sums[classify_symbol(symbol)] += totals
         return {
             name: {"loss": float(nats / count), "accuracy": float(hits / count), "characters": int(count)}
             for name, (nats, hits, count) in sums.items()
@@ -87,7 +99,7 @@ class Evaluation:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As `evaluate` prints it; null in place of a perplexity too large for a number, which JSON cannot write."""
+        """Returns what `evaluate` prints; None replaces an infinite perplexity, which JSON cannot represent."""
         measured = {"accuracy": self.accuracy, "unknown": self.unknown}
         return {
             "loss": self.loss,
@@ -97,81 +109,90 @@ class Evaluation:
         } | {name: value for name, value in measured.items() if value is not None}
 
 
-class _Batch(NamedTuple):
-    """What was measured of some examples: each `[examples, targets]`; and which they are, `[examples]`."""
+class _BatchResult(NamedTuple):
+    """Measurements of a batch.
+
+    Attributes:
+        indices: of its examples, `[examples]`.
+        targets: symbols, `[examples, targets]`, like the rest.
+        losses: in nats, 0 where there is no target.
+        hits: whether the model ranked the target first.
+        is_real: False for padding.
+    """
 
     indices: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int32]
     losses: npt.NDArray[np.float64]
     hits: npt.NDArray[np.bool_]
-    real: npt.NDArray[np.bool_]
+    is_real: npt.NDArray[np.bool_]
 
 
 class Evaluator:
     """Measures the loss of a model on examples; compiled once for each shape.
 
-    Examples that stand alone are each read from the initial state, many side by side. Those that are pieces of one
-    text are read one after another, and the state is carried over.
+    Independent examples are read in batches, each from the initial state. Pieces of one text are read in order, and
+    the state is carried over.
     """
 
     def __init__(self, model: CharRNN):
-        """Takes the model, whose weights may change between evaluations."""
         self._model = model
         self._compiled = tf.function(self._predict)
 
     def __call__(
-        self, examples: Examples | EvaluationBlocks, batch_size: int, *, in_order: bool | None = None
+        self, examples: Examples | OutOfCoreExamples, batch_size: int, *, in_order: bool | None = None
     ) -> Evaluation:
-        """The mean loss of every symbol that is predicted in some examples.
+        """Measures the mean loss over all targets of some examples.
 
         Args:
-            examples: what to measure; all at once, or block by block.
-            batch_size: examples evaluated side by side.
-            in_order: they are pieces of one text, as `cutting.stream_pieces` makes them; None: if the model's layout
-                is of such.
+            examples: in memory, or read in parts.
+            batch_size: examples in a batch.
+            in_order: whether they are consecutive pieces of one text; None: as in the model's layout.
 
         Raises:
-            UserError: there are none.
+            UserError: there are no targets.
         """
-        totals, by_id = [], np.zeros((3, self._model.vocabulary_size))
-        for batch in self._batches(examples, batch_size, in_order):
-            targets = batch.targets[batch.real]
-            for sums, weights in zip(by_id, (batch.losses[batch.real], batch.hits[batch.real], None), strict=True):
-                sums += np.bincount(targets, weights, len(sums))
-            totals.extend(batch.losses.sum(axis=1).tolist())
-            if len(totals) > _TOTALS:
-                totals = [math.fsum(totals)]
-        count = round(by_id[2].sum())
+        size = self._model.vocabulary_size
+        by_symbol = SymbolTotals(np.zeros(size), np.zeros(size), np.zeros(size))
+        sums: list[float] = []
+        for batch in self._measure(examples, batch_size, in_order):
+            targets = batch.targets[batch.is_real]
+            weights = (batch.losses[batch.is_real], batch.hits[batch.is_real], None)
+            for totals, weight in zip(by_symbol, weights, strict=True):
+                totals += np.bincount(targets, weight, size)
+            sums.extend(batch.losses.sum(axis=1).tolist())
+            if len(sums) > _MAX_PARTIAL_SUMS:
+                sums = [math.fsum(sums)]
+        count = round(by_symbol.counts.sum())
         if not count:
             raise UserError("there is no text to evaluate")
-        return Evaluation(math.fsum(totals) / count, count, float(by_id[1].sum()) / count, by_id=by_id)
+        return Evaluation(math.fsum(sums) / count, count, float(by_symbol.hits.sum()) / count, by_symbol=by_symbol)
 
-    def totals(self, examples: Examples, batch_size: int) -> tuple[npt.NDArray[np.float64], int]:
-        """The sum of the losses of each example in nats, `[examples]`, and over how many symbols they all go."""
-        totals, count = np.zeros(len(examples)), 0
-        for batch in self._batches(examples, batch_size):
-            totals[batch.indices] = batch.losses.sum(axis=1)
-            count += int(np.count_nonzero(batch.real))
-        return totals, count
+    def sum_losses(self, examples: Examples, batch_size: int) -> npt.NDArray[np.float64]:
+        """Returns the sum of the losses of each example in nats, `[examples]`."""
+        sums = np.zeros(len(examples))
+        for batch in self._measure(examples, batch_size):
+            sums[batch.indices] = batch.losses.sum(axis=1)
+        return sums
 
-    def _batches(
-        self, examples: Examples | EvaluationBlocks, batch_size: int, in_order: bool | None = None
-    ) -> Iterator[_Batch]:
-        """Every example once; losses of what is not real are 0. Which example is which is told within its block."""
-        carries = self._model.layout.carries_state if in_order is None else in_order
-        batch_size = 1 if carries else max(1, min(batch_size, len(examples)))
+    def _measure(
+        self, examples: Examples | OutOfCoreExamples, batch_size: int, in_order: bool | None = None
+    ) -> Iterator[_BatchResult]:
+        """Measures every example once; indices count within the part that an example is read in."""
+        in_order = self._model.layout.carries_state if in_order is None else in_order
+        batch_size = 1 if in_order else max(1, min(batch_size, examples.num_examples))
         state = self._model.initial_state(batch_size)
-        blocks, ends = ([examples], None) if isinstance(examples, Examples) else (examples, examples.ends)
-        for block in blocks:
-            for ids, real, indices in evaluation_batches(block, batch_size, in_order=carries, ends=ends):
-                if not real.any():  # as in texts of nothing but <S>
+        parts, widths = ([examples], None) if isinstance(examples, Examples) else (examples, examples.widths)
+        for part in parts:
+            for ids, is_real, indices in make_evaluation_batches(part, batch_size, in_order=in_order, widths=widths):
+                if not is_real.any():  # such as texts of <S> alone
                     continue
-                losses, hits, after = self._compiled(ids, state)
+                losses, hits, last_state = self._compiled(ids, state)
                 rows, width = len(indices), losses.shape[1]
-                targets, real = ids[:rows, -width:], real[:rows, -width:]
-                yield _Batch(indices, targets, np.where(real, losses[:rows], 0.0), hits[:rows].numpy(), real)
-                if carries:
-                    state = after
+                targets, is_real = ids[:rows, -width:], is_real[:rows, -width:]
+                losses = np.where(is_real, losses[:rows], 0.0)
+                yield _BatchResult(indices, targets, losses, hits[:rows].numpy(), is_real)
+                if in_order:
+                    state = last_state
 
     def _predict(self, ids: tf.Tensor, state: tuple[State, ...]) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
         losses, hits, state = self._model.losses_and_hits(ids, state)

@@ -1,6 +1,6 @@
-"""A conversation with a model: a beginning is typed, and the text that follows appears as it is made.
+"""Interactive generation: the user types the beginning of a text, and the model continues it.
 
-A line that starts with a slash is a command; `/help` lists them. Two slashes begin a text that starts with one.
+A line that starts with a slash is a command; `/help` lists them. Two slashes start a text with one slash.
 """
 
 from __future__ import annotations
@@ -11,109 +11,124 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.sampling import Sampler
 
-_HELP = """Type the beginning of a text; an empty line goes on with the text so far. A backslash at the end of a line
-takes the next line with it. Commands:
-  /temperature X  below 1 safer text, above 1 wilder     /top_k N   draw from the N likeliest characters; 0: all
-  /top_p X        draw from the likeliest with probability X     /length N  characters to generate
-  /seed N         the same seed gives the same text      /stop TEXT end a text before TEXT; nothing: do not
-  /undo           take back the last answer              /again     another answer in place of the last
-  /pick N         choose each next character yourself, of the N likeliest; 0: leave that mode
-  /words N        the same with words, of the N most often found among a hundred samples
-  /settings       show the settings                      /quit      leave (or Ctrl-D); Ctrl-C stops an answer"""
-# so many samples, each so long, are drawn to find the likeliest words
+_HELP = """Type the beginning of a text; an empty line continues the text so far. A backslash at the end of a line
+joins it with the next line. Commands:
+  /temperature X  below 1 more predictable, above 1 more varied   /top_k N  sample the N likeliest; 0: all
+  /top_p X        sample the likeliest with total probability X   /length N characters to generate
+  /seed N         the same seed gives the same text   /stop TEXT  end a text before TEXT; empty: off
+  /undo           remove the last answer              /again      replace the last answer
+  /pick N         choose each next character yourself among the N likeliest; 0: off
+  /words N        choose each next word among the N most frequent in a hundred samples; 0: off
+  /settings       show the settings                      /quit       exit (or Ctrl-D); Ctrl-C stops an answer"""
+# number and length of the samples from which the likeliest words are taken
 _WORD_SAMPLES = 100
 _WORD_LENGTH = 20
 _SETTINGS = ("temperature", "top_k", "top_p", "length", "seed", "stop")
 
 
+class _Turn(NamedTuple):
+    """An answer that can be undone: the text before it, and the prime it continued."""
+
+    text_before: str
+    prime: str
+
+
+class _Choice(NamedTuple):
+    """What the user chooses, characters (`pick`) or `words`, and among how many; 0: the model chooses."""
+
+    unit: str
+    num_offered: int
+
+
 class Conversation:
-    """What has been written so far, and the settings for what comes next.
+    """The text so far and the settings of the next answer.
 
     Attributes:
-        config: the settings; the seed grows by one with each answer, so that no two are alike.
+        config: the settings; the seed is incremented with each answer.
         text: the text so far.
     """
 
     def __init__(self, sampler: Sampler, config: GenerationConfig, write: Callable[[str], object]):
-        """Takes the model, the first settings, and where text goes."""
         self.config = config
         self.text = ""
         self._sampler = sampler
         self._write = write
-        self._before: list[tuple[str, str]] = []  # for each answer the text before it, and what it went on from
-        self._picking = ("", 0)  # `pick` or `words`, and how many are offered; 0: the model chooses
+        self._history: list[_Turn] = []
+        self._choice = _Choice("", 0)
         self._offered: list[str] = []
 
     def answer(self, line: str) -> str:
-        """Takes a line: writes the text that follows it, or does what a command says.
+        """Writes the continuation of a line, or runs the command in it.
 
         Returns:
-            What is to be told to the person, apart from the text.
+            A message for the user, apart from the text.
 
         Raises:
-            UserError: a character that the model does not know, or a setting that cannot be.
+            UserError: a character is outside the vocabulary, or a setting is invalid.
             EOFError: `/quit`.
         """
         if line.startswith("/") and not line.startswith("//"):
-            return self._command(*line[1:].partition(" ")[::2])
+            return self._run_command(*line[1:].partition(" ")[::2])
         line = line.removeprefix("/") if line.startswith("//") else line
-        if self._picking[1]:
-            return self._take(line)
-        self._go_on(line if line else self.text, is_new=bool(line))
+        if self._choice.num_offered:
+            return self._append_choice(line)
+        self._continue_text(line if line else self.text, is_new=bool(line))
         return ""
 
-    def _go_on(self, prime: str, *, is_new: bool) -> None:
-        """Writes what follows `prime`; of a text that goes on only what is new is written again."""
-        before, written = self.text, 0
+    def _continue_text(self, prime: str, *, is_new: bool) -> None:
+        """Writes the continuation of `prime`, and `prime` itself if it is new."""
+        text_before, written = self.text, 0
         shown_from = 0 if is_new else len(prime)
-        made = []
+        pieces = []
         try:
             for (piece,) in self._sampler.stream(dataclasses.replace(self.config, prime=prime)):
                 self._write(piece[max(shown_from - written, 0) :])
-                made.append(piece)
+                pieces.append(piece)
                 written += len(piece)
-        except KeyboardInterrupt:  # what stands there stays
+        except KeyboardInterrupt:  # keep what was written
             pass
-        self._before.append((before, prime))
-        self.text = "".join(made)
+        self._history.append(_Turn(text_before, prime))
+        self.text = "".join(pieces)
         self.config = dataclasses.replace(self.config, seed=(self.config.seed + 1) % 2**31)
         self._write("\n")
 
-    def _take(self, line: str) -> str:
-        """Takes a number of what was offered (nothing: the first), or a text of the person's own; offers the next."""
-        number = int(line) if line.isascii() and line.isdigit() else 1 if not line else 0
-        taken = self._offered[number - 1] if 0 < number <= len(self._offered) else line
-        before, self.text = self.text, self.text + taken
+    def _append_choice(self, line: str) -> str:
+        """Appends the choice with the number typed (empty: the first), or the text typed; offers the next choices."""
+        is_number = re.fullmatch("[0-9]{1,9}", line)
+        number = int(line) if is_number else 1 if not line else 0
+        addition = self._offered[number - 1] if 0 < number <= len(self._offered) else line
+        text_before, self.text = self.text, self.text + addition
         try:
-            offer = self._offer()
+            offer = self._offer_choices()
         except UserError:
-            self.text = before
+            self.text = text_before
             raise
-        self._before.append((before, self.text))
-        self._write(taken)
+        self._history.append(_Turn(text_before, self.text))
+        self._write(addition)
         return offer
 
-    def _offer(self) -> str:
-        """Finds the likeliest next characters or words and lists them."""
-        kind, count = self._picking
+    def _offer_choices(self) -> str:
+        """Lists the likeliest next characters or words."""
+        unit, count = self._choice
         config = dataclasses.replace(self.config, prime=self.text)
-        if kind == "pick":
-            found = self._sampler.likeliest(config, count)
+        if unit == "pick":
+            choices = self._sampler.predict_next(config, count)
         else:
             samples = dataclasses.replace(config, num_samples=_WORD_SAMPLES, length=_WORD_LENGTH, stop="")
             texts = self._sampler.generate(samples)
-            start = len(self._sampler.normalise(self.text))  # with which every text begins
+            start = len(self._sampler.normalise(self.text))  # the prefix of every text
             words = Counter(match[0] for text in texts if (match := re.match(r"\W*\w*", text[start:])))
-            found = [(word, times / _WORD_SAMPLES) for word, times in words.most_common(count)]
-        self._offered = [text for text, _ in found]
-        return "  ".join(f"{index} {text!r} {share:.2f}" for index, (text, share) in enumerate(found, start=1))
+            choices = [(word, times / _WORD_SAMPLES) for word, times in words.most_common(count)]
+        self._offered = [text for text, _ in choices]
+        return "  ".join(f"{index} {text!r} {share:.2f}" for index, (text, share) in enumerate(choices, start=1))
 
-    def _command(self, name: str, value: str) -> str:
+    def _run_command(self, name: str, value: str) -> str:
         if name in ("quit", "exit"):
             raise EOFError
         if name == "help":
@@ -121,18 +136,18 @@ class Conversation:
         if name == "settings":
             return "  ".join(f"{setting} {getattr(self.config, setting)!r}" for setting in _SETTINGS)
         if name in ("undo", "again"):
-            if not self._before:
-                raise UserError(f"/{name}: nothing was written yet")
-            self.text, prime = self._before.pop()
+            if not self._history:
+                raise UserError(f"/{name}: nothing has been written yet")
+            self.text, prime = self._history.pop()
             if name == "again":
-                self._go_on(prime, is_new=True)
+                self._continue_text(prime, is_new=True)
                 return ""
-            return f"the text ends now with {self.text[-40:]!r}" if self.text else "the text is empty now"
+            return f"the text now ends with {self.text[-40:]!r}" if self.text else "the text is now empty"
         if name in ("pick", "words"):
-            if not value.strip().isdigit():
+            if not re.fullmatch(r"\s*\d{1,9}\s*", value):  # str.isdigit would let ² pass, which int refuses
                 raise UserError(f"/{name} takes a number. Received: {value!r}")
-            self._picking = (name, int(value))
-            return self._offer() if self._picking[1] else ""
+            self._choice = _Choice(name, int(value))
+            return self._offer_choices() if self._choice.num_offered else ""
         if name not in _SETTINGS:
             raise UserError(f"/{name}: no such command; /help lists them")
         kind = type(getattr(self.config, name))
@@ -144,11 +159,11 @@ class Conversation:
 
 
 def converse(sampler: Sampler, config: GenerationConfig) -> None:
-    """Reads lines from standard input until it ends; answers on standard output, all else on standard error."""
+    """Answers lines from standard input until it ends: text on standard output, messages on standard error."""
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if is_terminal:
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (its import gives `input` a history and line editing)
+            import readline  # noqa: F401  (gives `input` a history and line editing)
 
     def write(text: str) -> None:
         print(text, end="", flush=True)
@@ -158,9 +173,9 @@ def converse(sampler: Sampler, config: GenerationConfig) -> None:
             print(text, file=sys.stderr, flush=True)
 
     if is_terminal:
-        tell("The beginning of a text, or /help:")
+        tell("Type the beginning of a text, or /help:")
     conversation = Conversation(sampler, config, write)
-    for line in _lines("> " if is_terminal else ""):
+    for line in _read_lines("> " if is_terminal else ""):
         try:
             tell(conversation.answer(line))
         except UserError as error:
@@ -169,22 +184,22 @@ def converse(sampler: Sampler, config: GenerationConfig) -> None:
             return
 
 
-def _lines(prompt: str) -> Iterator[str]:
-    """Lines from standard input; one that ends with a backslash goes on in the next; Ctrl-C drops a line."""
-    begun = ""
+def _read_lines(prompt: str) -> Iterator[str]:
+    """Yields lines from standard input; a trailing backslash joins two lines, and Ctrl-C drops a line."""
+    unfinished = ""
     while True:
         try:
-            line = input("" if begun else prompt)
+            line = input("" if unfinished else prompt)
         except EOFError:
-            if begun:
-                yield begun
+            if unfinished:
+                yield unfinished
             return
         except KeyboardInterrupt:
-            begun = ""
+            unfinished = ""
             print(file=sys.stderr)
             continue
         if line.endswith("\\"):
-            begun += line[:-1] + "\n"
+            unfinished += line[:-1] + "\n"
             continue
-        yield begun + line
-        begun = ""
+        yield unfinished + line
+        unfinished = ""

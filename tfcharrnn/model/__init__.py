@@ -1,1 +1,5 @@
-"""The model: cells, the recurrence that runs them, and the character RNN made of both."""
+"""The model: cells, the recurrence that runs them, and `CharRNN`, the character-level language model."""
+
+from tfcharrnn.model.char_rnn import CharRNN
+
+__all__ = ["CharRNN"]

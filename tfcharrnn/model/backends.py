@@ -1,7 +1,7 @@
-"""The code that runs one recurrent layer, chosen by `--implementation`; all use the same variables.
+"""The backends that run a recurrent layer, as `--implementation` names them: custom, keras and cudnn.
 
-Each takes a cell, its inputs (symbols, or vectors `[time, batch, input]`) and the state before the first step, and
-returns the outputs, `[time, batch, hidden]`, and the state after the last step.
+All use the same variables. `Backend.run_layer` takes a cell, its inputs (symbols, or vectors `[time, batch, input]`)
+and the state before the first step, and returns the outputs, `[time, batch, hidden]`, and the state after the last.
 """
 
 from __future__ import annotations
@@ -9,30 +9,33 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from tfcharrnn.errors import UserError
-from tfcharrnn.model import cudnn, input_projection, recurrence
-from tfcharrnn.model.cells import Cell, LSTMCell, RNNCell, State
-from tfcharrnn.model.input_projection import Symbols
+from tfcharrnn.model import recurrence
+from tfcharrnn.model.cells import Cell, GRUCell, LSTMCell, RNNCell, State
+from tfcharrnn.model.input_projection import SymbolInput
 
-RunLayer = Callable[[Cell, "Symbols | tf.Tensor", State], tuple[tf.Tensor, State]]
+if TYPE_CHECKING:
+    from tfcharrnn.config import ModelConfig
+
+RunLayer = Callable[[Cell, "SymbolInput | tf.Tensor", State], tuple[tf.Tensor, State]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Implementation:
-    """A way to run layers.
+class Backend:
+    """Code that runs a recurrent layer.
 
     Attributes:
-        name: as `--implementation` takes it.
-        run_layer: runs one layer.
-        jit_compile: XLA may compile a whole step that uses it. Keras's loops are quicker as TensorFlow runs them, and
+        name: its name in `--implementation`.
+        run_layer: runs a layer over a sequence.
+        jit_compile: XLA may compile a whole training step that uses it. Keras's loops are faster without XLA, and
             cuDNN's calls are compiled already.
-        halves_batch: two halves of a batch, side by side, take less time than the whole; so it is on a CPU of two
-            cores, where it was measured.
-        note: why `auto` did not take cuDNN though there is a GPU, or "".
+        halves_batch: two halves of a batch side by side take less time than the whole, as measured on a CPU with two
+            cores.
+        note: why `auto` did not choose cuDNN on a machine with a GPU, else "".
     """
 
     name: str
@@ -42,15 +45,58 @@ class Implementation:
     note: str = ""
 
 
-def run_custom(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-    """Runs a layer by the code of this project."""
-    return recurrence.run_cell(cell, input_projection.project(cell, inputs), state)
+def check_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> None:
+    """Checks that the backend of a configuration is available and supports its precision and gate activation.
+
+    Raises:
+        UserError: it is not, or it does not.
+    """
+    obstacle = _find_cudnn_obstacle(config, dtype)
+    if config.implementation == "cudnn" and obstacle:
+        raise UserError(f"--implementation=cudnn is unavailable: {obstacle}; use auto or custom")
+    if config.implementation == "keras" and config.precision != "float32":
+        raise UserError(f"--implementation=keras does not support --precision={config.precision}; use auto or custom")
 
 
-def run_keras(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-    """Runs a layer by Keras's `SimpleRNN`, `LSTM` or `GRU` on the cell's variables."""
-    x = _vectors(cell, inputs)
-    layer = _keras_layer(type(cell), cell.input_size, cell.hidden_size, cell.kernel.dtype.name)
+def choose_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> Backend:
+    """Returns the backend of a configuration; `auto` is cuDNN where it is available and applies, else custom.
+
+    Raises:
+        UserError: see `check_backend`.
+    """
+    check_backend(config, dtype)
+    name, note = config.implementation, ""
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if name == "auto":
+        obstacle = _find_cudnn_obstacle(config, dtype)
+        name = "custom" if obstacle else "cudnn"
+        note = f"not using cuDNN: {obstacle}" if obstacle and has_gpu else ""
+    return dataclasses.replace(_BACKENDS[name], halves_batch=name == "custom" and not has_gpu, note=note)
+
+
+def _find_cudnn_obstacle(config: ModelConfig, dtype: tf.DType) -> str:
+    """Returns the reason why cuDNN cannot run a configuration, or "" if it can."""
+    if not is_cudnn_available():
+        return "TensorFlow found no NVIDIA GPU"
+    if config.precision != "float32" or dtype != tf.float32:
+        return "it runs in float32 only"
+    if config.recurrent_activation != "sigmoid":
+        return f"it does not support --recurrent_activation={config.recurrent_activation}"
+    return ""
+
+
+def _to_vectors(cell: Cell, inputs: SymbolInput | tf.Tensor) -> tf.Tensor:
+    """Returns the inputs as vectors, `[time, batch, input]`, for backends that accept nothing else."""
+    return inputs.to_vectors(cell.kernel.dtype) if isinstance(inputs, SymbolInput) else inputs
+
+
+# Keras
+
+
+def run_keras(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+    """Runs a layer with Keras's `SimpleRNN`, `LSTM` or `GRU` on the cell's variables."""
+    x = _to_vectors(cell, inputs)
+    layer = _build_keras_layer(type(cell), cell.input_size, cell.hidden_size, cell.kernel.dtype.name)
     weights = [tf.convert_to_tensor(v) for v in (cell.kernel, cell.recurrent_kernel, cell.bias)]
     (outputs, *last), _ = layer.stateless_call(
         weights, layer.non_trainable_variables, tf.transpose(x, [1, 0, 2]), initial_state=list(state)
@@ -58,75 +104,88 @@ def run_keras(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf
     return tf.transpose(outputs, [1, 0, 2]), tuple(last)
 
 
-def run_cudnn(cell: Cell, inputs: Symbols | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-    """Runs a layer by cuDNN on the cell's variables; needs an NVIDIA GPU."""
-    return cudnn.run_layer(cell, _vectors(cell, inputs), state)
-
-
-_ALL = {
-    "custom": Implementation("custom", run_custom, jit_compile=True),
-    "keras": Implementation("keras", run_keras, jit_compile=False),
-    "cudnn": Implementation("cudnn", run_cudnn, jit_compile=False),
-}
-
-
-def choose(
-    name: str, precision: str = "float32", dtype: tf.DType = tf.float32, recurrent_activation: str = "sigmoid"
-) -> Implementation:
-    """The implementation of a name; `auto` is cuDNN where it applies, and this project's own code elsewhere.
-
-    Args:
-        name: what `--implementation` says.
-        precision: what `--precision` says.
-        dtype: of the variables.
-        recurrent_activation: what `--recurrent_activation` says.
-
-    Raises:
-        UserError: an implementation is asked for by name that cannot be had, or not at this precision or activation.
-    """
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    reason = ""
-    if not cudnn.available():
-        reason = "TensorFlow sees no NVIDIA GPU"
-    elif precision != "float32" or dtype != tf.float32:
-        reason = "it is used in float32 only"
-    elif recurrent_activation != "sigmoid":
-        reason = f"it has no --recurrent_activation={recurrent_activation}"
-    if name == "cudnn" and reason:
-        raise UserError(f"--implementation=cudnn: cannot be had, since {reason}; take auto or custom")
-    if name == "keras" and precision != "float32":
-        raise UserError(f"--implementation=keras: has no --precision={precision}; take auto or custom")
-    note = f"cuDNN does not apply, since {reason}" if name == "auto" and reason and on_gpu else ""
-    if name == "auto":
-        name = "custom" if reason else "cudnn"
-    return dataclasses.replace(_ALL[name], halves_batch=name == "custom" and not on_gpu, note=note)
-
-
-def _vectors(cell: Cell, inputs: Symbols | tf.Tensor) -> tf.Tensor:
-    """The inputs as vectors, for code that can take nothing else."""
-    return inputs.dense(cell.kernel.dtype) if isinstance(inputs, Symbols) else inputs
-
-
 @functools.lru_cache(maxsize=64)
-def _keras_layer(kind: type[Cell], input_size: int, hidden_size: int, dtype: str) -> Any:
-    """A Keras layer whose own weights are never used: each call is handed the cell's."""
-    import keras  # slow to import, and only this implementation needs it
+def _build_keras_layer(cell_class: type[Cell], input_size: int, hidden_size: int, dtype: str) -> Any:
+    """Builds a Keras layer; its own weights are never used, since each call passes it the cell's."""
+    import keras  # slow to import, and only this backend needs it
 
     with tf.init_scope():
         settings = {"return_sequences": True, "return_state": True, "dtype": dtype}
-        if issubclass(kind, RNNCell):
+        if issubclass(cell_class, RNNCell):
             layer = keras.layers.SimpleRNN(hidden_size, **settings)
         else:
-            layer_type = keras.layers.LSTM if issubclass(kind, LSTMCell) else keras.layers.GRU
-            layer = layer_type(hidden_size, recurrent_activation=_keras_activation(kind.gate.name), **settings)
+            layer_class = keras.layers.LSTM if issubclass(cell_class, LSTMCell) else keras.layers.GRU
+            activation = _get_keras_activation(cell_class.gate.name)
+            layer = layer_class(hidden_size, recurrent_activation=activation, **settings)
         layer.build((None, None, input_size))
     return layer
 
 
-def _keras_activation(name: str) -> Any:
-    """What Keras calls an activation of gates, or for one that it no longer has, the function."""
+def _get_keras_activation(name: str) -> Any:
+    """Returns Keras's name of a gate activation, or a function for the one that Keras no longer has."""
     import keras
 
     if name == "hard_sigmoid":
         return lambda a: keras.ops.clip(0.2 * a + 0.5, 0.0, 1.0)
     return {"sigmoid": "sigmoid", "hard_sigmoid_6": "hard_sigmoid"}[name]
+
+
+# cuDNN
+
+_CUDNN_MODES: dict[type[Cell], str] = {RNNCell: "rnn_tanh", LSTMCell: "lstm", GRUCell: "gru"}
+# for each of cuDNN's gates in its order the index of ours
+_CUDNN_GATES: dict[type[Cell], tuple[int, ...]] = {RNNCell: (0,), LSTMCell: (0, 1, 2, 3), GRUCell: (1, 0, 2)}
+
+
+def is_cudnn_available() -> bool:
+    """Whether TensorFlow found an NVIDIA GPU to run cuDNN on."""
+    return bool(tf.config.list_physical_devices("GPU")) and tf.test.is_built_with_cuda()
+
+
+def run_cudnn(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+    """Runs a layer with cuDNN on the cell's variables, in one call; the gradients are cuDNN's own."""
+    x = _to_vectors(cell, inputs)
+    time, batch, _ = x.shape
+    is_lstm = isinstance(cell, LSTMCell)
+    result = tf.raw_ops.CudnnRNNV3(
+        input=x,
+        input_h=state[0][tf.newaxis],
+        input_c=state[1][tf.newaxis] if is_lstm else tf.zeros([], x.dtype),
+        params=flatten_weights(cell),
+        sequence_lengths=tf.fill([batch], time),
+        rnn_mode=_CUDNN_MODES[type(cell)],
+        is_training=True,
+        time_major=True,
+    )
+    last = (result.output_h[0], result.output_c[0]) if is_lstm else (result.output_h[0],)
+    return result.output, last
+
+
+def flatten_weights(cell: Cell) -> tf.Tensor:
+    """Returns the variables of a cell as the one vector that cuDNN takes.
+
+    It consists of the matrices, all those of the input before all those of the state, each `[hidden, input]` where
+    ours are `[input, hidden]`; then the biases in the same order. The gates are in the order i, f, c, o as ours, but
+    for the GRU in the order r, z, h (cuDNN developer guide, `cudnnGetRNNWeightParams`). cuDNN has two biases, b and b';
+    for a cell with only one, the second is zero.
+
+    Returns:
+        A vector of `gates * hidden * (input + hidden + 2)` numbers.
+    """
+    order = _CUDNN_GATES[type(cell)]
+    parts = []
+    for matrix in (cell.kernel, cell.recurrent_kernel):
+        gates = tf.split(tf.transpose(matrix), cell.num_gates, axis=0)
+        parts += [tf.reshape(gates[index], [-1]) for index in order]
+    second_bias = tf.zeros_like(cell.input_bias) if cell.recurrent_bias is None else cell.recurrent_bias
+    for bias in (cell.input_bias, second_bias):
+        gates = tf.split(bias, cell.num_gates)
+        parts += [gates[index] for index in order]
+    return tf.concat(parts, axis=0)
+
+
+_BACKENDS = {
+    "custom": Backend("custom", recurrence.run_layer, jit_compile=True),
+    "keras": Backend("keras", run_keras, jit_compile=False),
+    "cudnn": Backend("cudnn", run_cudnn, jit_compile=False),
+}

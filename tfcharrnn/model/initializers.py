@@ -1,4 +1,4 @@
-"""First weights: what is drawn before training begins."""
+"""Initial weights: functions that draw a matrix, and sets of them as `--initializer` names them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Initializer = Callable[[np.random.Generator, int, int], Array]
 
 
 class Initializers(NamedTuple):
-    """How each kind of matrix is drawn; biases are not drawn.
+    """How to draw each kind of matrix; biases are not drawn.
 
     Attributes:
-        kernel: also draws the output kernel.
-        recurrent_kernel: beside a kernel of its own.
-        embedding: of symbols.
-        joint: a cell's two kernels are drawn as one matrix `[input + hidden, columns]`, by `kernel`.
+        kernel: draws kernels, including the output kernel.
+        recurrent_kernel: draws recurrent kernels, unless `joint`.
+        embedding: draws the embedding.
+        joint: `kernel` draws a cell's two kernels as one matrix `[input + hidden, columns]`.
     """
 
     kernel: Initializer
@@ -31,33 +31,33 @@ class Initializers(NamedTuple):
 
 
 def glorot_uniform(rng: np.random.Generator, rows: int, columns: int) -> Array:
-    """Uniform in +-sqrt(6 / (rows + columns)) (Glorot & Bengio 2010, eq. 16): `[rows, columns]`."""
+    """Uniform in +-sqrt(6 / (rows + columns)) (Glorot & Bengio 2010, eq. 16)."""
     limit = np.sqrt(6.0 / (rows + columns))
     return rng.uniform(-limit, limit, (rows, columns))
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> Array:
-    """A random matrix with orthonormal rows, `[rows, columns]`, columns >= rows (Saxe et al. 2014)."""
+    """A random matrix with orthonormal rows (Saxe et al. 2014); needs columns >= rows."""
     q, r = np.linalg.qr(rng.standard_normal((columns, rows)))
     return (q * np.sign(np.diag(r))).T
 
 
 def normal(rng: np.random.Generator, rows: int, columns: int, scale: float = 1.0) -> Array:
-    """From the normal distribution N(0, scale^2): `[rows, columns]`."""
+    """Normally distributed, N(0, scale^2)."""
     return scale * rng.standard_normal((rows, columns))
 
 
 def uniform(rng: np.random.Generator, rows: int, columns: int, scale: float = 1.0) -> Array:
-    """Uniform in [0, scale): `[rows, columns]`."""
+    """Uniform in [0, scale)."""
     return rng.uniform(0.0, scale, (rows, columns))
 
 
-# as Keras draws them
+# Keras's defaults
 GLOROT = Initializers(glorot_uniform, orthogonal, normal)
 
 
-def initializers(name: str, scale: float) -> Initializers:
-    """What `--initializer` and `--initializer_scale` name."""
+def get_initializers(name: str, scale: float) -> Initializers:
+    """Returns the initializers for `--initializer` and `--initializer_scale`."""
     if name == "glorot":
         return GLOROT
     if name == "glorot_joint":

@@ -1,11 +1,11 @@
-"""Running a cell over a sequence, with a backward pass of its own.
+"""Runs a recurrent layer over a sequence, with its own backward pass.
 
-Backpropagation through time (Werbos 1990) of any cell is one idea. The forward loop keeps each step's states. The
-backward loop walks them in reverse and makes only the gradients of the two sums that enter a step, x W + b and h U.
-The gradient of U is then one large product over all steps, instead of a small one at every step, and so is that of W
-outside. `tf.GradientTape` sees the whole sequence as a single operation.
+Backpropagation through time (Werbos 1990), the same for every cell. The forward loop stores the states of each step.
+The backward loop visits the steps in reverse and computes only the gradients of the two sums of each step,
+p = x W + b and q = h U (+ b'). The gradient of U is then one large product over all steps instead of a small one per
+step, and so is that of W. `tf.GradientTape` sees the whole sequence as a single operation.
 
-Time comes first in every tensor here, `[time, batch, ...]`, so that a step reads one contiguous block.
+Time comes first in every tensor, `[time, batch, ...]`, so that each step reads one contiguous block.
 """
 
 from __future__ import annotations
@@ -17,23 +17,190 @@ from typing import Any
 import tensorflow as tf
 
 from tfcharrnn.model.cells import Cell, State
-from tfcharrnn.model.cells.base import product
-from tfcharrnn.model.input_projection import Rows, lookup_gradient
+from tfcharrnn.model.cells.base import matmul
+from tfcharrnn.model.input_projection import SymbolInput, project_inputs, sum_row_gradients
 
-Step = Callable[[tf.Tensor, State], tuple[State, State]]
+
+def run_layer(
+    cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, mask: tf.Tensor | None = None
+) -> tuple[tf.Tensor, State]:
+    """Runs a layer over a sequence.
+
+    Args:
+        cell: the cell.
+        inputs: symbols, or vectors `[time, batch, input]`.
+        state: the state before the first step, tensors `[batch, hidden]`.
+        mask: bool `[time, batch]`; where it is false, the step is skipped and the state stays the same.
+
+    Returns:
+        The outputs, `[time, batch, hidden]`, and the state after the last step.
+    """
+    source, ids = project_inputs(cell, inputs)
+    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
+    bias = cell.recurrent_bias
+    biases = () if bias is None else (bias,)  # `tf.custom_gradient` takes tensors, not None
+
+    @tf.custom_gradient
+    def run(
+        source: tf.Tensor, kernel: tf.Tensor, *rest: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
+        bias, state = (rest[0] if biases else None), rest[len(biases) :]
+        last, states, saved = _forward_loop(type(cell), cell.compute_dtype, source, ids, kernel, bias, state, mask)
+
+        def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            before = tuple(tf.concat([s[tf.newaxis], steps[:-1]], 0) for s, steps in zip(state, states, strict=True))
+            d_state, d_sums = _backward_loop(
+                type(cell), cell.compute_dtype, kernel, before, states, saved, mask, d_outputs, d_last
+            )
+            d_p, d_q = d_sums[0], tf.reshape(d_sums[-1], [-1, kernel.shape[1]])
+            d_kernel = cell.matmul(tf.reshape(before[0], [-1, kernel.shape[0]]), d_q, transpose_a=True)
+            d_bias = (tf.reduce_sum(d_q, 0),) if biases else ()
+            d_source = d_p if ids is None else sum_row_gradients(d_p, ids, source.shape[0])
+            return (d_source, d_kernel, *d_bias, *d_state)
+
+        return (states[0], *last), gradient
+
+    outputs, *last = run(source, kernel, *biases, *state)
+    return outputs, tuple(last)
+
+
+def _compile_in_graphs(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a loop a program of its own, compiled by XLA, wherever it is part of a graph.
+
+    XLA fuses the arithmetic of a step into one kernel, so a loop is several times faster with it, even where XLA does
+    not compile the surrounding graph. On a CPU it should not: there TensorFlow leaves the large products outside the
+    loops to oneDNN, which is faster at them.
+
+    There is one compiled function for each cell class and dtype, which all layers and models share, so that equal
+    shapes are compiled once.
+    """
+
+    @functools.cache
+    def compile_loop(cell_class: type[Cell], compute_dtype: tf.DType) -> Callable[..., Any]:
+        return tf.function(functools.partial(loop, cell_class, compute_dtype), jit_compile=True, autograph=False)
+
+    @functools.wraps(loop)
+    def call(cell_class: type[Cell], compute_dtype: tf.DType, *args: Any) -> Any:
+        if tf.inside_function():
+            return compile_loop(cell_class, compute_dtype)(*args)
+        return loop(cell_class, compute_dtype, *args)
+
+    return call
+
+
+@_compile_in_graphs
+def _forward_loop(
+    cell_class: type[Cell],
+    compute_dtype: tf.DType,
+    source: tf.Tensor,
+    ids: tf.Tensor | None,
+    kernel: tf.Tensor,
+    bias: tf.Tensor | None,
+    state: State,
+    mask: tf.Tensor | None,
+) -> tuple[State, State, State]:
+    """Runs the steps of a sequence in order.
+
+    Args:
+        cell_class: computes a step, `Cell.forward`.
+        compute_dtype: dtype of the matrix products.
+        source: x W + b, `[time, batch, gates * hidden]`, or with `ids` a table `[symbols, gates * hidden]`.
+        ids: `[time, batch]`, the row of the table for each step; None: no table.
+        kernel: U, `[hidden, gates * hidden]`.
+        bias: b', `[gates * hidden]`, or None.
+        state: the state before the first step, tensors `[batch, hidden]`.
+        mask: bool `[time, batch]`, false for steps to skip; None: none.
+
+    Returns:
+        The state after the last step, the states after each step and what each step saved, tensors
+        `[time, batch, hidden]`.
+    """
+
+    def step(t: tf.Tensor, state: State) -> tuple[State, State]:
+        p = source[t] if ids is None else tf.gather(source, ids[t])  # [batch, gates * hidden]
+        q = matmul(state[0], kernel, compute_dtype)  # [batch, gates * hidden]
+        after, saved = cell_class.forward(p, q if bias is None else q + bias, state)
+        if mask is not None:
+            after = _select(mask[t], after, state)
+        return after, (*after, *saved)
+
+    length = source.shape[0] if ids is None else ids.shape[0]
+    num_states = cell_class.num_state_tensors
+    last, outputs = scan(step, state, length, [state[0].shape] * (num_states + cell_class.num_saved_tensors))
+    return last, outputs[:num_states], outputs[num_states:]
+
+
+@_compile_in_graphs
+def _backward_loop(
+    cell_class: type[Cell],
+    compute_dtype: tf.DType,
+    kernel: tf.Tensor,
+    before: State,
+    after: State,
+    saved: State,
+    mask: tf.Tensor | None,
+    d_outputs: tf.Tensor,
+    d_last: State,
+) -> tuple[State, State]:
+    """Visits the steps of a sequence in reverse, the derivative of `_forward_loop`.
+
+    Args:
+        cell_class: computes the derivative of a step, `Cell.backward`.
+        compute_dtype: dtype of the matrix products.
+        kernel: U, `[hidden, gates * hidden]`.
+        before: the states before each step, tensors `[time, batch, hidden]`.
+        after: the states after each step.
+        saved: what each step saved.
+        mask: bool `[time, batch]`, false for skipped steps; None: none.
+        d_outputs: the loss's gradient by the outputs, `[time, batch, hidden]`.
+        d_last: the loss's gradient by the state after the last step, tensors `[batch, hidden]`.
+
+    Returns:
+        The gradients by the state before the first step, `[batch, hidden]`, and by p and q of every step,
+        `[time, batch, gates * hidden]`; where the two are equal, only one.
+    """
+    transposed = tf.transpose(kernel)
+
+    def step(t: tf.Tensor, d_state: State) -> tuple[State, State]:
+        d_after = (d_state[0] + d_outputs[t], *d_state[1:])  # [batch, hidden]
+        zeros = tuple(tf.zeros_like(d) for d in d_after)
+        d_p, d_q, d_before = cell_class.backward(
+            tuple(array[t] for array in saved),
+            tuple(array[t] for array in before),
+            tuple(array[t] for array in after),
+            d_after if mask is None else _select(mask[t], d_after, zeros),
+        )
+        d_before = (d_before[0] + matmul(d_q, transposed, compute_dtype), *d_before[1:])
+        if mask is not None:  # a skipped step passes its gradient on unchanged
+            skipped = _select(mask[t], zeros, d_after)
+            d_before = tuple(d + s for d, s in zip(d_before, skipped, strict=True))
+        return d_before, (d_p, d_q) if cell_class.has_separate_sums else (d_p,)
+
+    num_sums = 1 + cell_class.has_separate_sums
+    shape = tf.TensorShape([d_outputs.shape[1], kernel.shape[1]])
+    return scan(step, tuple(d_last), d_outputs.shape[0], [shape] * num_sums, reverse=True)
+
+
+def _select(mask: tf.Tensor, new: State, old: State) -> State:
+    """Returns the rows of `new` where the mask `[batch]` is true, and of `old` elsewhere."""
+    return tuple(tf.where(mask[:, tf.newaxis], n, o) for n, o in zip(new, old, strict=True))
 
 
 def scan(
-    step: Step, carry: State, length: int, shapes: Sequence[tf.TensorShape], reverse: bool = False
+    step: Callable[[tf.Tensor, State], tuple[State, State]],
+    carry: State,
+    length: int,
+    shapes: Sequence[tf.TensorShape],
+    reverse: bool = False,
 ) -> tuple[State, State]:
-    """Runs `step(t, carry) -> (carry, outputs)` for every t in one loop and stacks the outputs.
+    """Runs `step(t, carry) -> (carry, outputs)` for every t in one `tf.while_loop` and stacks the outputs.
 
     Args:
         step: one step.
-        carry: what goes from step to step.
-        length: how many steps.
-        shapes: of each output of one step.
-        reverse: from the last t to the first.
+        carry: the tensors that each step passes to the next.
+        length: number of steps.
+        shapes: the shapes of the outputs of one step.
+        reverse: run from the last t to the first.
 
     Returns:
         The last carry, and the outputs, each `[length, ...]` in the order of t.
@@ -51,160 +218,3 @@ def scan(
         lambda count, *_: count < length, body, (tf.constant(0), carry, arrays), maximum_iterations=length
     )
     return carry, tuple(array.stack() for array in arrays)
-
-
-def run_cell(
-    cell: Cell, inputs: Rows | tf.Tensor, state: State, mask: tf.Tensor | None = None
-) -> tuple[tf.Tensor, State]:
-    """Runs a cell over a sequence; gradients come by the backward pass written here.
-
-    Args:
-        cell: the cell.
-        inputs: x W + b of every step, `[time, batch, gates * hidden]`, or rows to look up.
-        state: before the first step, each `[batch, hidden]`.
-        mask: bool `[time, batch]`; where it is false, the state is carried on unchanged.
-
-    Returns:
-        The outputs, `[time, batch, hidden]`, and the state after the last step.
-    """
-    source, ids = (inputs.table, inputs.ids) if isinstance(inputs, Rows) else (inputs, None)
-    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
-    bias = cell.recurrent_bias
-    biases = () if bias is None else (bias,)  # the tape wants tensors, not None
-
-    @tf.custom_gradient
-    def run(
-        source: tf.Tensor, kernel: tf.Tensor, *rest: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
-        bias, state = (rest[0] if biases else None), rest[len(biases) :]
-        last, states, saved = _loop(_forward_loop, cell)(source, ids, kernel, bias, state, mask)
-
-        def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            before = tuple(tf.concat([s[tf.newaxis], rest[:-1]], 0) for s, rest in zip(state, states, strict=True))
-            d_state, d_sums = _loop(_backward_loop, cell)(kernel, before, states, saved, mask, d_outputs, d_last)
-            d_rows = tf.reshape(d_sums[-1], [-1, kernel.shape[1]])
-            d_kernel = cell.product(tf.reshape(before[0], [-1, kernel.shape[0]]), d_rows, transpose_a=True)
-            d_bias = (tf.reduce_sum(d_rows, 0),) if biases else ()
-            d_source = d_sums[0] if ids is None else lookup_gradient(d_sums[0], ids, source.shape[0])
-            return (d_source, d_kernel, *d_bias, *d_state)
-
-        return (states[0], *last), gradient
-
-    outputs, *last = run(source, kernel, *biases, *state)
-    return outputs, tuple(last)
-
-
-def run_cell_by_tape(
-    cell: Cell, inputs: Rows | tf.Tensor, state: State, mask: tf.Tensor | None = None
-) -> tuple[tf.Tensor, State]:
-    """The same as `run_cell`, but differentiated by `tf.GradientTape` step by step: slower, and a check on it."""
-    projected = inputs.dense() if isinstance(inputs, Rows) else inputs
-    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
-    last, states, _ = _forward_loop(
-        type(cell), cell.compute_dtype, projected, None, kernel, cell.recurrent_bias, state, mask
-    )
-    return states[0], last
-
-
-def step_cell(cell: Cell, projected: tf.Tensor, state: State) -> State:
-    """One step of a cell: its state after `projected`, x W + b, `[batch, gates * hidden]`."""
-    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
-    return _step(type(cell), cell.compute_dtype, projected, kernel, cell.recurrent_bias, state)[0]
-
-
-def _loop(loop: Callable[..., Any], cell: Cell) -> Callable[..., Any]:
-    """A loop for a cell's kind and precision; within a graph it is a program of its own, compiled by XLA.
-
-    XLA makes one kernel of a step's arithmetic, so a loop is several times faster with it, even where it does not
-    compile the graph around it. On a CPU it had better not: there TensorFlow gives the large products outside the
-    loops to oneDNN, which is faster at them.
-    """
-    if tf.inside_function():
-        return _compiled_loop(loop, type(cell), cell.compute_dtype)
-    return functools.partial(loop, type(cell), cell.compute_dtype)
-
-
-@functools.cache
-def _compiled_loop(loop: Callable[..., Any], kind: type[Cell], compute_dtype: tf.DType) -> Callable[..., Any]:
-    """One function for all layers and models, so that equal shapes are compiled once."""
-    return tf.function(functools.partial(loop, kind, compute_dtype), jit_compile=True, autograph=False)
-
-
-def _step(
-    kind: type[Cell],
-    compute_dtype: tf.DType,
-    projected: tf.Tensor,
-    kernel: tf.Tensor,
-    bias: tf.Tensor | None,
-    state: State,
-) -> tuple[State, State]:
-    """Returns the state after a step, and what the step saved."""
-    recurrent = product(state[0], kernel, compute_dtype)
-    return kind.forward(projected, recurrent if bias is None else recurrent + bias, state)
-
-
-def _keep(mask: tf.Tensor | None, t: tf.Tensor, new: State, old: State) -> State:
-    """`new` where the mask of step t is true, `old` elsewhere."""
-    if mask is None:
-        return new
-    real = mask[t][:, tf.newaxis]
-    return tuple(tf.where(real, n, o) for n, o in zip(new, old, strict=True))
-
-
-def _forward_loop(
-    kind: type[Cell],
-    compute_dtype: tf.DType,
-    source: tf.Tensor,
-    ids: tf.Tensor | None,
-    kernel: tf.Tensor,
-    bias: tf.Tensor | None,
-    state: State,
-    mask: tf.Tensor | None,
-) -> tuple[State, State, State]:
-    """Returns the last state, every step's state and what every step saved, each `[time, ...]`.
-
-    x W + b of a step is `source[t]`, or with ids the rows `source[ids[t]]`.
-    """
-
-    def step(t: tf.Tensor, state: State) -> tuple[State, State]:
-        projected = source[t] if ids is None else tf.gather(source, ids[t])
-        new, saved = _step(kind, compute_dtype, projected, kernel, bias, state)
-        state = _keep(mask, t, new, state)
-        return state, (*state, *saved)
-
-    length = source.shape[0] if ids is None else ids.shape[0]
-    last, outputs = scan(step, state, length, [state[0].shape] * (kind.state_count + kind.saved_count))
-    return last, outputs[: kind.state_count], outputs[kind.state_count :]
-
-
-def _backward_loop(
-    kind: type[Cell],
-    compute_dtype: tf.DType,
-    kernel: tf.Tensor,
-    before: State,
-    states: State,
-    saved: State,
-    mask: tf.Tensor | None,
-    d_outputs: tf.Tensor,
-    d_last: State,
-) -> tuple[State, State]:
-    """Returns the gradients by the first state, and by the sums of every step: x W + b, and h U + b' if it differs."""
-    transposed = tf.transpose(kernel)
-
-    def step(t: tf.Tensor, d_state: State) -> tuple[State, State]:
-        d_state = (d_state[0] + d_outputs[t], *d_state[1:])
-        zeros = tuple(tf.zeros_like(d) for d in d_state)
-        d_projected, d_recurrent, d_before = kind.backward(
-            tuple(array[t] for array in saved),
-            tuple(array[t] for array in before),
-            tuple(array[t] for array in states),
-            _keep(mask, t, d_state, zeros),
-        )
-        d_before = (d_before[0] + product(d_recurrent, transposed, compute_dtype), *d_before[1:])
-        if mask is not None:  # a step that was skipped hands its gradient on as it is
-            skipped = _keep(mask, t, zeros, d_state)
-            d_before = tuple(d + s for d, s in zip(d_before, skipped, strict=True))
-        return d_before, (d_projected, d_recurrent) if kind.two_sums else (d_projected,)
-
-    shape = tf.TensorShape([d_outputs.shape[1], kernel.shape[1]])
-    return scan(step, tuple(d_last), d_outputs.shape[0], [shape] * (1 + kind.two_sums), reverse=True)

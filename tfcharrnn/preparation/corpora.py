@@ -1,7 +1,7 @@
-"""Where text comes from: embedded corpora, downloaded ones, and the user's own files.
+"""Loads and normalises texts: embedded corpora, downloaded corpora, and the user's own files.
 
-Two corpora are on every machine that has Python, with no network: the standard library's own source, and the names
-of the Unicode characters. Their text follows the interpreter's version.
+Two corpora come with every Python and need no network: the source code of the standard library, and the names of the
+Unicode characters. Both depend on the version of Python.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import dataclasses
 import sysconfig
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfcharrnn.config import DataConfig
+from tfcharrnn.data.dataset import join_names
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.files import sha256
 from tfcharrnn.preparation import input_files
 
 DEFAULT_CORPUS = "python"
 
-# Plain ASCII in every supported Python, so the vocabulary stays below 100 symbols; about a million characters.
+# ASCII in every supported Python, so the vocabulary has fewer than 100 symbols; about a million characters in total
 PYTHON_MODULES = (
     "abc", "argparse", "base64", "bisect", "cmd", "code", "codecs", "collections/__init__", "configparser",
     "contextlib", "copy", "csv", "dataclasses", "enum", "filecmp", "fileinput", "fnmatch", "glob", "gzip",
@@ -33,7 +34,7 @@ PYTHON_MODULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One input of a corpus: its name (never a path), size in bytes and SHA-256."""
+    """An input of a corpus: its name (never a path), size in bytes, and SHA-256."""
 
     name: str
     bytes: int
@@ -42,7 +43,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from."""
+    """A text and its sources."""
 
     name: str
     text: str
@@ -50,15 +51,15 @@ class Corpus:
 
 
 @dataclasses.dataclass(frozen=True)
-class Input:
-    """A file that a text is read from.
+class InputFile:
+    """A file to read text from.
 
     Attributes:
-        path: where it is.
-        name: by which it is kept.
-        label: by which errors name it.
-        encoding: its own.
-        member: what to read of it, if it is a zip archive.
+        path: its location.
+        name: its name in `dataset.json`.
+        label: its name in error messages.
+        encoding: its text encoding.
+        member: for a zip archive, the member to read.
     """
 
     path: str
@@ -70,7 +71,7 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """A public text: its address, the SHA-256 of what is downloaded, and the member if that is a zip archive."""
+    """A public text: its URL, the SHA-256 of the file there, and for a zip archive the member to read."""
 
     url: str
     sha256: str
@@ -83,7 +84,7 @@ DOWNLOADS = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
-    # the first 10^8 bytes of the English Wikipedia of 2006 (Mahoney), as XML and as bare lower-case words
+    # the first 10^8 bytes of the English Wikipedia of 2006 (Mahoney), as XML and as plain lower-case words
     "enwik8": Download(
         "http://mattmahoney.net/dc/enwik8.zip",
         "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
@@ -97,8 +98,8 @@ DOWNLOADS = {
 }
 
 
-def python_source() -> str:
-    """The source of `PYTHON_MODULES`, in that order, joined by a newline."""
+def read_python_source() -> str:
+    """Returns the source code of `PYTHON_MODULES`, in that order, joined by newlines."""
     library = Path(sysconfig.get_path("stdlib"))
     texts = []
     for module in PYTHON_MODULES:
@@ -107,17 +108,16 @@ def python_source() -> str:
             texts.append(path.read_text(encoding="ascii"))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"corpus python: {path} cannot be read ({error}); this Python came without its source, "
-                "so take --corpus=unicode-names or --input=FILE"
+                f"corpus python: {path} cannot be read ({error}); this Python was installed without its source code, "
+                "so use --corpus=unicode-names or --input=FILE"
             ) from error
     return "\n".join(texts)
 
 
-def unicode_names() -> str:
-    """The names of the Unicode characters, one a line, by code point.
+def list_unicode_names() -> str:
+    """Returns the names of the Unicode characters, one per line, in order of code point.
 
-    Names made by a rule from the code point (CJK ideographs, Hangul syllables and the like) are left out: there are
-    a hundred thousand of them and they say nothing.
+    The hundred thousand names that merely encode the code point (CJK ideographs, Hangul syllables, ...) are omitted.
     """
     names = []
     for code_point in range(0x110000):
@@ -127,61 +127,59 @@ def unicode_names() -> str:
     return "\n".join(names) + "\n"
 
 
-EMBEDDED: dict[str, Callable[[], str]] = {"python": python_source, "unicode-names": unicode_names}
+EMBEDDED: dict[str, Callable[[], str]] = {"python": read_python_source, "unicode-names": list_unicode_names}
 
 
-def names() -> tuple[str, ...]:
-    """Every corpus that `--corpus` takes."""
+def corpus_names() -> tuple[str, ...]:
+    """The values that `--corpus` accepts."""
     return (*EMBEDDED, *DOWNLOADS)
 
 
-def inputs_of(config: DataConfig) -> tuple[Input, ...]:
-    """The files of the text that `config` names; none, where Python itself has the text.
+def find_inputs(config: DataConfig) -> tuple[InputFile, ...]:
+    """Returns the files of the text that `config` names; none for an embedded corpus.
 
     Raises:
-        UserError: a corpus that cannot be had, or a pattern or a folder without a file.
+        UserError: a download failed, or a pattern or folder of `--input` has no file.
     """
     if config.input:
-        return tuple(Input(path, Path(path).name, path, config.encoding) for path in input_files.find(config.input))
+        paths = input_files.find_files(config.input)
+        return tuple(InputFile(path, Path(path).name, path, config.encoding) for path in paths)
     if config.corpus in DOWNLOADS:
         download = DOWNLOADS[config.corpus]
-        with _having(config.corpus, download):
-            path = _fetched(config.corpus, download)
-        return (Input(str(path), config.corpus, config.corpus, "utf-8", download.member),)
+        with _report_download_errors(config.corpus, download):
+            path = _fetch(config.corpus, download)
+        return (InputFile(str(path), config.corpus, config.corpus, "utf-8", download.member),)
     return ()
 
 
-def joined_name(names: Sequence[str], between: str = "+") -> str:
-    """How a text of several files is called; of very many only a few are named."""
-    return between.join(names if len(names) <= 20 else [*names[:3], f"{len(names) - 3} more"])
-
-
 def load(config: DataConfig, *, between: str = "\n") -> Corpus:
-    """Reads the text that `config` names and normalises it.
+    """Reads and normalises the text that `config` names.
 
     Args:
-        config: which files or which corpus, and how to normalise it.
-        between: what to put between two files.
+        config: the files or the corpus, and how to normalise the text.
+        between: separator of two files.
 
     Raises:
-        UserError: a file or a corpus that cannot be had, is not in its encoding, or leaves no text.
+        UserError: a file or corpus is unavailable, not in its encoding, or leaves no text.
     """
-    named = config.corpus or DEFAULT_CORPUS
-    corpus = _from_files(config.input, config.encoding, between) if config.input else _from_name(named)
+    if config.input:
+        corpus = _load_files(config.input, config.encoding, between)
+    else:
+        corpus = _load_corpus(config.corpus or DEFAULT_CORPUS)
     text = normalise(corpus.text, config)
     if not text:
-        raise nothing_left(corpus.name)
+        raise no_text_error(corpus.name)
     return dataclasses.replace(corpus, text=text)
 
 
-def nothing_left(name: str) -> UserError:
-    """What to tell of a text without characters."""
+def no_text_error(name: str) -> UserError:
+    """The error for a text without characters."""
     return UserError(f"{name}: no text is left; the input is empty, or --drop_... removed all of it")
 
 
 def normalise(text: str, config: DataConfig) -> str:
-    """Applies `--lowercase`, `--drop_digits` and `--drop_chars`; line ends become a plain newline."""
-    if "\r" in text:  # to look for one character is far quicker than for two
+    """Applies `--lowercase`, `--drop_digits` and `--drop_chars`; Windows line ends become plain newlines."""
+    if "\r" in text:  # searching for one character is much faster than for two
         text = text.replace("\r\n", "\n")
     if config.lowercase:
         text = text.lower()
@@ -194,87 +192,88 @@ def normalise(text: str, config: DataConfig) -> str:
 
 
 def decode(data: bytes, encoding: str, name: str) -> str:
-    """Decodes strictly; a byte-order mark at the start is no part of the text.
+    """Decodes strictly, without a byte-order mark at the start.
 
     Raises:
         ConfigError: an unknown encoding.
-        UserError: the offset of the first byte that is not in it, or a mark is all there is.
+        UserError: a byte is not valid (the message gives its offset), or there is only a byte-order mark.
     """
-    with decoding(encoding, name):
+    with report_decode_errors(encoding, name):
         text = data.decode(encoding)
-        text.encode("utf-8")  # refuses lone surrogates, which some codecs let through
-    if data and not text:  # as of utf-8-sig, where the mark is none of the text
-        raise empty(name)
+        text.encode("utf-8")  # rejects lone surrogates, which some codecs let through
+    if data and not text:  # a codec such as utf-8-sig has already removed the mark
+        raise empty_file_error(name)
     return text.removeprefix("\ufeff")
 
 
 @contextlib.contextmanager
-def decoding(encoding: str, name: str, read: int | None = None, characters: int = 0) -> Iterator[None]:
-    """Tells in one line why bytes are no text.
+def report_decode_errors(encoding: str, name: str, read: int | None = None, characters: int = 0) -> Iterator[None]:
+    """Turns a decoding error into a one-line `UserError`.
 
     Args:
-        encoding: which is tried.
-        name: of what is decoded.
-        read: how many of its bytes are read so far, if the body is not given all at once.
-        characters: how many characters they gave before.
+        encoding: the encoding that is tried.
+        name: of the input.
+        read: number of bytes read so far, where the input is decoded in pieces.
+        characters: number of characters decoded before this piece.
     """
     try:
         yield
     except LookupError:
-        raise ConfigError(f"--encoding={encoding}: Python knows no text encoding of that name; try utf-8") from None
+        raise ConfigError(f"--encoding={encoding}: not a text encoding that Python knows; try utf-8") from None
     except UnicodeDecodeError as error:
         at = error.start + (0 if read is None else read - len(error.object))
         raise UserError(
-            f"{name}: not {encoding} text: {error.reason} at byte {at}; name the right --encoding, or convert the file"
+            f"{name}: not {encoding} text: {error.reason} at byte {at}; pass the right --encoding, or convert the file"
         ) from None
     except UnicodeEncodeError as error:
         at = characters + error.start
-        raise UserError(f"{name}: a lone surrogate at character {at} is not text; mend the file") from None
-    except ValueError as error:  # some codecs say no more than that
-        raise UserError(f"{name}: not {encoding} text ({error}); name the right --encoding, or convert it") from None
+        raise UserError(f"{name}: a lone surrogate at character {at} is not valid text; fix the file") from None
+    except ValueError as error:  # some codecs give no details
+        raise UserError(f"{name}: not {encoding} text ({error}); pass the right --encoding, or convert it") from None
 
 
-def _from_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
+def _load_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
     texts, sources = [], []
-    for path in input_files.find(paths):
-        data, on_disk = input_files.read(path)
+    for path in input_files.find_files(paths):
+        data, on_disk = input_files.read_file(path)
         if not data:
-            raise empty(path)
+            raise empty_file_error(path)
         texts.append(decode(data, encoding, path))
         sources.append(Source(Path(path).name, len(on_disk), sha256(on_disk)))
-    return Corpus(joined_name([source.name for source in sources]), between.join(texts), tuple(sources))
+    return Corpus(join_names([source.name for source in sources]), between.join(texts), tuple(sources))
 
 
-def empty(path: str) -> UserError:
-    """What to tell of an empty file."""
+def empty_file_error(path: str) -> UserError:
+    """The error for an empty file."""
     return UserError(f"{path}: is empty; --input needs text")
 
 
-def _from_name(name: str) -> Corpus:
+def _load_corpus(name: str) -> Corpus:
     if name in EMBEDDED:
         text = EMBEDDED[name]()
         data = text.encode("utf-8")
     elif name in DOWNLOADS:
-        data = _downloaded(name, DOWNLOADS[name])
+        data = _read_download(name, DOWNLOADS[name])
         text = decode(data, "utf-8", name)
     else:
-        raise ConfigError(f"--corpus={name}: not one of {', '.join(names())}; for a text of your own pass --input=FILE")
+        raise ConfigError(
+            f"--corpus={name}: not one of {', '.join(corpus_names())}; for your own text pass --input=FILE"
+        )
     return Corpus(name, text, (Source(name, len(data), sha256(data)),))
 
 
-def _downloaded(name: str, download: Download) -> bytes:
-    """The corpus's bytes."""
-    with _having(name, download):
-        path = _fetched(name, download)
+def _read_download(name: str, download: Download) -> bytes:
+    with _report_download_errors(name, download):
+        path = _fetch(name, download)
         if not download.member:
             return path.read_bytes()
         with zipfile.ZipFile(path) as archive:
             return archive.read(download.member)
 
 
-def _fetched(name: str, download: Download) -> Path:
-    """The downloaded file, in the cache or else from the network; its SHA-256 is checked either way."""
-    import platformdirs  # here, because only downloads need them, and they are slow to import
+def _fetch(name: str, download: Download) -> Path:
+    """Returns the downloaded file, from the cache or the network; its SHA-256 is checked in both cases."""
+    import platformdirs  # these are slow to import, and only downloads need them
     import pooch
 
     cache = platformdirs.user_cache_path("tfcharrnn") / "corpora"
@@ -284,17 +283,17 @@ def _fetched(name: str, download: Download) -> Path:
 
 
 @contextlib.contextmanager
-def _having(name: str, download: Download) -> Iterator[None]:
-    """Tells in one line why a corpus cannot be had."""
+def _report_download_errors(name: str, download: Download) -> Iterator[None]:
+    """Turns an error of downloading a corpus into a one-line `UserError`."""
     try:
         yield
     except ValueError as error:
         raise UserError(
-            f"corpus {name}: {download.url} gave a file with another SHA-256 than the known one; "
-            "it was not used; pass --input=FILE"
+            f"corpus {name}: the file from {download.url} does not have the expected SHA-256 and was not used; "
+            "pass --input=FILE"
         ) from error
-    except Exception as error:  # pooch lets through whatever its HTTP library raises
+    except Exception as error:  # pooch passes on whatever its HTTP library raises
         raise UserError(
-            f"corpus {name}: could not be had from {download.url} ({type(error).__name__}); "
-            f"get it by hand and pass --input=FILE, or take --corpus={DEFAULT_CORPUS}, which needs no network"
+            f"corpus {name}: could not be downloaded from {download.url} ({type(error).__name__}); download it by hand "
+            f"and pass --input=FILE, or use --corpus={DEFAULT_CORPUS}, which needs no network"
         ) from error

@@ -1,4 +1,4 @@
-"""The files of `--input`: which ones it names, and their bytes, unpacked where gzip or xz packed them."""
+"""Finds the files that `--input` names and reads them, decompressing gzip and xz."""
 
 from __future__ import annotations
 
@@ -20,118 +20,114 @@ from tfcharrnn.errors import UserError, first_line
 
 _MAGIC = {"gzip": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00"}
 _LONGEST_MAGIC = max(map(len, _MAGIC.values()))
-# what the decompressors raise for a file that is not as it was packed
+# raised by the decompressors for damaged files
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
-def find(named: tuple[str, ...]) -> tuple[str, ...]:
-    """The files that `--input` names, in order.
+def find_files(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the files that `--input` names, in order.
 
-    A pattern (`*`, `?`, `[...]`, and `**` for folders in folders) stands for what it matches, a folder for every
-    regular file below it, both sorted by path; of those, hidden and empty files are left out. A name that exists is no
-    pattern.
+    A pattern (`*`, `?`, `[...]`, and `**` for nested folders) is replaced by its matches, a folder by all regular
+    files below it, both sorted by path; hidden and empty files among these are skipped. A name that exists is never
+    taken for a pattern.
 
     Raises:
-        UserError: a pattern or a folder without a file, or a folder that cannot be read.
+        UserError: a pattern or folder without a file, or an unreadable folder.
     """
-    found: list[str] = []
-    for name in named:
+    files: list[str] = []
+    for name in names:
         if os.path.isdir(name):
-            matches = _below(name)
+            matches = _list_folder(name)
         elif glob.has_magic(name) and not os.path.lexists(name):
             matches = [
                 file
                 for match in sorted(glob.glob(name, recursive=True))
-                for file in (_below(match) if os.path.isdir(match) else [match] if _has_text(match) else [])
+                for file in (_list_folder(match) if os.path.isdir(match) else [match] if _has_text(match) else [])
             ]
         else:
-            found.append(name)
+            files.append(name)
             continue
         if not matches:
-            raise UserError(f"{name}: no file with text is there; check --input")
-        found += dict.fromkeys(matches)  # `**` matches a folder and what is in it, too
-    return tuple(found)
+            raise UserError(f"{name}: no file with text found; check --input")
+        files += dict.fromkeys(matches)  # `**` matches both a folder and its files
+    return tuple(files)
 
 
-def _below(folder: str) -> list[str]:
-    def refuse(error: OSError) -> None:  # a text without some of its files would be another one
-        with reading(error.filename):
+def _list_folder(folder: str) -> list[str]:
+    def stop(error: OSError) -> None:  # skipping files silently would change the text
+        with report_read_errors(error.filename):
             raise error
 
     paths = []
-    for place, folders, names in os.walk(folder, onerror=refuse):
+    for parent, folders, names in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [os.path.join(place, name) for name in names if not name.startswith(".")]
+        paths += [os.path.join(parent, name) for name in names if not name.startswith(".")]
     return sorted(filter(_has_text, paths))
 
 
 def _has_text(path: str) -> bool:
     try:
         status = os.stat(path)
-    except OSError:  # a link to nowhere
+    except OSError:  # a dangling link
         return False
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
-def packed(start: bytes) -> str:
-    """What packed a file that begins with `start`: `gzip`, `xz`, or "" for nothing that is known."""
-    return next((kind for kind, magic in _MAGIC.items() if start.startswith(magic)), "")
-
-
-def is_unpacked_file(path: str) -> bool:
-    """Whether this is a file, not a pipe or a device, that nothing packed.
+def is_uncompressed_file(path: str) -> bool:
+    """Whether `path` is a regular file, not a pipe or device, that is not compressed.
 
     Raises:
         OSError: it cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to look into a pipe would take away what is there
+    if not stat.S_ISREG(os.stat(path).st_mode):  # peeking into a pipe would consume its data
         return False
     with open(path, "rb") as file:
-        return not packed(file.read(_LONGEST_MAGIC))
+        return not _detect_compression(file.read(_LONGEST_MAGIC))
 
 
-def read(path: str) -> tuple[bytes, bytes]:
-    """A whole file, unpacked, and as it is on disk.
+def read_file(path: str) -> tuple[bytes, bytes]:
+    """Reads a whole file; returns its decompressed content and its bytes on disk.
 
     Raises:
         UserError: it cannot be read, or is damaged.
     """
-    with reading(path):
+    with report_read_errors(path):
         data = Path(path).read_bytes()
-        return (_unpacked(io.BytesIO(data), packed(data)).read() if packed(data) else data), data
+        kind = _detect_compression(data)
+        return (_decompress(io.BytesIO(data), kind).read() if kind else data), data
 
 
 @contextlib.contextmanager
-def unpacked(path: str, member: str = "") -> Iterator[tuple[IO[bytes], Hashing]]:
-    """Opens a file to be read from its beginning to its end, unpacked.
+def open_decompressed(path: str, member: str = "") -> Iterator[tuple[IO[bytes], HashingReader]]:
+    """Opens a file for one sequential read of its decompressed content.
 
     Args:
-        path: the file; a pipe is read, too.
-        member: if it is a zip archive, what to read of it.
+        path: the file; may be a pipe.
+        member: for a zip archive, the member to read.
 
     Yields:
-        The text's bytes, and what has been read of the file itself, or of the member.
+        The decompressed content, and the reader that counts and hashes the file (or member) itself.
     """
-    with reading(path), contextlib.ExitStack() as stack:
+    with report_read_errors(path), contextlib.ExitStack() as stack:
         if member:
             archive = stack.enter_context(zipfile.ZipFile(path))
             raw: IO[bytes] = stack.enter_context(archive.open(member))
             kind = ""
         else:
             raw = stack.enter_context(open(path, "rb"))
-            kind = packed(raw.peek(_LONGEST_MAGIC))  # type: ignore[attr-defined]
-        hashing = Hashing(raw)
+            kind = _detect_compression(raw.peek(_LONGEST_MAGIC))  # type: ignore[attr-defined]
+        hashing = HashingReader(raw)
         as_file = cast(IO[bytes], hashing)
-        yield (_unpacked(as_file, kind) if kind else as_file), hashing
-        while hashing.read(2**20):  # zeros may follow the end of what is packed
+        yield (_decompress(as_file, kind) if kind else as_file), hashing
+        while hashing.read(2**20):  # padding may follow the compressed data
             pass
 
 
-class Hashing(io.BufferedIOBase):
-    """A file that counts and sums what is read of it.
+class HashingReader(io.BufferedIOBase):
+    """A reader that counts and hashes the bytes read through it.
 
     Attributes:
-        size: bytes so far.
+        size: number of bytes read so far.
     """
 
     def __init__(self, file: IO[bytes]):
@@ -140,11 +136,11 @@ class Hashing(io.BufferedIOBase):
         self.size = 0
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Always true."""
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes."""
+        """Reads the next bytes."""
         data = self._file.read(-1 if size is None else size)
         self._digest.update(data)
         self.size += len(data)
@@ -152,13 +148,13 @@ class Hashing(io.BufferedIOBase):
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 so far, in hexadecimal."""
+        """SHA-256 of the bytes read so far, in hexadecimal."""
         return self._digest.hexdigest()
 
 
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Tells in one line why a file cannot be read."""
+def report_read_errors(path: str) -> Iterator[None]:
+    """Turns an error of reading a file into a one-line `UserError`."""
     try:
         yield
     except _DAMAGED as error:
@@ -168,5 +164,10 @@ def reading(path: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({reason}); check --input") from None
 
 
-def _unpacked(file: IO[bytes], kind: str) -> IO[bytes]:
+def _detect_compression(start: bytes) -> str:
+    """Returns `gzip`, `xz` or "" (neither) for a file that begins with `start`."""
+    return next((kind for kind, magic in _MAGIC.items() if start.startswith(magic)), "")
+
+
+def _decompress(file: IO[bytes], kind: str) -> IO[bytes]:
     return gzip.GzipFile(fileobj=file) if kind == "gzip" else lzma.LZMAFile(file)  # type: ignore[return-value]

@@ -1,179 +1,232 @@
-"""The lines of a text that may be larger than memory, in blocks."""
+"""Reads the lines of a text that may exceed memory, a block of lines at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data import chunking
-from tfcharrnn.preparation.text_blocks import Block
+from tfcharrnn.preparation import input_files
+from tfcharrnn.preparation.text_blocks import TextBlock
 
-# a delimiter is told by so many characters before and behind it
+# a match of a delimiter depends on at most this many characters before and after it
 MARGIN = 2**16
-# how the length of a line is written
-LENGTH = np.dtype("<u4")
+# type of the line lengths in a file
+_LENGTH = np.dtype("<u4")
 
 
 class LineBlock(Protocol):
-    """Some lines of a text that follow one another, dropped ones left out."""
+    """Consecutive lines of a text, without the dropped ones."""
 
     def read(self) -> Sequence[str]:
-        """The lines."""
+        """Reads the lines."""
+
+
+class ParsedLines(NamedTuple):
+    """The lines of a block of text.
+
+    Attributes:
+        characters: number of characters of the block.
+        lines: the lines to keep.
+        dropped: number of dropped lines by reason, `empty` or `too_long`.
+    """
+
+    characters: int
+    lines: list[str]
+    dropped: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class ListedLines:
+class InMemoryLines:
     """Lines in memory."""
 
     lines: list[str]
 
     def read(self) -> Sequence[str]:
-        """The lines."""
+        """Returns the lines."""
         return self.lines
 
 
 @dataclasses.dataclass(frozen=True)
-class WrittenLines:
-    """Lines between two newlines, in a block that ends with one or with the text."""
+class WholeLines:
+    """The lines of a block of text that ends with a newline, or is the last one."""
 
-    block: Block
-    last: bool
+    block: TextBlock
+    is_last: bool
     config: DataConfig
 
-    def split(self) -> tuple[int, list[str], dict[str, int]]:
-        """How many characters the block has, its lines, and how many were dropped: `empty`, and `too_long`.
+    def parse(self) -> ParsedLines:
+        """Reads the block and splits it into lines.
 
         Raises:
-            UserError: it cannot be read, or is not in its encoding.
+            UserError: the file cannot be read, or is not in its encoding.
         """
         text = self.block.read(self.config)
         lines = text.split("\n")
-        if not self.last:
-            lines.pop()  # what follows the last newline stands in the next block
-        return len(text), *chunking.kept_lines(lines, self.config)
+        if not self.is_last:
+            lines.pop()  # what follows the last newline is in the next block
+        return ParsedLines(len(text), *chunking.filter_lines(lines, self.config))
 
     def read(self) -> Sequence[str]:
-        """The lines."""
-        return self.split()[1]
+        """Reads the lines."""
+        return self.parse().lines
 
 
-def stand_in_blocks(blocks: Sequence[Block], config: DataConfig) -> bool:
-    """Whether no line goes from one block into the next, so that `WrittenLines` are all lines."""
+def has_whole_lines(blocks: Sequence[TextBlock], config: DataConfig) -> bool:
+    """Whether no line extends over two blocks, so that each block can be read as `WholeLines`.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     if not chunking.is_newline(config.delimiter) or "\n" in config.drop_chars:
         return False
-    return all(block.joint or _ends_a_line(block) for block in blocks[:-1])
+    return all(block.newline or _ends_with_newline(block) for block in blocks[:-1])
 
 
-def _ends_a_line(block: Block) -> bool:
-    with open(block.path, "rb") as file:
+def _ends_with_newline(block: TextBlock) -> bool:
+    with input_files.report_read_errors(block.label), open(block.path, "rb") as file:
         file.seek(block.end - 1)
         return file.read(1) == b"\n"
 
 
-@dataclasses.dataclass(frozen=True)
-class FoundLines:
-    """Lines that a `LineFinder` found, written one after another, with a file of their lengths."""
+class LineSpan(NamedTuple):
+    """Consecutive lines in the files of `write_lines`.
 
-    path: Path
+    Attributes:
+        start: offset of their first byte.
+        end: offset after their last byte.
+        first: index of the first line.
+        num_lines: number of lines.
+    """
+
     start: int
     end: int
     first: int
-    count: int
+    num_lines: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredLines:
+    """Lines in the files of `write_lines`."""
+
+    path: Path
+    span: LineSpan
 
     def read(self) -> Sequence[str]:
-        """The lines."""
+        """Reads the lines."""
+        span = self.span
         with open(self.path, "rb") as file:
-            file.seek(self.start)
-            text = file.read(self.end - self.start).decode()
-        lengths = np.fromfile(lengths_of(self.path), LENGTH, self.count, offset=LENGTH.itemsize * self.first)
+            file.seek(span.start)
+            text = file.read(span.end - span.start).decode()
+        lengths = np.fromfile(lengths_path(self.path), _LENGTH, span.num_lines, offset=_LENGTH.itemsize * span.first)
         bounds = [0, *np.cumsum(lengths, dtype=np.int64).tolist()]
         return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def lengths_of(path: Path) -> Path:
-    """The file of the lengths of written lines."""
+@contextlib.contextmanager
+def write_lines(path: Path) -> Iterator[Callable[[list[str]], LineSpan]]:
+    """Gives a function that appends lines to a new file, with a second file for their lengths.
+
+    Raises:
+        UserError: the write fails.
+    """
+    with files.create_file(path) as write_text, files.create_file(lengths_path(path)) as write_lengths:
+        end = first = 0
+
+        def append(lines: list[str]) -> LineSpan:
+            nonlocal end, first
+            data = "".join(lines).encode()
+            write_text(data)
+            write_lengths(np.array(list(map(len, lines)), _LENGTH).tobytes())
+            span = LineSpan(end, end + len(data), first, len(lines))
+            end, first = span.end, first + len(lines)
+            return span
+
+        yield append
+
+
+def lengths_path(path: Path) -> Path:
+    """The file with the lengths of the lines in `path`."""
     return path.with_name(f"{path.name}.lengths")
 
 
 class LineFinder:
-    """Finds what stands between two matches of a regular expression in a text that is given piece by piece.
+    """Finds the lines between matches of a regular expression, in a text that is given piece by piece.
 
-    A match counts once so much of the text behind it is known that no more of it can matter: `MARGIN` characters.
+    A match is accepted once `MARGIN` characters after it are known, since these may change it.
     """
 
     def __init__(self, config: DataConfig):
         self._pattern = re.compile(config.delimiter)
         self._config = config
-        # what is known of the text from some place on, where in it the search goes on, and the line begins
-        self._known, self._search, self._line = "", 0, 0
-        # the beginning of the line, where it is not known any more
+        # the text in memory, and the positions in it where the search resumes and where the current line starts
+        self._text, self._search, self._line = "", 0, 0
+        # the start of the current line, if it is no longer in memory
         self._head = ""
-        # the last match was empty, and is found again by a search that goes on behind it
-        self._again = False
+        # the last match was empty, so a search from the same position finds it again
+        self._repeats = False
 
-    def add(self, text: str, *, last: bool) -> tuple[list[str], dict[str, int]]:
-        """More of the text, and whether it is the last of it.
-
-        Returns:
-            The lines that are known by now and were not before, and how many were dropped, as `cutting.kept_lines`.
-        """
-        self._known += text
-        known, lines = self._known, []
-        limit = len(known) if last else len(known) - MARGIN
+    def add(self, text: str, *, is_last: bool) -> ParsedLines:
+        """Adds a piece of the text; returns the lines that are complete since."""
+        self._text += text
+        known, lines = self._text, []
+        limit = len(known) if is_last else len(known) - MARGIN
         unsure = limit - MARGIN
-        again = self._again
+        repeats = self._repeats
         for match in self._pattern.finditer(known, self._search):
-            if again:
-                again = False
+            if repeats:
+                repeats = False
                 continue
             if match.end() > limit:
                 unsure = min(unsure, match.start())
                 break
-            lines.append(self._take(match.start()))
+            lines.append(self._take_line(match.start()))
             self._line = self._search = match.end()
-            self._again = match.start() == match.end()
-        if last:
-            lines.append(self._take(len(known)))
-        elif unsure > self._search:  # nothing begins before
-            self._search, self._again = unsure, False
+            self._repeats = match.start() == match.end()
+        if is_last:
+            lines.append(self._take_line(len(known)))
+        elif unsure > self._search:  # no match starts before
+            self._search, self._repeats = unsure, False
         self._forget(self._search - MARGIN)
-        return chunking.kept_lines(lines, self._config)
+        return ParsedLines(len(text), *chunking.filter_lines(lines, self._config))
 
-    def _take(self, end: int) -> str:
-        line = self._head + self._known[self._line : end]
+    def _take_line(self, end: int) -> str:
+        line = self._head + self._text[self._line : end]
         self._head = ""
         return line
 
     def _forget(self, end: int) -> None:
         if end <= 0:
             return
-        if self._line < end:  # the beginning of a line that is too long is too long
-            self._head = (self._head + self._known[self._line : end])[: self._config.max_length]
+        if self._line < end:  # `max_length` characters suffice to tell that a line is too long
+            self._head = (self._head + self._text[self._line : end])[: self._config.max_length]
             self._line = end
-        self._known = self._known[end:]
+        self._text = self._text[end:]
         self._search, self._line = self._search - end, self._line - end
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitLines:
-    """Lines of one part of the data, picked out of the blocks in which they stand.
+class LinesOfSplit:
+    """Consecutive lines of one split, read from the blocks that contain them.
 
     Attributes:
-        blocks: those that hold them.
-        counts: how many lines each block has, of all parts.
-        splits: which part each line goes to, from the first line of the first block on; or a file with that.
-        first: where in the file the first line of the first block stands.
-        split: the part.
-        skip: how many of its lines in the first block to leave out.
-        count: how many to give then.
+        blocks: the blocks.
+        counts: number of lines of each block, of all splits.
+        splits: the split of each line from the first block on; or a file with the split of every line of the text.
+        first: index in that file of the first block's first line.
+        split: the split.
+        skip: number of its lines to skip in the first block.
+        count: number of its lines to read.
     """
 
     blocks: Sequence[LineBlock]
@@ -185,14 +238,14 @@ class SplitLines:
     count: int
 
     def __iter__(self) -> Iterator[list[str]]:
-        """The lines, a block's at a time."""
-        at, skip, left = self.first, self.skip, self.count
+        """Reads the lines block by block."""
+        first, skip, left = self.first, self.skip, self.count
         for block, count in zip(self.blocks, self.counts, strict=True):
             if isinstance(self.splits, str):
-                splits = np.fromfile(self.splits, np.uint8, count, offset=at)
+                splits = np.fromfile(self.splits, np.uint8, count, offset=first)
             else:
-                splits = self.splits[at - self.first : at - self.first + count]
-            at += count
+                splits = self.splits[first - self.first : first - self.first + count]
+            first += count
             chosen = list(itertools.compress(block.read(), (splits == self.split).tolist()))
             lines = chosen[skip : skip + left]
             skip, left = 0, left - len(lines)

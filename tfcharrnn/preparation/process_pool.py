@@ -1,4 +1,4 @@
-"""Work on all cores, in processes of their own, and what a person sees of it."""
+"""Runs calls in worker processes and shows their progress."""
 
 from __future__ import annotations
 
@@ -19,41 +19,39 @@ from tfcharrnn.errors import UserError
 ResultT = TypeVar("ResultT")
 Call = Callable[[], ResultT]
 
-# where there is no terminal to draw a bar on, a line at most this often, in seconds
-_LINE_EVERY = 10.0
+# seconds between progress lines where standard error is not a terminal
+_LINE_INTERVAL = 10.0
 
 
 class Pool:
-    """Processes that make calls.
+    """A pool of worker processes, started when first needed.
 
-    What they give does not depend on their number. They know none of this process's modules but those they need, so
-    that each takes little memory.
+    Results do not depend on the number of workers. A worker imports only the modules its calls need, which keeps its
+    memory small.
+
+    Attributes:
+        jobs: number of workers; 0: one per core.
+        quiet: show no progress.
     """
 
     def __init__(self, jobs: int = 0, *, quiet: bool = False):
-        """Starts none yet.
-
-        Args:
-            jobs: how many; 0: one for each core.
-            quiet: show no progress.
-        """
         self.jobs = jobs
         self.quiet = quiet
         self._started = False
 
     def run(self, calls: Sequence[Call[ResultT]], what: str = "", sizes: Sequence[int] = ()) -> Iterator[ResultT]:
-        """The results of calls, in order.
+        """Yields the results of calls, in order.
 
         Args:
-            calls: what to do; with more than one process, functions and arguments that can be sent there.
-            what: the work in a word, to show progress.
-            sizes: how much of it each call is, in bytes.
+            calls: the calls; with several workers, both functions and arguments must be picklable.
+            what: a word for the work, shown with the progress.
+            sizes: the amount of work of each call, in bytes.
 
         Raises:
-            UserError: the first that a call raises, in their order.
+            UserError: the first one, in the order of the calls, that a call raises.
         """
         show = _Progress(what, sum(sizes), self.quiet or not what)
-        # closed here, for a traceback would keep it, and the processes at work, for as long as it is kept
+        # closed explicitly: a traceback could keep the generator, and its busy workers, alive
         with contextlib.closing(self._results(calls)) as results, show as progress:
             for index, result in enumerate(results):
                 if isinstance(result, UserError):
@@ -63,7 +61,7 @@ class Pool:
                 yield result
 
     def close(self) -> None:
-        """Ends the processes: idle they take memory, and they stay in the folder in which they were started."""
+        """Stops the workers: idle ones take memory and keep the folder in which they started in use."""
         if self._started:
             from joblib.externals import loky
 
@@ -72,56 +70,57 @@ class Pool:
 
     def _results(self, calls: Sequence[Call[ResultT]]) -> Generator[ResultT | UserError, None, None]:
         if self.jobs == 1 or len(calls) < 2:
-            yield from map(_called, calls)
+            yield from map(_run_call, calls)
             return
-        import joblib  # here, for small texts do without
+        import joblib  # not needed for small texts
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        jobs = min(self.jobs or joblib.cpu_count(), len(calls))  # which knows of a container's limit, too
+        jobs = min(self.jobs or joblib.cpu_count(), len(calls))  # cpu_count respects the limits of a container
         if jobs == 1:
-            yield from map(_called, calls)
+            yield from map(_run_call, calls)
             return
         self._started = True
         parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator", batch_size=1, max_nbytes=None)
-        results = parallel(joblib.delayed(_called_for)(os.getpid(), call) for call in calls)
+        results = parallel(joblib.delayed(_run_in_worker)(os.getpid(), call) for call in calls)
         try:
-            for result in results:  # noqa: UP028 - `yield from` would close them without what is below
+            for result in results:  # noqa: UP028 - `yield from` would bypass the handlers below on close
                 yield result
         except TerminatedWorkerError:
             raise UserError(
-                "a worker process was killed, perhaps for want of memory; run the command again, or with fewer --jobs"
+                "a worker process was killed, perhaps for lack of memory; run the command again, or with fewer --jobs"
             ) from None
         finally:
-            with warnings.catch_warnings():  # after an error nobody wants the results that are left
+            with warnings.catch_warnings():  # joblib warns of results that are discarded after an error
                 warnings.simplefilter("ignore")
                 results.close()
 
 
-def _called(call: Call[ResultT]) -> ResultT | UserError:
-    """What a call gives or raises, so that of several errors the first in order is told."""
+def _run_call(call: Call[ResultT]) -> ResultT | UserError:
+    """Returns the result or the `UserError` of a call, so that the first error in order can be raised."""
     try:
         return call()
     except UserError as error:
         return error
 
 
-def _called_for(parent: int, call: Call[ResultT]) -> ResultT | UserError:
-    """The same in a process of the pool, which ends with its parent."""
-    if not any(thread.name == _watch.__name__ for thread in threading.enumerate()):
-        with contextlib.suppress(ValueError):  # Ctrl-C is the parent's, who ends the others
+def _run_in_worker(parent: int, call: Call[ResultT]) -> ResultT | UserError:
+    """Runs a call in a worker, which exits when its parent does."""
+    if not any(thread.name == _exit_with_parent.__name__ for thread in threading.enumerate()):
+        with contextlib.suppress(ValueError):  # the parent handles Ctrl-C and stops the workers
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_watch, args=(parent,), name=_watch.__name__, daemon=True).start()
-    return _called(call)
+        name = _exit_with_parent.__name__
+        threading.Thread(target=_exit_with_parent, args=(parent,), name=name, daemon=True).start()
+    return _run_call(call)
 
 
-def _watch(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    os._exit(1)  # whoever began the work was killed, and may be about to begin it again
+    os._exit(1)  # the parent was killed, and the same command may soon run again
 
 
 class _Progress:
-    """A bar where standard error is a terminal, else a line now and then."""
+    """A progress bar where standard error is a terminal, else a line now and then."""
 
     def __init__(self, what: str, total: int, quiet: bool):
         self._what, self._total, self._done, self._quiet = what, total, 0, quiet
@@ -139,12 +138,12 @@ class _Progress:
                 self._bar.close()
 
     def add(self, size: int) -> None:
-        """Shows that so many bytes more are done."""
+        """Shows that another `size` bytes are done."""
         self._done += size
-        with contextlib.suppress(OSError):  # nobody may be there to read it any more
+        with contextlib.suppress(OSError):  # standard error may be closed
             if self._bar is not None:
                 self._bar.update(size)
-            elif not self._quiet and time.perf_counter() - self._last >= _LINE_EVERY:
+            elif not self._quiet and time.perf_counter() - self._last >= _LINE_INTERVAL:
                 self._last = time.perf_counter()
                 done = f"{self._done / 1e6:,.0f} of {self._total / 1e6:,.0f} MB"
                 print(f"{self._what:<10} {done}", file=sys.stderr, flush=True)

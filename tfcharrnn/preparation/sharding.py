@@ -1,7 +1,7 @@
-"""From a text to the shards of a data folder: a first pass counts what it holds, a second one writes the records.
+"""The second pass over a text: cuts it into records and writes them as the shards of a data folder.
 
-Both work in pieces that know nothing of one another, so the pieces can be made in any order and by many processes: a
-piece of the first pass is some blocks of the text, one of the second is a shard, which reads the blocks that it needs.
+Every shard is written by a call of its own, which reads only the blocks of text that it needs, so that
+shards can be written in any order and by many processes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,194 +20,131 @@ import numpy.typing as npt
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data import chunking, tfrecord_writer
+from tfcharrnn.data.dataset import SPLITS, shard_names
 from tfcharrnn.data.examples import Examples
-from tfcharrnn.data.vocabulary import Present, Vocabulary
+from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
-from tfcharrnn.preparation.corpora import Corpus, Source
-from tfcharrnn.preparation.line_blocks import LineBlock, ListedLines, SplitLines
+from tfcharrnn.preparation.counting import CountedText
+from tfcharrnn.preparation.line_blocks import LinesOfSplit
 from tfcharrnn.preparation.process_pool import Pool
-from tfcharrnn.preparation.text_blocks import BlockText, part_of
+from tfcharrnn.preparation.staging import StagingFolder, read_note, write_note
+from tfcharrnn.preparation.text_blocks import LazyText
 
-SPLITS = ("train", "val", "test")
-# without --num_shards a shard has about so many bytes before it is compressed
+# approximate size of an uncompressed shard without --num_shards
 _SHARD_BYTES = 2**27
 _MAX_SHARDS = 99_999
-# lines in memory that are looked at together
-_LINES = 2**14
 
 
-@dataclasses.dataclass(frozen=True)
-class Content:
-    """What a text holds.
-
-    Attributes:
-        name: of the text.
-        sources: where it came from.
-        characters: how many it has.
-        code_points: of the characters that records will have.
-        text: the text itself; None for the layout `lines`.
-        lines: its lines, for that layout, in blocks.
-        line_counts: how many lines each block has.
-        line_characters: how many characters all lines have.
-        dropped: how many lines were `empty` or `too_long`.
-    """
-
-    name: str
-    sources: tuple[Source, ...]
-    characters: int
-    code_points: list[int]
-    text: str | BlockText | None = None
-    lines: Sequence[LineBlock] = ()
-    line_counts: Sequence[int] = ()
-    line_characters: int = 0
-    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """What is divided into parts: lines, or characters."""
-        return sum(self.line_counts) if self.text is None else len(self.text)
-
-
-def content_of(corpus: Corpus, config: DataConfig) -> Content:
-    """What a text in memory holds."""
-    present = Present()
-    whole = Content(corpus.name, corpus.sources, len(corpus.text), [])
-    if config.layout != "lines":
-        present.add(corpus.text)
-        return dataclasses.replace(whole, text=corpus.text, code_points=present.code_points())
-    lines, dropped = chunking.split_lines(corpus.text, config)
-    blocks = [ListedLines(lines[start : start + _LINES]) for start in range(0, len(lines), _LINES)]
-    texts = ["".join(block.lines) for block in blocks]
-    for text in texts:
-        present.add(text)
-    counts = [len(block.lines) for block in blocks]
-    characters = sum(map(len, texts))
-    return dataclasses.replace(
-        whole,
-        code_points=present.code_points(),
-        lines=blocks,
-        line_counts=counts,
-        line_characters=characters,
-        dropped=dropped,
-    )
-
-
-def check_long_enough(content: Content, config: DataConfig) -> None:
-    """Checks that there is something to train on.
+def check_long_enough(text: CountedText, config: DataConfig) -> None:
+    """Checks that the training split has at least one example.
 
     Raises:
-        UserError: not one example.
+        UserError: it has none.
     """
-    start, end = chunking.bounds(content.size, config)[0]
+    start, end = chunking.split_bounds(text.size, config)[0]
     size = end - start
-    if chunking.num_records(size, config):
+    if chunking.count_records(size, config):
         return
     if config.layout == "lines":
         raise UserError(
-            f"{content.name}: has no line of 1 to {config.max_length - 2} characters to train on; "
-            "give another text, --delimiter or --max_length"
+            f"{text.name}: has no line of 1 to {config.max_length - 2} characters to train on; "
+            "pass another text, --delimiter or --max_length"
         )
     longest = size + 1 if config.layout == "sequences" else size - 1
     raise UserError(
-        f"{content.name}: its training part of {size} characters is shorter than one example; "
-        + (f"give more text, or a --seq_length of at most {longest}" if longest >= 2 else "give more text")
+        f"{text.name}: its training split of {size} characters is shorter than one example; "
+        + (f"pass more text, or a --seq_length of at most {longest}" if longest >= 2 else "pass more text")
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
-    """A file of records that is still to be written.
+class PlannedShard:
+    """A shard to be written.
 
     Attributes:
-        name: of the file.
-        split: which part of the data it belongs to.
-        records: how many it will have.
-        part: what they are made of.
+        name: its file name.
+        split: its split.
+        records: number of records.
+        part: the text or lines that they are cut from.
     """
 
     name: str
     split: str
     records: int
-    part: str | BlockText | SplitLines
+    part: str | LazyText | LinesOfSplit
 
     def write(self, folder: Path, notes: Path | None, vocabulary: Vocabulary, config: DataConfig) -> dict[str, Any]:
-        """Writes it.
+        """Writes the shard.
 
         Args:
-            folder: where.
-            notes: where to note what was written, once it is; None: nowhere.
-            vocabulary: of the text.
+            folder: the data folder.
+            notes: the folder for a note on the complete shard; None: no note.
+            vocabulary: the vocabulary of the text.
             config: how the text is cut.
 
         Returns:
-            The file's size, `bytes`, and of lines how many have so many symbols, `lengths`.
+            `bytes`, the size of the file, and `lengths`, pairs of a length in symbols and the number of lines of it.
 
         Raises:
-            UserError: the text cannot be read or has changed, or the disk refuses.
+            UserError: the text cannot be read or has changed, or the write fails.
         """
         lengths: collections.Counter[int] = collections.Counter()
         count = 0
 
-        def records() -> Iterator[Examples]:
+        def cut() -> Iterator[Examples]:
             nonlocal count
-            parts = self.part if isinstance(self.part, SplitLines) else [self.part]
+            parts = self.part if isinstance(self.part, LinesOfSplit) else [self.part]
             for part in parts:
                 if isinstance(part, list):
                     lengths.update(map(len, part))
-                for examples in chunking.cut(part, vocabulary, config):
-                    count += len(examples)
-                    yield examples
+                for records in chunking.cut_records(part, vocabulary, config):
+                    count += len(records)
+                    yield records
 
-        size = tfrecord_writer.write(folder / self.name, records(), config.compression)
+        size = tfrecord_writer.write_records(folder / self.name, cut(), config.compression)
         if count != self.records:
             raise UserError(f"{self.name}: the text changed while it was read; prepare it again once it is complete")
         written = {"bytes": size, "lengths": [[length + 2, times] for length, times in sorted(lengths.items())]}
         if notes:
-            files.write_json(notes / f"{self.name}.json", written)
+            write_note(_note_path(notes, self.name), written)
         return written
 
 
-def write(
-    folder: Path,
-    content: Content,
-    config: DataConfig,
-    pool: Pool,
-    *,
-    notes: Path | None = None,
-    splits_file: Path | None = None,
+def write_shards(
+    folder: Path, text: CountedText, config: DataConfig, pool: Pool, staging: StagingFolder | None = None
 ) -> dict[str, Any]:
     """Writes the shards and the vocabulary of a data folder.
 
     Args:
-        folder: where.
-        content: what the text holds.
+        folder: the data folder.
+        text: the text.
         config: how it is cut.
-        pool: who write.
-        notes: a folder that says which shards are there already, and is told of new ones.
-        splits_file: a file that says which part of the data each line goes to; None: that is in memory.
+        pool: the workers.
+        staging: notes which shards are complete; None: all of them are written.
 
     Returns:
-        What `dataset.json` says of the splits.
+        The description of the splits in `dataset.json`.
 
     Raises:
-        UserError: the text cannot be read, or the disk refuses.
+        UserError: the text cannot be read, or the write fails.
     """
-    vocabulary = Vocabulary([*LAYOUTS[config.layout].special, *map(chr, content.code_points)])
-    todo = list(_shards(content, config, splits_file))
-    written = {shard.name: _noted(folder, notes, shard.name) for shard in todo}
-    # the parts that stand in the whole of a text, as a few lines of each block, take longest; so they go first
-    left = sorted((shard for shard in todo if not written[shard.name]), key=lambda shard: shard.split == "train")
-    calls = [functools.partial(shard.write, folder, notes, vocabulary, config) for shard in left]
-    each = [shard.records for shard in left]
-    scale = _bytes(content, config) / max(1, sum(shard.records for shard in todo))
-    for shard, made in zip(left, pool.run(calls, "writing", [round(n * scale) for n in each]), strict=True):
-        written[shard.name] = made
+    vocabulary = Vocabulary([*LAYOUTS[config.layout].special, *map(chr, text.code_points)])
+    shards = list(_plan_shards(text, config, staging.splits_file if staging else None))
+    notes = staging.notes if staging else None
+    written = {shard.name: _read_complete(folder, notes, shard.name) for shard in shards}
+    # `val` and `test` first: where they have a few lines of every block, a shard of theirs takes longest
+    missing = sorted((shard for shard in shards if not written[shard.name]), key=lambda shard: shard.split == "train")
+    calls = [functools.partial(shard.write, folder, notes, vocabulary, config) for shard in missing]
+    scale = _estimate_bytes(text, config) / max(1, sum(shard.records for shard in shards))
+    sizes = [round(shard.records * scale) for shard in missing]
+    for shard, result in zip(missing, pool.run(calls, "writing", sizes), strict=True):
+        written[shard.name] = result
     vocabulary.save(folder / "vocab.json")
     splits: dict[str, Any] = {}
-    for split, (start, end) in zip(SPLITS, chunking.bounds(content.size, config), strict=True):
-        names = [shard.name for shard in todo if shard.split == split]
-        records = chunking.num_records(end - start, config)
+    for split, (start, end) in zip(SPLITS, chunking.split_bounds(text.size, config), strict=True):
+        names = [shard.name for shard in shards if shard.split == split]
+        records = chunking.count_records(end - start, config)
         splits[split] = {"characters": end - start, "records": records, "shards": names}
         if config.layout == "lines":
             lengths: collections.Counter[int] = collections.Counter()
@@ -218,71 +155,73 @@ def write(
     return splits
 
 
-def shard_names(split: str, num_shards: int) -> list[str]:
-    """The file names of a split: `train-00000-of-00002.tfrecord`, ..."""
-    return [f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord" for shard in range(num_shards)]
+def _note_path(notes: Path, name: str) -> Path:
+    return notes / f"{name}.json"
 
 
-def _noted(folder: Path, notes: Path | None, name: str) -> dict[str, Any]:
-    """What was noted of a shard that is whole; nothing, if it is not there."""
+def _read_complete(folder: Path, notes: Path | None, name: str) -> dict[str, Any]:
+    """Returns the note on a complete shard, or an empty dict."""
+    note = read_note(_note_path(notes, name)) if notes else None
     try:
-        noted = files.read_json(notes / f"{name}.json") if notes else {}
-        return noted if noted and (folder / name).stat().st_size == noted["bytes"] else {}
-    except (UserError, OSError):
+        return note if note and (folder / name).stat().st_size == note["bytes"] else {}
+    except OSError:
         return {}
 
 
-def _bytes(content: Content, config: DataConfig) -> float:
-    """About how many bytes the records of a text take before they are compressed."""
-    records = max(1, chunking.num_records(content.size, config))
-    characters = content.characters if content.text is not None else content.line_characters
-    width = 1 if len(content.code_points) < 120 else 2  # most characters of a larger vocabulary
-    return records * tfrecord_writer.frame_size(chunking.num_symbols(characters, records, config) * width // records)
+def _estimate_bytes(text: CountedText, config: DataConfig) -> float:
+    """Estimates the uncompressed size of all records in bytes."""
+    records = max(1, chunking.count_records(text.size, config))
+    characters = text.characters if text.text is not None else text.line_characters
+    width = 1 if len(text.code_points) < 120 else 2  # of most ids, in bytes
+    return records * tfrecord_writer.frame_size(chunking.count_symbols(characters, records, config) * width // records)
 
 
-def _shards(content: Content, config: DataConfig, splits_file: Path | None) -> Iterator[Shard]:
-    """The shards of all splits, which have their records evenly and in order."""
-    by_split = _lines_by_split(content, config, splits_file)
-    for number, (split, (start, end)) in enumerate(zip(SPLITS, chunking.bounds(content.size, config), strict=True)):
-        count = chunking.num_records(end - start, config)
-        share = _bytes(content, config) * (end - start) / max(1, content.size)
+def _plan_shards(text: CountedText, config: DataConfig, splits_file: Path | None) -> Iterator[PlannedShard]:
+    """Divides the records of each split evenly among its shards, in order."""
+    lines = _locate_lines(text, config, splits_file)
+    for index, (split, (start, end)) in enumerate(zip(SPLITS, chunking.split_bounds(text.size, config), strict=True)):
+        count = chunking.count_records(end - start, config)
+        share = _estimate_bytes(text, config) * (end - start) / max(1, text.size)
         num_shards = config.num_shards or min(_MAX_SHARDS, max(1, round(share / _SHARD_BYTES)))
-        names = shard_names(split, num_shards) if count else []
         first = 0
-        for index, name in enumerate(names):
-            records = count // num_shards + (index < count % num_shards)
-            if content.text is None:
-                part: str | BlockText | SplitLines = by_split.part(number, first, records)
+        for shard, name in enumerate(shard_names(split, num_shards) if count else []):
+            records = count // num_shards + (shard < count % num_shards)
+            if text.text is None:
+                part: str | LazyText | LinesOfSplit = lines.select(index, first, records)
             else:
-                low, high = chunking.characters_of_records(first, first + records, end - start, config)
-                part = part_of(content.text, start + low, start + high)
+                low, high = chunking.locate_records(first, first + records, end - start, config)
+                part = _slice_text(text.text, start + low, start + high)
             first += records
-            yield Shard(name, split, records, part)
+            yield PlannedShard(name, split, records, part)
+
+
+def _slice_text(text: str | LazyText, start: int, stop: int) -> str | LazyText:
+    return text[start:stop] if isinstance(text, str) else text.part(start, stop)
 
 
 @dataclasses.dataclass(frozen=True)
-class _LinesBySplit:
-    """Where the lines of each part of the data stand.
+class _LineSplits:
+    """The split of every line of a text.
 
     Attributes:
-        content: the text.
-        splits: which part each line goes to, or the file with that.
-        before: how many lines of each part stand before each block and after the last, `[blocks + 1, 3]`.
+        text: the text.
+        splits: the split of each line, `[lines]`; or a file with them.
+        before: number of lines of each split before each block and after the last, `[blocks + 1, splits]`.
     """
 
-    content: Content
+    text: CountedText
     splits: npt.NDArray[np.uint8] | Path
     before: npt.NDArray[np.int64]
 
-    def part(self, split: int, first: int, count: int) -> SplitLines:
-        """Some lines of a part, with no more blocks than they need."""
+    def select(self, split: int, first: int, count: int) -> LinesOfSplit:
+        """Returns `count` lines of a split from `first` on, with only the blocks that contain them."""
         before = self.before[:, split]
         start = int(np.searchsorted(before, first, side="right")) - 1
         stop = max(start, int(np.searchsorted(before, first + count, side="left")))
         lines = slice(*self.before[[start, stop]].sum(axis=1).tolist())
-        return SplitLines(
-            self.content.lines[start:stop],
-            self.content.line_counts[start:stop],
+        return LinesOfSplit(
+            self.text.lines[start:stop],
+            self.text.line_counts[start:stop],
             str(self.splits) if isinstance(self.splits, Path) else self.splits[lines],
             lines.start,
             split,
@@ -291,24 +230,24 @@ class _LinesBySplit:
         )
 
 
-def _lines_by_split(content: Content, config: DataConfig, splits_file: Path | None) -> _LinesBySplit:
-    spans = list(itertools.pairwise(itertools.accumulate(content.line_counts, initial=0)))
-    if splits_file is None or content.size <= chunking.SORTED_LINES:
-        splits = chunking.splits_of_lines(0, content.size, content.size, config)
-        blocks: Iterator[npt.NDArray[np.uint8]] = (splits[start:end] for start, end in spans)
-        return _LinesBySplit(content, splits, _before(blocks))
-    with files.new_file(splits_file) as write:
+def _locate_lines(text: CountedText, config: DataConfig, splits_file: Path | None) -> _LineSplits:
+    """Assigns the lines of a text to splits; with very many lines, writes the assignment to a file."""
+    bounds = list(itertools.pairwise(itertools.accumulate(text.line_counts, initial=0)))
+    if splits_file is None or text.size <= chunking.SORTED_LINES:
+        splits = chunking.assign_lines_to_splits(0, text.size, text.size, config)
+        return _LineSplits(text, splits, _accumulate_splits(splits[start:end] for start, end in bounds))
+    with files.create_file(splits_file) as write:
 
-        def drawn() -> Iterator[npt.NDArray[np.uint8]]:
-            for start, end in spans:
-                block = chunking.splits_of_lines(start, end, content.size, config)
+        def assign() -> Iterator[npt.NDArray[np.uint8]]:
+            for start, end in bounds:
+                block = chunking.assign_lines_to_splits(start, end, text.size, config)
                 write(block.tobytes())
                 yield block
 
-        return _LinesBySplit(content, splits_file, _before(drawn()))
+        return _LineSplits(text, splits_file, _accumulate_splits(assign()))
 
 
-def _before(blocks: Iterator[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
-    """How many of each part there are before each block and after the last."""
+def _accumulate_splits(blocks: Iterator[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
+    """Returns the number of lines of each split before each block and after the last, `[blocks + 1, splits]`."""
     counts = [np.bincount(block, minlength=len(SPLITS)) for block in blocks]
     return np.cumsum([[0] * len(SPLITS), *counts], axis=0)

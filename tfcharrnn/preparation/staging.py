@@ -1,12 +1,16 @@
-"""The folder beside a data folder in which a large text is prepared, and found again after an interruption.
+"""The staging folder beside a data folder, where a large text is prepared and an interrupted preparation resumes.
 
-It is named after what is prepared, so that what one set of settings and files left is never taken for another's:
+Its content is in a subfolder whose name, KEY, is a hash of the settings and the state of the input files, so that the
+work of one preparation is never taken for another's:
 
-    .NAME.partial/KEY/plan.json            the settings and the files, for a person to read
-    .NAME.partial/KEY/input-00000.text     a file that was packed, or had to be decoded from its beginning
-    .NAME.partial/KEY/counts.json          what the first pass found
+    .NAME.partial/KEY/plan.json            the settings and the files, for people to read
+    .NAME.partial/KEY/input-00000.text     an input converted to a plain file
+    .NAME.partial/KEY/input-00000.json     a note on its source, once it is complete
+    .NAME.partial/KEY/counts.json          a note with the results of the first pass
     .NAME.partial/KEY/data/                the data folder
-    .NAME.partial/KEY/train-...json        for each shard that is whole there, what was written
+    .NAME.partial/KEY/train-...json        a note on each shard, once it is complete
+
+A note contains a checksum. What a missing or damaged note describes is made again.
 """
 
 from __future__ import annotations
@@ -24,324 +28,399 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfcharrnn import config as config_lib
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig
+from tfcharrnn.data.dataset import join_names
 from tfcharrnn.errors import UserError, warn
 from tfcharrnn.preparation import corpora, counting, input_files, text_blocks
-from tfcharrnn.preparation.corpora import Input, Source
-from tfcharrnn.preparation.line_blocks import FoundLines, LineBlock, WrittenLines, lengths_of
+from tfcharrnn.preparation.corpora import InputFile, Source
+from tfcharrnn.preparation.counting import CountedText, TextCounts
+from tfcharrnn.preparation.line_blocks import LineBlock, LineSpan, StoredLines, WholeLines, lengths_path
 from tfcharrnn.preparation.process_pool import Pool
-from tfcharrnn.preparation.sharding import Content
-from tfcharrnn.preparation.text_blocks import Block, BlockText
+from tfcharrnn.preparation.text_blocks import LazyText, TextBlock
 
-# changed when what stands in such a folder is another thing
+# to be increased when the content of a staging folder changes its meaning
 _FORMAT = 1
-# up to so many bytes a text is prepared by this process alone, and if it is not packed in memory
-SMALL = 2**25
-# digits of a folder's name
-_KEY = 16
-# seconds after which nobody goes on with what was interrupted in a cache
-_OLD = 7 * 24 * 3600
+# a plain text of up to this many bytes is prepared in memory, by this process alone
+SMALL_BYTES = 2**25
+# hexadecimal digits of KEY
+_KEY_LENGTH = 16
+# seconds after which an interrupted preparation in the cache is abandoned
+_MAX_AGE = 7 * 24 * 3600
 
 
-def is_large(found: Sequence[Input]) -> bool:
-    """Whether a text is to be prepared here, because it is, or may be, too large for memory.
+class _PlainFile(NamedTuple):
+    """An input as a plain file.
 
-    What cannot be read is left to those who will read it, and will tell.
+    Attributes:
+        source: the input, if it had to be converted; None if it is read as it is.
+        encoding: encoding of the plain file.
+        size: its size in bytes.
+    """
+
+    source: Source | None
+    encoding: str
+    size: int
+
+
+class _BlockSpan(NamedTuple):
+    """A block of text: the index of its input, and `start`, `end` and `newline` of its `TextBlock`."""
+
+    file: int
+    start: int
+    end: int
+    newline: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _FirstPass:
+    """Results of the first pass, as in `counts.json`."""
+
+    sources: list[Source]
+    plain_files: list[_PlainFile]
+    blocks: list[_BlockSpan]
+    counts: TextCounts
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> _FirstPass:
+        counts = TextCounts(**value["counts"])
+        counts.line_spans = [LineSpan(*span) for span in counts.line_spans]
+        return cls(
+            [Source(**source) for source in value["sources"]],
+            [_parse_plain_file(plain) for plain in value["plain_files"]],
+            [_BlockSpan(*block) for block in value["blocks"]],
+            counts,
+        )
+
+
+def is_large(inputs: Sequence[InputFile]) -> bool:
+    """Whether a text needs a staging folder, because it is, or may be, too large for memory.
+
+    Returns false if a file cannot be read, since reading it will raise the error.
     """
     size = 0
-    for file in found:
+    for file in inputs:
         try:
             size += os.stat(file.path).st_size
-            if file.member or not input_files.is_unpacked_file(file.path):
+            if file.member or not input_files.is_uncompressed_file(file.path):
                 return True
         except (OSError, ValueError):
             return False
-    return size > SMALL
+    return size > SMALL_BYTES
 
 
-class Workshop:
-    """A place to prepare a text, given by `opened`.
+class StagingFolder:
+    """A folder in which a text is prepared, made by `open_staging`.
 
     Attributes:
+        notes: the folder itself, which contains the notes.
         data: the data folder in it.
-        notes: the folder that notes which shards are whole.
-        pool: who do the work.
-        resumable: what is there is worth to be kept after an error.
+        splits_file: the file with the split of each line.
+        pool: the workers.
     """
 
-    def __init__(self, folder: Path, found: Sequence[Input], config: DataConfig, pool: Pool):
-        self.data, self.notes = folder / "data", folder
-        self.pool, self.resumable, self._small = pool, False, False
-        self._found, self._config = found, config
-        self._states = [_state(file) for file in found]
+    def __init__(self, path: Path, inputs: Sequence[InputFile], config: DataConfig, pool: Pool):
+        self.notes, self.data, self.splits_file = path, path / "data", path / "splits"
+        self.pool = pool
+        self._inputs, self._config = inputs, config
+        self._states = list(map(_file_state, inputs))
+        self._lines_file, self._counts_note = path / "lines", path / "counts.json"
+        self._is_small = self._is_resumable = False
 
-    @property
-    def splits_file(self) -> Path:
-        """Where to keep which part of the data each line goes to."""
-        return self.notes / "splits"
-
-    def content(self) -> Content:
-        """What the text holds: found before, or by a first pass now.
+    def count_text(self) -> CountedText:
+        """Returns the text with the results of the first pass, which is made unless its results are already here.
 
         Raises:
-            UserError: a file cannot be read, is not in its encoding, or leaves no text; or the disk refuses.
+            UserError: a file cannot be read, is not in its encoding, or leaves no text; or the write fails.
         """
-        kept = self.notes / "counts.json"
-        if not kept.exists() or not self._has_files_of(json.loads(kept.read_bytes())):
-            files.write_bytes(kept, json.dumps(self._count()).encode())
-        value = json.loads(kept.read_bytes())
-        sources = tuple(Source(**source) for source in value["sources"])
-        name = corpora.joined_name([source.name for source in sources])
-        if not value["characters"]:
-            raise corpora.nothing_left(name)
-        self._small = value["bytes"] <= SMALL
-        if self._small:
+        first_pass = self._read_first_pass()
+        if first_pass is None:
+            first_pass = self._make_first_pass()
+            write_note(self._counts_note, dataclasses.asdict(first_pass))
+        counts = first_pass.counts
+        name = join_names([source.name for source in first_pass.sources])
+        if not counts.characters:
+            raise corpora.no_text_error(name)
+        self._is_small = sum(plain.size for plain in first_pass.plain_files) <= SMALL_BYTES
+        if self._is_small:
             self.pool = Pool(1)
-        content = Content(name, sources, value["characters"], value["code_points"])
-        blocks = [self._block(value["files"], *place) for place in value["blocks"]]
+        blocks = [self._text_block(first_pass.plain_files, span) for span in first_pass.blocks]
+        text = CountedText(name, tuple(first_pass.sources), counts.characters, counts.code_points)
         if self._config.layout != "lines":
-            bounds = list(itertools.accumulate(value["counts"], initial=0))
-            return dataclasses.replace(content, text=BlockText(blocks, bounds, self._config, (0, bounds[-1])))
-        line_blocks: list[LineBlock] = [FoundLines(self._lines_file, *place) for place in value["places"]]
-        if not line_blocks:
-            line_blocks += [WrittenLines(block, block is blocks[-1], self._config) for block in blocks]
+            bounds = list(itertools.accumulate(counts.block_sizes, initial=0))
+            return dataclasses.replace(text, text=LazyText(blocks, bounds, self._config, 0, bounds[-1]))
+        lines: list[LineBlock] = [StoredLines(self._lines_file, span) for span in counts.line_spans]
+        if not lines:
+            lines += [WholeLines(block, block is blocks[-1], self._config) for block in blocks]
         return dataclasses.replace(
-            content,
-            lines=line_blocks,
-            line_counts=value["counts"],
-            line_characters=value["line_characters"],
-            dropped=value["dropped"],
+            text,
+            lines=lines,
+            line_counts=counts.block_sizes,
+            line_characters=counts.line_characters,
+            dropped=counts.dropped,
         )
 
-    def _has_files_of(self, value: dict[str, Any]) -> bool:
-        """Whether all is there that the first pass wrote; some of it may be removed already."""
-        plain = [self._plain(index) for index, (written, _) in enumerate(value["files"]) if written]
-        found = [self._lines_file, lengths_of(self._lines_file)] if value["places"] else []
-        return all(path.exists() for path in plain + found)
-
-    def keep(self) -> None:
-        """Says that what is there is worth to be kept after an error, if the text is not small."""
-        self.resumable = not self._small
+    def mark_resumable(self) -> None:
+        """Keeps the folder after an error from now on, unless the text is small."""
+        self._is_resumable = not self._is_small
 
     def is_worth_keeping(self, error: BaseException) -> bool:
-        """Whether what is there stays after an error, for the same command to go on from there."""
-        if self._small or not all(map(_can_be_read_again, self._states)):
+        """Whether to keep the folder after an error, so that the same command can resume."""
+        if self._is_small or not all(map(_is_rereadable, self._states)):
             return False
-        if self.resumable or any(self.notes.glob("*.tfrecord.json")):
+        if self._is_resumable or any(self.notes.glob("*.tfrecord.json")):
             return True
-        if isinstance(error, UserError):  # which may be of the text, and the same the next time
+        if isinstance(error, UserError):  # it may concern the text, and then recurs
             return False
-        unpacked = [note.with_suffix(".text") for note in self.notes.glob("input-*.json")]
-        size = sum(path.stat().st_size for path in unpacked if path.exists())
-        return size > SMALL or (self.notes / "counts.json").exists()
+        converted = [note.with_suffix(".text") for note in self.notes.glob("input-*.json")]
+        size = sum(path.stat().st_size for path in converted if path.exists())
+        return size > SMALL_BYTES or self._counts_note.exists()
 
     def check_unchanged(self) -> None:
-        """Checks that the files are what they were when the work began.
+        """Checks that the input files are the same as at the start.
 
         Raises:
             UserError: one has changed.
         """
-        for file, state in zip(self._found, self._states, strict=True):
-            if _state(file) != state:
-                raise text_blocks.changed(file.label)
+        for file, state in zip(self._inputs, self._states, strict=True):
+            if _file_state(file) != state:
+                raise text_blocks.changed_error(file.label)
 
     def publish(self, path: Path, *, overwrite: bool) -> None:
-        """Puts the data folder under its name.
+        """Moves the data folder to its final place.
 
         Args:
             path: the final place.
-            overwrite: put it in the place of one that stands there.
+            overwrite: replace what is there.
 
         Raises:
-            UserError: a file of the text has changed, `path` exists and `overwrite` is false, or the disk refuses.
+            UserError: an input file has changed, `path` exists and `overwrite` is false, or the write fails.
         """
         self.check_unchanged()
         try:
-            for file in self.data.glob(".*"):  # what a process that was killed began
+            for file in self.data.glob(".*"):  # left by a killed process
                 file.unlink()
-            files.publish(self.data, path, overwrite=overwrite)
+            files.publish_folder(self.data, path, overwrite=overwrite)
         except OSError as error:
-            raise files.cannot_write(path, error) from error
+            raise files.write_error(path, error) from error
 
-    @property
-    def _lines_file(self) -> Path:
-        return self.notes / "lines"
+    def _converted_path(self, index: int) -> Path:
+        return self.notes / f"input-{index:05d}.text"
 
-    def _plain(self, file: int) -> Path:
-        return self.notes / f"input-{file:05d}.text"
+    def _text_block(self, plain_files: list[_PlainFile], span: _BlockSpan) -> TextBlock:
+        file, plain = self._inputs[span.file], plain_files[span.file]
+        path = file.path if plain.source is None else str(self._converted_path(span.file))
+        return TextBlock(path, file.label, plain.encoding, span.start, span.end, span.newline)
 
-    def _block(self, plain: list[tuple[bool, str]], file: int, start: int, end: int, joint: bool) -> Block:
-        written, encoding = plain[file]
-        path = str(self._plain(file)) if written else self._found[file].path
-        return Block(path, self._found[file].label, encoding, start, end, joint)
+    def _read_first_pass(self) -> _FirstPass | None:
+        """Reads the results of the first pass; returns None if anything it wrote is missing or damaged."""
+        value = read_note(self._counts_note)
+        if value is None:
+            return None
+        first_pass = _FirstPass.from_json(value)
+        for index, plain in enumerate(first_pass.plain_files):
+            if plain.source and not _has_size(self._converted_path(index), plain.size):
+                return None
+        spans = first_pass.counts.line_spans
+        if spans and not (_has_size(self._lines_file, spans[-1].end) and lengths_path(self._lines_file).exists()):
+            return None
+        return first_pass
 
-    def _count(self) -> dict[str, Any]:
-        """The first pass: what `counts.json` says."""
-        made = self._make_plain()
-        places, is_plain = [], [source is None for source, _ in made]
-        for index, file in enumerate(self._found):
-            encoding = made[index][1]
-            path = file.path if is_plain[index] else str(self._plain(index))
-            with input_files.reading(file.label):
-                if not os.stat(path).st_size:
-                    raise corpora.empty(file.label)
-            file = dataclasses.replace(file, path=path, encoding=encoding)
-            for block in text_blocks.blocks_of(file, self._config, joint=index < len(self._found) - 1):
-                places.append((index, block.start, block.end, block.joint))
-        plain = [(not is_plain[index], encoding) for index, (_, encoding) in enumerate(made)]
-        blocks = [self._block(plain, *place) for place in places]
-        counted = counting.count(blocks, self._config, self.pool, self._lines_file)
-        summed = iter(counting.sources(list(itertools.compress(self._found, is_plain)), self.pool))
-        return {
-            "sources": [dataclasses.asdict(source or next(summed)) for source, _ in made],
-            "files": plain,
-            "bytes": sum(block.end - block.start for block in blocks),
-            "blocks": places,
-            **dataclasses.asdict(counted),
-        }
+    def _make_first_pass(self) -> _FirstPass:
+        plain_files = self._make_plain_files()
+        spans = []
+        for index, (file, plain) in enumerate(zip(self._inputs, plain_files, strict=True)):
+            if not plain.size:
+                raise corpora.empty_file_error(file.label)
+            path = file.path if plain.source is None else str(self._converted_path(index))
+            file = dataclasses.replace(file, path=path, encoding=plain.encoding)
+            for block in text_blocks.divide_file(file, self._config, newline=index < len(self._inputs) - 1):
+                spans.append(_BlockSpan(index, block.start, block.end, block.newline))
+        blocks = [self._text_block(plain_files, span) for span in spans]
+        counts = counting.count_blocks(blocks, self._config, self.pool, self._lines_file)
+        unconverted = [file for file, plain in zip(self._inputs, plain_files, strict=True) if plain.source is None]
+        hashed = iter(counting.hash_files(unconverted, self.pool))
+        return _FirstPass([plain.source or next(hashed) for plain in plain_files], plain_files, spans, counts)
 
-    def _make_plain(self) -> list[tuple[Source | None, str]]:
-        """Writes what is not plain as it must be; gives for each file what was read, if it was, and its encoding."""
-        made: list[tuple[Source | None, str]] = []
-        notes = [self.notes / f"input-{index:05d}.json" for index in range(len(self._found))]
-        todo = [
-            index
-            for index, file in enumerate(self._found)
-            if not text_blocks.is_plain(file) and not (notes[index].exists() and self._plain(index).exists())
-        ]
-        # a pipe without a name is one of this process's descriptors, which the pool's have not
-        pipes = [index for index in todo if not is_file(self._found[index])]
-        rest = [index for index in todo if index not in pipes]
-        for indices, pool in ((pipes, Pool(1, quiet=self.pool.quiet)), (rest, self.pool)):
+    def _make_plain_files(self) -> list[_PlainFile]:
+        """Converts the inputs that are not plain files, unless an earlier attempt did."""
+        plain_files: dict[int, _PlainFile] = {}
+        pipes: list[int] = []
+        others: list[int] = []
+        for index, file in enumerate(self._inputs):
+            note = read_note(self._note_path(index))
+            if note and _has_size(self._converted_path(index), _parse_plain_file(note).size):
+                plain_files[index] = _parse_plain_file(note)
+            elif text_blocks.is_plain(file):
+                with input_files.report_read_errors(file.label):
+                    plain_files[index] = _PlainFile(None, file.encoding, os.stat(file.path).st_size)
+            else:
+                (others if is_regular_file(file) else pipes).append(index)
+        # an unnamed pipe is a file descriptor of this process, which the workers do not have
+        for indices, pool in ((pipes, Pool(1, quiet=self.pool.quiet)), (others, self.pool)):
             calls = [
-                functools.partial(text_blocks.as_plain_file, self._found[index], self._plain(index))
+                functools.partial(text_blocks.write_plain_file, self._inputs[index], self._converted_path(index))
                 for index in indices
             ]
-            sizes = [os.stat(self._found[index].path).st_size for index in indices]
+            sizes = [os.stat(self._inputs[index].path).st_size for index in indices]
             for index, (source, encoding) in zip(indices, pool.run(calls, "unpacking", sizes), strict=True):
-                files.write_json(notes[index], [dataclasses.asdict(source), encoding])
-        for file, note in zip(self._found, notes, strict=True):
-            if note.exists():
-                values, encoding = files.read_json(note)
-                made.append((Source(**values), encoding))
-            else:
-                made.append((None, file.encoding))
-        return made
+                plain = _PlainFile(source, encoding, self._converted_path(index).stat().st_size)
+                write_note(self._note_path(index), [dataclasses.asdict(source), plain.encoding, plain.size])
+                plain_files[index] = plain
+        return [plain_files[index] for index in range(len(self._inputs))]
+
+    def _note_path(self, index: int) -> Path:
+        return self.notes / f"input-{index:05d}.json"
 
 
 @contextlib.contextmanager
-def opened(
-    partial: Path, found: Sequence[Input], config: DataConfig, pool: Pool, *, wait: bool = False
-) -> Iterator[Workshop]:
-    """Gives the place to prepare a text, new or as an interruption left it, and removes it at the end.
+def open_staging(
+    partial: Path, inputs: Sequence[InputFile], config: DataConfig, pool: Pool, *, wait: bool = False
+) -> Iterator[StagingFolder]:
+    """Opens the staging folder of a text, new or as an interruption left it, and removes it at the end.
 
-    After an error it stays if there is much in it that need not be done again.
+    After an error it is kept if that saves the next attempt much work.
 
     Args:
         partial: the folder.
-        found: the files of the text.
-        config: how it is cut.
-        pool: who do the work; it is closed at the end.
-        wait: for another process that is at work there, instead of an error.
+        inputs: the files of the text.
+        config: how the text is cut.
+        pool: the workers, stopped at the end.
+        wait: wait for another process that uses the folder, instead of raising an error.
 
     Raises:
-        UserError: another process is at work there, or the disk refuses.
+        UserError: another process uses the folder, or the write fails.
     """
-    locked = lock_of(partial)
+    lock = lock_path(partial)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = files.lock(locked, "prepare data", wait=wait)
+        descriptor = files.lock_file(lock, "prepare data", wait=wait)
     except BlockingIOError as error:
         raise UserError(
-            f"{partial}: another process prepares this folder ({error}); wait for it, or choose another --output_dir"
+            f"{partial}: another process is preparing this folder ({error}); "
+            "wait for it, or choose another --output_dir"
         ) from None
     except OSError as error:
-        raise files.cannot_write(partial, error) from error
+        raise files.write_error(partial, error) from error
     try:
-        key = key_of(found, config)
-        _discard_others(partial, key)
+        key = compute_key(inputs, config)
+        _discard_other_keys(partial, key)
         folder = partial / key
         try:
             (folder / "data").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.cannot_write(partial, error) from error
-        shop = Workshop(folder, found, config, pool)
+            raise files.write_error(partial, error) from error
+        staging = StagingFolder(folder, inputs, config, pool)
         try:
-            plan = {"settings": config_lib.to_dict(config), "files": [file.path for file in found]}
+            plan = {"settings": config_lib.to_dict(config), "files": [file.path for file in inputs]}
             files.write_json(folder / "plan.json", plan)
-            for file in folder.glob(".*.tmp"):  # what a process that was killed began
+            for file in folder.glob(".*.tmp"):  # left by a killed process
                 file.unlink()
-            yield shop
+            yield staging
         except BaseException as error:
-            if shop.is_worth_keeping(error):
-                warn(f"{partial}: keeps what was done; the same command goes on from there")
+            if staging.is_worth_keeping(error):
+                warn(f"{partial}: the work so far is kept; run the same command again to resume")
             else:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(partial, ignore_errors=True)
     finally:
         pool.close()
-        files.unlock(locked, descriptor)
+        files.unlock_file(lock, descriptor)
 
 
-def lock_of(partial: Path) -> Path:
-    """The file that is locked while a process is at work in such a folder."""
+def lock_path(partial: Path) -> Path:
+    """The file that is locked while a process uses the staging folder `partial`."""
     return partial.with_name(f"{partial.name}.lock")
 
 
-def remove_old(cache_dir: Path) -> None:
-    """Removes from a cache what was begun long ago and is not gone on with, as after a change of settings."""
+def remove_abandoned(cache_dir: Path) -> None:
+    """Removes old staging folders from the cache, such as those of settings that were changed since."""
     for partial in cache_dir.glob(".*.partial"):
-        with contextlib.suppress(OSError):  # another process may remove it, too, or be at work there
+        with contextlib.suppress(OSError):  # another process may be removing it or using it
             newest = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
-            if time.time() - newest < _OLD:
+            if time.time() - newest < _MAX_AGE:
                 continue
-            descriptor = files.lock(lock_of(partial), "prepare data")
+            descriptor = files.lock_file(lock_path(partial), "prepare data")
             try:
                 shutil.rmtree(partial, ignore_errors=True)
             finally:
-                files.unlock(lock_of(partial), descriptor)
+                files.unlock_file(lock_path(partial), descriptor)
 
 
-def key_of(found: Sequence[Input], config: DataConfig) -> str:
-    """A name for what is prepared of these files with these settings, as long as no file changes."""
+def compute_key(inputs: Sequence[InputFile], config: DataConfig) -> str:
+    """Returns a hash of the settings and the state of the input files."""
     settings = {key: value for key, value in config_lib.to_dict(config).items() if key not in ("input", "corpus")}
-    described = [_FORMAT, text_blocks.BLOCK, settings, list(map(_state, found))]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:_KEY]
+    described = [_FORMAT, text_blocks.BLOCK_BYTES, settings, list(map(_file_state, inputs))]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def _can_be_read_again(state: list[Any]) -> bool:
-    return len(state) > 2
+def write_note(path: Path, value: Any) -> None:
+    """Writes a JSON value with its checksum.
+
+    Raises:
+        UserError: the write fails.
+    """
+    files.write_bytes(path, json.dumps({"sha256": _hash_json(value), "value": value}).encode())
 
 
-def is_file(file: Input) -> bool:
-    """Whether this is no pipe or device, and can be read again.
+def read_note(path: Path) -> Any:
+    """Reads a value that `write_note` wrote; returns None if it is missing or damaged."""
+    try:
+        note = files.read_json(path)
+        is_intact = isinstance(note, dict) and note.get("sha256") == _hash_json(note.get("value"))
+    except (UserError, RecursionError):
+        return None
+    return note["value"] if is_intact else None
+
+
+def _hash_json(value: Any) -> str:
+    return files.sha256(json.dumps(value).encode())
+
+
+def _parse_plain_file(value: Sequence[Any]) -> _PlainFile:
+    source, encoding, size = value
+    return _PlainFile(source and Source(**source), encoding, size)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def is_regular_file(file: InputFile) -> bool:
+    """Whether this is a regular file, not a pipe or device, so that it can be read again.
 
     Raises:
         UserError: it cannot be read.
     """
-    with input_files.reading(file.label):
+    with input_files.report_read_errors(file.label):
         return stat.S_ISREG(os.stat(file.path).st_mode)
 
 
-def _state(file: Input) -> list[Any]:
-    """What says that a file is the same as before; of a pipe, nothing does."""
-    if not is_file(file):
+def _file_state(file: InputFile) -> list[Any]:
+    """Returns what identifies the content of a file without reading it; for a pipe, this differs in every process."""
+    if not is_regular_file(file):
         return [file.path, os.getpid()]
-    with input_files.reading(file.label):
+    with input_files.report_read_errors(file.label):
         status = os.stat(file.path)
     return [os.path.abspath(file.path), file.name, file.member, status.st_size, status.st_mtime_ns]
 
 
-def _discard_others(partial: Path, key: str) -> None:
-    """Removes what was begun with other settings or files."""
+def _is_rereadable(state: list[Any]) -> bool:
+    return len(state) > 2
+
+
+def _discard_other_keys(partial: Path, key: str) -> None:
+    """Removes the work of other settings or files."""
     if not partial.is_dir():
         return
     for folder in partial.iterdir():
-        if re.fullmatch(rf"[0-9a-f]{{{_KEY}}}", folder.name) and folder.name != key:
-            warn(f"{partial}: what is in it was begun with other settings or another text; it begins anew")
+        if re.fullmatch(rf"[0-9a-f]{{{_KEY_LENGTH}}}", folder.name) and folder.name != key:
+            warn(f"{partial}: contains work with other settings or another text; starting from scratch")
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""A text that may be larger than memory: read in blocks, the same as in one piece.
+"""Reads a text that may exceed memory in blocks, with the same result as reading it at once.
 
-What can be read from any place, as plain files in UTF-8 can, is. Anything else (what is packed, a pipe, an encoding in
-which a byte means nothing by itself) is first written as such a file; see `as_plain_file`.
+Blocks are read in any order, which requires uncompressed files in an encoding that can be decoded from the middle, such
+as UTF-8. `write_plain_file` first converts any other input (a compressed file, a pipe, UTF-16, ...) to such a file.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.preparation import corpora, input_files
-from tfcharrnn.preparation.corpora import Input, Source
+from tfcharrnn.preparation.corpora import InputFile, Source
 
-# bytes of a file that are read together
-BLOCK = 2**22
-# at the end of a block its last newline is looked for in so many bytes, and if there is none in all of them
-_NEAR = 2**12
-# encodings in which every character up to U+007F is its one byte, and that byte is nothing else
-_ANYWHERE = re.compile(r"utf-8|ascii|iso8859-\d+|cp125\d|koi8-\w")
-# codecs that give something else for a text in pieces
-_ONE_PIECE = ("punycode", "idna")
+# largest size of a block in bytes
+BLOCK_BYTES = 2**22
+# a newline to end a block at is first searched for in this many bytes at its end
+_TAIL_BYTES = 2**12
+# encodings in which every character up to U+007F is a single byte, which occurs in no other character
+_STATELESS = re.compile(r"utf-8|ascii|iso8859-\d+|cp125\d|koi8-\w")
+# codecs whose incremental decoder gives another text
+_NOT_INCREMENTAL = ("punycode", "idna")
+# blocks kept in memory by a `LazyText`: overlapping sequences go back into the previous one
+_CACHED_BLOCKS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
-    """A piece of a plain file.
+class TextBlock:
+    """A part of a plain file that is read at once.
 
     Attributes:
-        path: of the file.
-        label: by which errors name it.
-        encoding: the file's.
-        start: its first byte.
-        end: the byte after its last one.
-        joint: another file follows, after a newline.
+        path: the file.
+        label: the file's name in error messages.
+        encoding: the file's encoding.
+        start: offset of its first byte.
+        end: offset after its last byte.
+        newline: whether a newline is added, since another file follows.
     """
 
     path: str
@@ -49,214 +51,213 @@ class Block:
     encoding: str
     start: int
     end: int
-    joint: bool
+    newline: bool
 
     def read(self, config: DataConfig) -> str:
-        """Its text, normalised.
+        """Reads its text, normalised.
 
         Raises:
-            UserError: the file cannot be read, or is not in its encoding.
+            UserError: the file cannot be read, is not in its encoding, or has become shorter.
         """
-        with input_files.reading(self.label), open(self.path, "rb") as file:
+        with input_files.report_read_errors(self.label), open(self.path, "rb") as file:
             file.seek(self.start)
             data = file.read(self.end - self.start)
         if len(data) < self.end - self.start:
-            raise changed(self.label)
-        with corpora.decoding(self.encoding, self.label, self.end):
+            raise changed_error(self.label)
+        with corpora.report_decode_errors(self.encoding, self.label, self.end):
             text = data.decode(self.encoding)
         if not self.start:
             text = text.removeprefix("\ufeff")
-        return corpora.normalise(text + "\n" * self.joint, config)
+        return corpora.normalise(text + "\n" * self.newline, config)
 
 
-class BlockText:
-    """A text in blocks, of which only those are read that are asked for. Like a `str` it has a length and slices."""
+class LazyText:
+    """A text, or a part of one, whose blocks are read when needed. Like a `str`, it has a length and can be sliced."""
 
-    def __init__(self, blocks: Sequence[Block], bounds: Sequence[int], config: DataConfig, span: tuple[int, int]):
-        """Takes a part of a text.
+    def __init__(self, blocks: Sequence[TextBlock], bounds: Sequence[int], config: DataConfig, start: int, stop: int):
+        """Creates the text without reading it.
 
         Args:
-            blocks: those that the part touches.
-            bounds: the characters of the text before each of them and after the last.
-            config: how they are normalised.
-            span: the part's first character, and the one after its last.
+            blocks: the blocks that contain it.
+            bounds: position in the whole text of the start of each block and of the end of the last, in characters.
+            config: how the blocks are normalised.
+            start: position of its first character in the whole text.
+            stop: position after its last character.
         """
-        self._blocks, self._bounds, self._config, self._span = blocks, bounds, config, span
-        self._kept: dict[int, str] = {}
+        self._blocks, self._bounds, self._config = blocks, bounds, config
+        self._start, self._stop = start, stop
+        self._cache: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return self._span[1] - self._span[0]
+        return self._stop - self._start
 
     def __getitem__(self, part: slice) -> str:
-        """Some characters; slices of the end, or with a step, are not for a text of this size.
+        """Reads a slice with a step of 1.
 
         Raises:
             UserError: a file cannot be read, or has changed.
         """
-        start, stop = (self._span[0] + place for place in part.indices(len(self))[:2])
+        start, stop = (self._start + position for position in part.indices(len(self))[:2])
         pieces = []
         for index in range(bisect.bisect_right(self._bounds, start) - 1, len(self._blocks)):
-            before = self._bounds[index]
-            if before >= stop:
+            block_start = self._bounds[index]
+            if block_start >= stop:
                 break
-            pieces.append(self._read(index)[max(0, start - before) : stop - before])
+            pieces.append(self._read(index)[max(0, start - block_start) : stop - block_start])
         return "".join(pieces)
 
-    def part(self, start: int, stop: int) -> BlockText:
-        """A part of it that has no more blocks than it needs."""
-        start, stop = self._span[0] + start, self._span[0] + stop
+    def part(self, start: int, stop: int) -> LazyText:
+        """Returns a part of it, with only the blocks that the part needs."""
+        start, stop = self._start + start, self._start + stop
         first = max(0, bisect.bisect_right(self._bounds, start) - 1)
         last = max(first, bisect.bisect_left(self._bounds, stop))
-        return BlockText(self._blocks[first:last], self._bounds[first : last + 1], self._config, (start, stop))
+        return LazyText(self._blocks[first:last], self._bounds[first : last + 1], self._config, start, stop)
 
     def _read(self, index: int) -> str:
-        if index not in self._kept:
+        if index not in self._cache:
             text = self._blocks[index].read(self._config)
             if len(text) != self._bounds[index + 1] - self._bounds[index]:
-                raise changed(self._blocks[index].label)
-            if len(self._kept) == 2:  # sequences that overlap go back into the block before
-                del self._kept[min(self._kept)]
-            self._kept[index] = text
-        return self._kept[index]
+                raise changed_error(self._blocks[index].label)
+            if len(self._cache) == _CACHED_BLOCKS:
+                del self._cache[min(self._cache)]
+            self._cache[index] = text
+        return self._cache[index]
 
 
-def part_of(text: str | BlockText, start: int, stop: int) -> str | BlockText:
-    """A part of a text, which in blocks is not read yet."""
-    return text[start:stop] if isinstance(text, str) else text.part(start, stop)
-
-
-def changed(label: str) -> UserError:
-    """What to tell of a file that is not as it was."""
+def changed_error(label: str) -> UserError:
+    """The error for a file that changed during preparation."""
     return UserError(f"{label}: changed while it was read; prepare it again once it is complete")
 
 
-def can_be_read_anywhere(encoding: str) -> bool:
-    """Whether a text in this encoding can be decoded from the middle.
-
-    Raises:
-        ConfigError: an unknown encoding.
-    """
-    with corpora.decoding(encoding, ""):
-        return _ANYWHERE.fullmatch(codecs.lookup(encoding).name) is not None
-
-
-def blocks_of(file: Input, config: DataConfig, joint: bool) -> list[Block]:
+def divide_file(file: InputFile, config: DataConfig, newline: bool) -> list[TextBlock]:
     """Divides a plain file into blocks.
 
-    A block ends with a newline if it has one, else with a space, else between characters that are normalised alike
-    apart and together.
+    A block ends after a newline if it contains one, else after a space, else between two characters that are
+    normalised in the same way separately as together.
 
     Args:
         file: the file.
-        config: what is done with the text.
-        joint: another file follows.
+        config: how the text is normalised.
+        newline: whether a newline is added at the end, since another file follows.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
-    ends = [0]
-    with input_files.reading(file.label), open(file.path, "rb") as opened:
+    bounds = [0]
+    with input_files.report_read_errors(file.label), open(file.path, "rb") as opened:
         size = os.fstat(opened.fileno()).st_size
-        while size - ends[-1] > BLOCK:
-            width = min(_NEAR, BLOCK)
-            opened.seek(ends[-1] + BLOCK - width)
-            end = _newline_before_end(opened.read(width))
+        while size - bounds[-1] > BLOCK_BYTES:
+            width = min(_TAIL_BYTES, BLOCK_BYTES)
+            opened.seek(bounds[-1] + BLOCK_BYTES - width)
+            end = _find_line_end(opened.read(width))
             if not end:
-                width = BLOCK
-                opened.seek(ends[-1])
-                end = _newline_before_end(data := opened.read(width + 1)[:width]) or _end(data, file.encoding, config)
-            ends.append(ends[-1] + BLOCK - width + end)
-    ends.append(size)
-    last = len(ends) - 2
+                width = BLOCK_BYTES
+                opened.seek(bounds[-1])
+                data = opened.read(width + 1)[:width]
+                end = _find_line_end(data) or _find_block_end(data, file.encoding, config)
+            bounds.append(bounds[-1] + BLOCK_BYTES - width + end)
+    bounds.append(size)
     return [
-        Block(file.path, file.label, file.encoding, ends[index], ends[index + 1], joint and index == last)
-        for index in range(last + 1)
+        TextBlock(file.path, file.label, file.encoding, start, end, newline and index == len(bounds) - 2)
+        for index, (start, end) in enumerate(itertools.pairwise(bounds))
     ]
 
 
-def _newline_before_end(data: bytes) -> int:
+def _find_line_end(data: bytes) -> int:
+    """Returns the offset after the last newline, or 0."""
     return data.rfind(b"\n") + 1
 
 
-def _end(data: bytes, encoding: str, config: DataConfig) -> int:
-    """Where a block without a newline ends: after a space, else between two characters."""
+def _find_block_end(data: bytes, encoding: str, config: DataConfig) -> int:
+    """Returns where a block without a newline ends: after a space, else between two characters."""
     if b" " in data:
         return data.rfind(b" ") + 1
     end = len(data) - data.endswith(b"\r")
     if codecs.lookup(encoding).name == "utf-8":
-        for back in range(1, min(4, end) + 1):  # the last character may be cut; it begins with no byte of 10xxxxxx
+        for back in range(1, min(4, end) + 1):  # the last character may be incomplete; its first byte is not 10xxxxxx
             if data[end - back] & 0xC0 != 0x80:
                 end -= back
                 break
     end = end or len(data)
     if config.lowercase:
-        tail = data[max(0, end - _NEAR) : end].decode(encoding, "ignore")
-        for place in range(len(tail) - 1, 0, -1):
-            if _settles(tail[place - 1]) and _settles(tail[place]):
-                return end - len(tail[place:].encode(encoding))
+        tail = data[max(0, end - _TAIL_BYTES) : end].decode(encoding, "ignore")
+        for position in range(len(tail) - 1, 0, -1):
+            if _determines_sigma(tail[position - 1]) and _determines_sigma(tail[position]):
+                return end - len(tail[position:].encode(encoding))
     return end
 
 
-def _settles(character: str) -> bool:
-    """Whether the lower case of a sigma on one side of a character is the same whatever stands on the other side.
+def _determines_sigma(character: str) -> bool:
+    """Whether this character alone determines the lower case of a sigma beside it, whatever is on its other side.
 
-    A sigma at the end of a word has a lower case of its own. A letter says that the word goes on, another character
-    that it does not, and a few, such as apostrophes, say neither.
+    A sigma at the end of a word has a lower case of its own. A letter continues the word and most other characters end
+    it, but a few, such as apostrophes, do neither.
     """
-    within, last = "\N{GREEK SMALL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}"
-    goes_on, ends = f"aΣ{character}".lower()[1] == within, f"aΣ{character}a".lower()[1] == last
-    return character != "Σ" and (goes_on or ends)
+    within, final = "\N{GREEK SMALL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}"
+    continues, ends = f"aΣ{character}".lower()[1] == within, f"aΣ{character}a".lower()[1] == final
+    return character != "Σ" and (continues or ends)
 
 
-def is_plain(file: Input) -> bool:
-    """Whether a file can be read in blocks as it is.
+def is_plain(file: InputFile) -> bool:
+    """Whether the file can be read in blocks as it is.
 
     Raises:
-        UserError: it cannot be read.
+        ConfigError: the encoding is unknown.
+        UserError: the file cannot be read.
     """
-    with input_files.reading(file.label):
-        return not file.member and input_files.is_unpacked_file(file.path) and can_be_read_anywhere(file.encoding)
+    with input_files.report_read_errors(file.label):
+        return not file.member and input_files.is_uncompressed_file(file.path) and _is_stateless(file.encoding)
 
 
-def as_plain_file(file: Input, path: Path) -> tuple[Source, str]:
-    """Writes the text of a file that is not plain as one that is.
+def write_plain_file(file: InputFile, path: Path) -> tuple[Source, str]:
+    """Writes the text of a compressed file, a pipe, or a file in a stateful encoding as a plain file.
 
     Args:
-        file: packed, a pipe, or in an encoding that must be decoded from its beginning.
-        path: of the file to make.
+        file: the input.
+        path: the file to make.
 
     Returns:
-        What was read, as it is on disk, and the encoding of what was written.
+        The input as a source, and the encoding of the new file.
 
     Raises:
-        UserError: it cannot be read or is not in its encoding, or the disk refuses.
+        UserError: the input cannot be read or is not in its encoding, or the write fails.
     """
-    as_it_is = can_be_read_anywhere(file.encoding)
-    with input_files.unpacked(file.path, file.member) as (opened, read), files.new_file(path) as write:
-        pieces: Iterator[bytes] = iter(lambda: opened.read(BLOCK), b"")
+    keeps_encoding = _is_stateless(file.encoding)
+    with input_files.open_decompressed(file.path, file.member) as (opened, hashing), files.create_file(path) as write:
+        pieces: Iterator[bytes] = iter(lambda: opened.read(BLOCK_BYTES), b"")
         first = next(pieces, b"")
         if not first:
-            raise corpora.empty(file.label)
+            raise corpora.empty_file_error(file.label)
         pieces = itertools.chain([first], pieces)
-        for data in pieces if as_it_is else _in_utf8(pieces, file):
+        for data in pieces if keeps_encoding else _recode(pieces, file):
             write(data)
-    return Source(file.name, read.size, read.sha256), file.encoding if as_it_is else "utf-8"
+    return Source(file.name, hashing.size, hashing.sha256), file.encoding if keeps_encoding else "utf-8"
 
 
-def _in_utf8(pieces: Iterator[bytes], file: Input) -> Iterator[bytes]:
-    """The text of a file in UTF-8."""
-    with corpora.decoding(file.encoding, file.label):
+def _is_stateless(encoding: str) -> bool:
+    """Whether a text in this encoding can be decoded from the middle.
+
+    Raises:
+        ConfigError: the encoding is unknown.
+    """
+    with corpora.report_decode_errors(encoding, ""):
+        return _STATELESS.fullmatch(codecs.lookup(encoding).name) is not None
+
+
+def _recode(pieces: Iterator[bytes], file: InputFile) -> Iterator[bytes]:
+    """Converts the content of a file to UTF-8."""
+    with corpora.report_decode_errors(file.encoding, file.label):
         codec = codecs.lookup(file.encoding)
-        "".encode(file.encoding)  # refuses codecs that are not of text
-    if codec.incrementaldecoder is None or codec.name in _ONE_PIECE:
+        "".encode(file.encoding)  # rejects codecs that are not text encodings
+    if codec.incrementaldecoder is None or codec.name in _NOT_INCREMENTAL:
         yield corpora.decode(b"".join(pieces), file.encoding, file.label).encode()
         return
     decoder = codec.incrementaldecoder("strict")
     read = characters = 0
     for data in itertools.chain(pieces, [b""]):
         read += len(data)
-        with corpora.decoding(file.encoding, file.label, read, characters):
+        with corpora.report_decode_errors(file.encoding, file.label, read, characters):
             text = decoder.decode(data, not data)
-            encoded = text.encode()  # refuses lone surrogates, which some codecs let through
+            encoded = text.encode()  # rejects lone surrogates, which some codecs let through
         characters += len(text)
         yield encoded

@@ -1,28 +1,31 @@
-"""Curves of training runs, drawn from their `metrics.jsonl`."""
+"""Plots the metrics of training runs."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfcharrnn import files
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.runs.logs import read_metrics
 
-# the columns of metrics.jsonl that can be drawn, and what they are
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# the columns of metrics.jsonl that can be plotted, with their titles
 COLUMNS = {
     "loss": "training loss",
     "smooth_loss": "smoothed loss",
     "val_loss": "validation loss",
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
-    "chars_per_second": "characters a second",
-    "data_wait": "share of the time spent waiting for data",
+    "chars_per_second": "characters per second",
+    "data_wait": "fraction of time spent waiting for data",
 }
-# what to draw them against, and the column that says it
+# the choices for the x axis, with their columns
 AXES = {"step": "step", "epoch": "epoch", "time": "seconds"}
 FORMATS = ("png", "svg")
 
@@ -34,105 +37,102 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
+class _Run(NamedTuple):
+    name: str
+    rows: list[dict[str, float]]
+
+
+class _Panel(NamedTuple):
+    title: str
+    columns: list[str]
+
+
+class _TimeUnit(NamedTuple):
+    name: str
+    seconds: float
+
+
 def check_available() -> None:
-    """Checks that there is something to draw with.
+    """Checks that matplotlib is installed.
 
     Raises:
-        UserError: there is not.
+        UserError: it is not.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("matplotlib is missing; install it with pip install 'tfcharrnn[plot]'")
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`; a last one that is being written is left out.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    path = run_dir / "metrics.jsonl"
-    try:
-        text = path.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; name a run folder") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error})") from None
-    if not all(isinstance(row, dict) and "step" in row for row in rows):
-        raise UserError(f"{path}: damaged (a row is no object with a step)")
-    if not rows:
-        raise UserError(f"{path}: has no rows yet")
-    return rows
-
-
 def draw(run_dirs: Sequence[Path], output: Path, y: Sequence[str] = ("loss", "val_loss"), x: str = "step") -> None:
-    """Draws curves of some runs, a colour each; losses stand in one panel, everything else in a panel of its own.
+    """Draws the curves of runs, one colour per run; the losses share a panel, other columns have one each.
 
     Args:
         run_dirs: the run folders.
-        output: the picture, PNG or SVG by its name; it appears whole, or the old one stays.
-        y: which of `COLUMNS`.
-        x: which of `AXES`.
+        output: the PNG or SVG file, which is written atomically.
+        y: columns to draw, of `COLUMNS`.
+        x: the x axis, one of `AXES`.
 
     Raises:
-        ConfigError: a column, an axis or a format that there is not.
-        UserError: a run without metrics, or in which nothing of that was measured.
+        ConfigError: an unknown column, axis or file format.
+        UserError: a run has no metrics, or no run has one of the columns.
     """
     check_available()
     from matplotlib.figure import Figure
 
     for name, value, known in [("x", x, AXES), *(("y", column, COLUMNS) for column in y)]:
         if value not in known:
-            raise ConfigError(f"--{name} must be of {', '.join(known)}. Received: {value!r}")
-    kind = output.suffix.lower().lstrip(".")
-    if kind not in FORMATS:
+            raise ConfigError(f"--{name} must be one of {', '.join(known)}. Received: {value!r}")
+    file_format = output.suffix.lower().lstrip(".")
+    if file_format not in FORMATS:
         raise ConfigError(f"--output must end in .{' or .'.join(FORMATS)}. Received: {output}")
-    runs = [(run_dir.resolve().name, read_metrics(run_dir)) for run_dir in run_dirs]
-    panels = _panels(y, is_summed=any(_is_summed(run_dir) for run_dir in run_dirs))
-    unit, label = _time_unit(runs) if x == "time" else (1.0, x)
+    runs = [_Run(run_dir.resolve().name, read_metrics(run_dir)) for run_dir in run_dirs]
+    panels = _arrange_panels(y, is_summed=any(_is_loss_summed(run_dir) for run_dir in run_dirs))
+    unit = _choose_time_unit(runs) if x == "time" else None
     figure = Figure(figsize=(8, 1.5 + 3 * len(panels)), layout="constrained")
-    axes_of_panels = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (title, columns) in zip(axes_of_panels, panels, strict=True):
-        for index, (name, rows) in enumerate(runs):
-            for column in columns:
-                points = [(row[AXES[x]] / unit, row[column]) for row in rows if column in row and AXES[x] in row]
-                style = {"lw": 1, **_STYLES.get(column, {}), "color": f"C{index}"}
-                what = name if len(columns) == 1 else f"{name}, {COLUMNS[column]}"
-                if points:
-                    axes.plot(*zip(*points, strict=True), label=what, **style)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _draw_panel(axes, panel, runs, AXES[x], unit.seconds if unit else 1.0)
         if not axes.lines:
-            raise UserError(f"{', '.join(map(str, run_dirs))}: no row has {' or '.join(columns)} and {AXES[x]}")
-        axes.set_ylabel(title)
-        axes.grid(alpha=0.3)
+            names = ", ".join(map(str, run_dirs))
+            raise UserError(f"{names}: no row has {' or '.join(panel.columns)} and {AXES[x]}")
         axes.legend()
-    axes_of_panels[-1].set_xlabel(label)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=110)
-    files.write_bytes(output, picture.getvalue())
+    all_axes[-1].set_xlabel(f"time in training steps, {unit.name}" if unit else x)
+    image = io.BytesIO()
+    figure.savefig(image, format=file_format, dpi=110)
+    files.write_bytes(output, image.getvalue())
 
 
-def _panels(y: Sequence[str], *, is_summed: bool) -> list[tuple[str, list[str]]]:
-    """The panels from top to bottom: what each shows, and its columns."""
-    together = [column for column in _LOSSES if column in y and not (is_summed and column == "smooth_loss")]
-    panels = [("loss, nats a character", together)] if together else []
+def _draw_panel(axes: Axes, panel: _Panel, runs: list[_Run], x_column: str, x_unit: float) -> None:
+    for index, (name, rows) in enumerate(runs):
+        for column in panel.columns:
+            points = [(row[x_column] / x_unit, row[column]) for row in rows if column in row and x_column in row]
+            style = {"lw": 1, **_STYLES.get(column, {}), "color": f"C{index}"}
+            label = name if len(panel.columns) == 1 else f"{name}, {COLUMNS[column]}"
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, **style)
+    axes.set_ylabel(panel.title)
+    axes.grid(alpha=0.3)
+
+
+def _arrange_panels(y: Sequence[str], *, is_summed: bool) -> list[_Panel]:
+    """Distributes columns over panels, from top to bottom; a summed loss is on a scale of its own."""
+    losses = [column for column in _LOSSES if column in y and not (is_summed and column == "smooth_loss")]
+    panels = [_Panel("loss, nats per character", losses)] if losses else []
     if is_summed and "smooth_loss" in y:
-        panels.append(("smoothed loss, nats an example", ["smooth_loss"]))
-    return panels + [(title, [column]) for column, title in COLUMNS.items() if column in y and column not in _LOSSES]
+        panels.append(_Panel("smoothed loss, nats per example", ["smooth_loss"]))
+    others = [_Panel(title, [column]) for column, title in COLUMNS.items() if column in y and column not in _LOSSES]
+    return panels + others
 
 
-def _is_summed(run_dir: Path) -> bool:
-    """Whether a run's smoothed loss is a sum over an example, and not of a character."""
+def _is_loss_summed(run_dir: Path) -> bool:
+    """Whether a run's smoothed loss is a sum over an example instead of a mean over its characters."""
     try:
         return files.read_json(run_dir / "config.json")["training"]["reduction"] == "sum"
-    except (UserError, KeyError, TypeError):  # metrics alone can be drawn too
+    except (UserError, KeyError, TypeError):  # metrics can be plotted without a config.json
         return False
 
 
-def _time_unit(runs: list[tuple[str, list[dict[str, Any]]]]) -> tuple[float, str]:
-    longest = max((row["seconds"] for _, rows in runs for row in rows if "seconds" in row), default=0.0)
-    for unit, name, least in ((3600.0, "hours", 7200.0), (60.0, "minutes", 120.0)):
-        if longest >= least:
-            return unit, f"time in training steps, {name}"
-    return 1.0, "time in training steps, seconds"
+def _choose_time_unit(runs: list[_Run]) -> _TimeUnit:
+    longest = max((row["seconds"] for run in runs for row in run.rows if "seconds" in row), default=0.0)
+    if longest >= 7200.0:
+        return _TimeUnit("hours", 3600.0)
+    return _TimeUnit("minutes", 60.0) if longest >= 120.0 else _TimeUnit("seconds", 1.0)

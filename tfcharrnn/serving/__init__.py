@@ -1,1 +1,1 @@
-"""A model in the formats of other programs: exports, and imports that trust no file."""
+"""Model formats of other programs: exports, and imports that never run code from a file."""

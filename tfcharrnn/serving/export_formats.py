@@ -1,4 +1,4 @@
-"""A trained model in the formats of other programs."""
+"""Exports a trained model as a SavedModel, a Keras model, NumPy arrays or ONNX."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import keras
 
 FORMAT = 1
-_TOLERANCE = 1e-4  # by how much a converted model's logits may differ after a few symbols; some networks magnify it
+_ONNX_TOLERANCE = 1e-4  # on logits after a few symbols, since some networks amplify rounding errors
 
 
 def export_model(
@@ -33,30 +33,32 @@ def export_model(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Writes a trained model for use without this package: see docs/serving.md.
+    """Exports a trained model for use without this package, as described in docs/serving.md.
 
     Args:
         run_dir: the run folder; empty: the newest in `runs/`.
         format: one of `config.EXPORT_FORMATS`.
-        output: the folder to make; empty: `export/FORMAT` in the run folder.
-        checkpoint: `latest`, `best` (by validation loss), a step, or the path of one.
-        overwrite: put it in the place of an existing folder.
+        output: the folder to create; empty: `export/FORMAT` in the run folder.
+        checkpoint: `latest`, `best` (lowest validation loss), a step, or the path of a checkpoint.
+        overwrite: replace an existing folder.
 
     Returns:
-        The folder; it appears whole or not at all.
+        The folder, which is created atomically.
 
     Raises:
-        UserError: the run cannot be read, the format cannot hold the model, or the folder cannot be written.
+        UserError: the run cannot be read, the format does not support the model, or the folder cannot be written.
     """
     if format not in EXPORT_FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(EXPORT_FORMATS)}. Received: {format!r}")
     trained = trained_model.load_model(run_dir, checkpoint)
     path = Path(output) if output else trained.run.path / "export" / format
-    with files.new_folder(path, overwrite=overwrite) as folder:
+    with files.create_folder(path, overwrite=overwrite) as folder:
         try:
             _WRITERS[format](trained, folder)
         except tf.errors.OpError as error:
-            raise UserError(f"{path}: cannot be written ({first_line(error)}); free space or take another") from None
+            raise UserError(
+                f"{path}: cannot be written ({first_line(error)}); free space or choose another folder"
+            ) from None
     return path
 
 
@@ -66,15 +68,15 @@ def _write_saved_model(trained: TrainedModel, folder: Path) -> None:
     servable = Servable(trained)
     signatures = {"serving_default": servable.generate, "generate": servable.generate, "score": servable.score}
     tf.saved_model.save(servable, str(folder), signatures=signatures)
-    extra = folder / "assets.extra"  # where TensorFlow leaves room for files of others
+    extra = folder / "assets.extra"  # TensorFlow reserves it for files of other programs
     extra.mkdir()
     _write_description(trained, extra)
 
 
 def _write_keras(trained: TrainedModel, folder: Path) -> None:
     if trained.run.model.precision != "float32":
-        warn(f"the Keras model computes in float32, the run in {trained.run.model.precision}: logits differ by that")
-    keras_model(trained).save(folder / "model.keras")
+        warn(f"the Keras model computes in float32, not in the run's {trained.run.model.precision}; its logits differ")
+    build_keras_model(trained).save(folder / "model.keras")
     _write_description(trained, folder)
 
 
@@ -97,22 +99,22 @@ def _write_onnx(trained: TrainedModel, folder: Path) -> None:
         import tf2onnx  # noqa: F401
     except ImportError as error:
         raise UserError(f"--format=onnx: {error.name} is missing; pip install 'tfcharrnn[onnx]'") from None
-    model, path = keras_model(trained), folder / "model.onnx"
+    model, path = build_keras_model(trained), folder / "model.onnx"
     ids = np.random.default_rng(0).integers(0, len(trained.run.vocabulary), (8, 10), np.int32)
     expected = model(ids).numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of how Keras looks which NumPy there is
+        warnings.simplefilter("ignore", FutureWarning)  # from Keras's check of NumPy's version
         model.export(path, format="onnx", verbose=False)
-    _name_output(onnx, path)
+    _restore_names(onnx, path)
     (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"ids": ids})
     difference = float(np.max(np.abs(logits - expected)))
-    if not difference <= _TOLERANCE:
+    if not difference <= _ONNX_TOLERANCE:
         raise UserError(f"--format=onnx: onnxruntime's logits differ by {difference:.1e}; try other versions of onnx")
     _write_description(trained, folder)
 
 
-def _name_output(onnx: Any, path: Path) -> None:
-    """Calls the output `logits` and the sizes that are left open by their names, which the converter loses."""
+def _restore_names(onnx: Any, path: Path) -> None:
+    """Names the output `logits` and the variable dimensions `batch` and `time`; the converter drops the names."""
     model = onnx.load(path)
     graph = model.graph
     old = graph.output[0].name
@@ -135,35 +137,34 @@ _WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
 }
 
 
-def keras_model(trained: TrainedModel) -> keras.Model:
-    """The network in layers of Keras alone, from ids `[batch, time]` to logits `[batch, time, vocabulary]`.
+def build_keras_model(trained: TrainedModel) -> keras.Model:
+    """Builds the network from Keras layers alone: ids `[batch, time]` to logits `[batch, time, vocabulary]`.
 
-    A text is read from a state of zeros.
+    The initial state is zero.
 
     Raises:
-        UserError: Keras has no layers for it.
+        UserError: Keras has no equivalent layers.
     """
     import keras
 
     model, config, vocabulary = trained.model, trained.model.config, trained.run.vocabulary
     if config.learned_initial_state:
         raise UserError(
-            f"{trained.run.path}: its initial state was learned, for which Keras's layers have no place; "
-            "take --format=saved_model or npz"
+            f"{trained.run.path}: Keras layers cannot hold its learned initial state; use --format=saved_model or npz"
         )
     if config.recurrent_activation == "hard_sigmoid":
         raise UserError(
-            f"{trained.run.path}: its gates are made by hard_sigmoid, clip(0.2 a + 0.5, 0, 1), a function that Keras 3 "
-            "does not have; take --format=saved_model or npz"
+            f"{trained.run.path}: Keras 3 does not have its gates' hard_sigmoid, clip(0.2 a + 0.5, 0, 1); "
+            "use --format=saved_model or npz"
         )
     table = np.eye(len(vocabulary), dtype=np.float32) if model.embedding is None else model.embedding.numpy()
     if config.zero_start:
         table[vocabulary.start_id] = 0.0
-    kind = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[config.cell]
+    layer_type = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[config.cell]
     gates = {} if config.cell == "rnn" else {"recurrent_activation": _KERAS_GATES[config.recurrent_activation]}
     lookup = keras.layers.Embedding(*table.shape, trainable=model.embedding is not None, name="embedding")
     layers = [
-        kind(config.hidden_size, return_sequences=True, name=f"cell_{index}", **gates)
+        layer_type(config.hidden_size, return_sequences=True, name=f"cell_{index}", **gates)
         for index in range(config.num_layers)
     ]
     output = keras.layers.Dense(len(vocabulary), name="logits")
@@ -181,13 +182,13 @@ _KERAS_GATES = {"sigmoid": "sigmoid", "hard_sigmoid_6": "hard_sigmoid"}
 
 
 def _write_description(trained: TrainedModel, folder: Path) -> None:
-    """Writes `vocab.json`, as a run folder has it, and `config.json`."""
+    """Writes `vocab.json`, as in a run folder, and `config.json`."""
     trained.run.vocabulary.save(folder / "vocab.json")
     files.write_json(folder / "config.json", _description(trained))
 
 
 def _description(trained: TrainedModel) -> dict[str, Any]:
-    """What a run's settings say of the model itself, without where its text lay."""
+    """Describes the model by the run's settings, without the paths of its input files."""
     data = config_lib.to_dict(trained.run.data)
     del data["input"]
     return {

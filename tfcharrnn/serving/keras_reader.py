@@ -1,13 +1,13 @@
-"""Reads the layers of a Keras model file: their settings and their arrays, and nothing that could run.
+"""Reads the layers of a Keras model file, their settings and arrays, without running anything in it.
 
-Both kinds of file hold the layers' settings as JSON and their weights as HDF5:
+Both formats hold the settings as JSON and the weights as HDF5:
 
-- `.h5`, of Keras 2.0 on: the attributes `model_config` and `keras_version`, and under `model_weights` a group for each
-  layer, whose attribute `weight_names` gives its arrays in order;
-- `.keras`, of Keras 2.12 on: a zip of `config.json`, `metadata.json` and `model.weights.h5`, where layers stand under
-  their class's name, counted: `layers/lstm_1/cell/vars/0`.
+- `.h5` (Keras 2.0 and later): the attributes `model_config` and `keras_version`, and below `model_weights` a group for
+  each layer, whose attribute `weight_names` lists its arrays in order;
+- `.keras` (Keras 2.12 and later): a zip of `config.json`, `metadata.json` and `model.weights.h5`, where each layer is
+  named by its class and a counter: `layers/lstm_1/cell/vars/0`.
 
-Keras itself is not used: what it builds from a file may be code of the file's.
+Keras itself is not used, since loading a file with it may run code from the file.
 """
 
 from __future__ import annotations
@@ -25,37 +25,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn.errors import UserError, first_line, short
+from tfcharrnn.errors import UserError, first_line, shorten
+
+try:
+    import h5py
+except ModuleNotFoundError:
+    raise UserError("importing a Keras model needs h5py; pip install 'tfcharrnn[hdf5]'") from None
 
 Array = npt.NDArray[np.floating[Any]]
 
-# More than any model of this kind has; a file that declares more is refused before it is read.
-_MAX_NUMBERS = 2**28
+# Far more than a character model needs; a file that declares more is refused before it is read.
+_MAX_WEIGHTS = 2**28
 _MAX_JSON_BYTES = 2**24
-_MAX_WEIGHTS_BYTES = 2**32  # the optimizer's arrays stand there, too
+_MAX_WEIGHTS_BYTES = 2**32  # includes the optimizer's arrays
 _MAX_LAYERS = 1000
-# The filters of HDF5 itself; for any other it would look for a plug-in.
-_LAST_FILTER = 6
-_BLOCK = 2**20
-# that the child may take
-SECONDS = 120
+# Filters up to this number are built into HDF5; others would load a plug-in.
+_LAST_BUILT_IN_FILTER = 6
+_COPY_BYTES = 2**20
+# Time limit of the child process that reads a file first.
+CHILD_SECONDS = 120
 _FUNCTIONAL = ("Model", "Functional")
 RECURRENT = ("SimpleRNN", "LSTM", "GRU")
 _KINDS = ("InputLayer", "Embedding", *RECURRENT, "Dropout", "Dense", "Activation")
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
-    """A layer of a file.
+class KerasLayer:
+    """A layer of a Keras model file.
 
     Attributes:
-        kind: the class's name, such as `LSTM`; of a layer wrapped in `TimeDistributed`, its own.
-        name: as the model calls it.
-        settings: as the file has them; a missing one has the default of the Keras that wrote it.
+        kind: its class, such as `LSTM`; inside a `TimeDistributed` wrapper, the class of the wrapped layer.
+        name: its name in the model.
+        settings: those in the file; a missing one has the default of the Keras version that wrote it.
         weights: its arrays, in Keras's order.
     """
 
@@ -65,48 +69,48 @@ class Layer:
     weights: tuple[Array, ...] = ()
 
     def __str__(self) -> str:
-        """As errors name it."""
-        return f"layer {short(self.name)} ({self.kind[:100]})"
+        """Returns the layer's description in error messages."""
+        return f"layer {shorten(self.name)} ({self.kind[:100]})"
 
 
 @dataclasses.dataclass(frozen=True)
-class KerasModel:
-    """A chain of layers.
+class KerasFile:
+    """A Keras model file: a chain of layers.
 
     Attributes:
         path: the file.
-        version: of the Keras that wrote it, such as `2.0.8`, `2.2.4-tf` or `3.6.0`.
-        layers: from the input to the output.
+        version: the Keras version that wrote it, such as `2.0.8`, `2.2.4-tf` or `3.6.0`.
+        layers: from input to output.
     """
 
     path: Path
     version: str
-    layers: tuple[Layer, ...]
+    layers: tuple[KerasLayer, ...]
 
     @property
     def release(self) -> tuple[int, int]:
-        """The version's first two numbers."""
-        return _release(self.version)
+        """Major and minor version."""
+        return _parse_release(self.version)
 
 
-def read(path: str | Path) -> KerasModel:
+def read_file(path: str | Path) -> KerasFile:
     """Reads a model file.
 
     Args:
-        path: an `.h5` or a `.keras` file.
+        path: an `.h5` or `.keras` file.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or holds something else than a chain of layers.
+        UserError: the file cannot be read, is damaged, or holds anything but a chain of layers.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            zipped = file.read(2) == b"PK"
+            is_zip = file.read(2) == b"PK"
             file.seek(0)
-            return _read_zip(path, file) if zipped else _read_h5(path, file)
+            return _read_zip(path, file) if is_zip else _read_h5(path, file)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except OSError as error:  # also how h5py says that a file is no HDF5, or is cut short
+    except OSError as error:  # h5py also raises it for a file that is truncated or not HDF5
         raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {first_line(error)})") from None
@@ -114,206 +118,207 @@ def read(path: str | Path) -> KerasModel:
         raise UserError(f"{path}: damaged ({first_line(error)})") from None
 
 
-def read_guarded(path: str | Path) -> KerasModel:
-    """Reads a model file as `read` does, but in a child process first: HDF5's library can crash on a damaged file.
+def read_file_safely(path: str | Path) -> KerasFile:
+    """Reads a model file in a child process first, since a damaged file can crash the HDF5 library.
 
     Raises:
-        UserError: as `read`, or the child was killed by it.
+        UserError: the child was killed, or any error of `read_file`.
     """
     child = os.fork()
     if not child:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the child even where it loops in the library
-        signal.alarm(SECONDS)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the child even while the library hangs
+        signal.alarm(CHILD_SECONDS)
         with contextlib.suppress(BaseException):
-            read(path)
+            read_file(path)
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) < 0:
         raise UserError(f"{path}: damaged (reading it kills the process)")
-    return read(path)
+    return read_file(path)
 
 
-def _read_h5(path: Path, file: IO[bytes]) -> KerasModel:
+def _read_h5(path: Path, file: IO[bytes]) -> KerasFile:
     with h5py.File(file, "r") as root:
         if "model_config" not in root.attrs:
-            raise UserError("holds no model_config, only weights if anything; save the whole model with model.save()")
-        version = _version(_text(root.attrs.get("keras_version", "")))
-        layers = _chain(_json(_text(root.attrs["model_config"])))
-        groups = _member(root, "model_weights")
-        named = set(_names(groups, "layer_names"))
-        budget = _Budget()
-        read = []
+            raise UserError("has no model_config, perhaps only weights; save the whole model with model.save()")
+        version = _check_version(_decode_text(root.attrs.get("keras_version", "")))
+        layers = _parse_chain(_parse_json(_decode_text(root.attrs["model_config"])))
+        groups = _get_member(root, "model_weights")
+        with_weights = set(_read_names(groups, "layer_names"))
+        reader = _ArrayReader()
+        result = []
         for layer in layers:
             arrays = []
-            if layer.name in named:
-                group = _member(groups, layer.name)
-                arrays = [budget.read(_member(group, name), layer) for name in _names(group, "weight_names")]
-            read.append(dataclasses.replace(layer, weights=tuple(arrays)))
-    return KerasModel(path, version, tuple(read))
+            if layer.name in with_weights:
+                group = _get_member(groups, layer.name)
+                arrays = [reader.read(_get_member(group, name), layer) for name in _read_names(group, "weight_names")]
+            result.append(dataclasses.replace(layer, weights=tuple(arrays)))
+    return KerasFile(path, version, tuple(result))
 
 
-def _read_zip(path: Path, file: IO[bytes]) -> KerasModel:
+def _read_zip(path: Path, file: IO[bytes]) -> KerasFile:
     with zipfile.ZipFile(file) as archive:
-        metadata = _json(_unpacked(archive, "metadata.json"))
-        version = _version(str(metadata.get("keras_version", "")))
-        layers = _chain(_json(_unpacked(archive, "config.json")))
-        with _extracted(archive, "model.weights.h5") as weights, h5py.File(weights, "r") as root:
-            # Keras 2 calls the folder by the attribute that it walked
+        metadata = _parse_json(_read_json_member(archive, "metadata.json"))
+        version = _check_version(str(metadata.get("keras_version", "")))
+        layers = _parse_chain(_parse_json(_read_json_member(archive, "config.json")))
+        with _extract_weights(archive, "model.weights.h5") as weights, h5py.File(weights, "r") as root:
+            # Keras 2 names the folder after an attribute of the model
             folder = next((name for name in ("layers", "_layer_checkpoint_dependencies") if name in root), "layers")
-            groups = _member(root, folder)
-            budget = _Budget()
-            read, counts = [], dict[str, int]()
+            groups = _get_member(root, folder)
+            reader = _ArrayReader()
+            result, counts = [], dict[str, int]()
             for layer in layers:
-                wrapped = layer.settings.get("wrapper") == "TimeDistributed"
-                kind = _snake_case("TimeDistributed" if wrapped else layer.kind)
+                is_wrapped = layer.settings.get("wrapper") == "TimeDistributed"
+                kind = _to_snake_case("TimeDistributed" if is_wrapped else layer.kind)
                 count = counts[kind] = counts.get(kind, -1) + 1
-                place = f"{kind}_{count}" if count else kind
+                name = f"{kind}_{count}" if count else kind
                 arrays = []
-                if place in groups:
-                    group = _member(groups, place)
-                    stored = _member(group, "layer/vars" if wrapped else "cell/vars" if "cell" in group else "vars")
-                    arrays = [budget.read(_member(stored, str(index)), layer) for index in range(len(stored))]
-                read.append(dataclasses.replace(layer, weights=tuple(arrays)))
-    return KerasModel(path, version, tuple(read))
+                if name in groups:
+                    group = _get_member(groups, name)
+                    path_below = "layer/vars" if is_wrapped else "cell/vars" if "cell" in group else "vars"
+                    stored = _get_member(group, path_below)
+                    arrays = [reader.read(_get_member(stored, str(index)), layer) for index in range(len(stored))]
+                result.append(dataclasses.replace(layer, weights=tuple(arrays)))
+    return KerasFile(path, version, tuple(result))
 
 
-class _Budget:
-    """Reads arrays, as many numbers as a model may have."""
+class _ArrayReader:
+    """Reads arrays up to a limit on the weights of a whole model."""
 
     def __init__(self) -> None:
-        self._left = _MAX_NUMBERS
+        self._left = _MAX_WEIGHTS
 
-    def read(self, dataset: h5py.Dataset, layer: Layer) -> Array:
-        """An array of one or two dimensions, once its declared type, shape and storage are found harmless."""
+    def read(self, dataset: h5py.Dataset, layer: KerasLayer) -> Array:
+        """Reads an array of one or two dimensions, after checking its declared type, shape and storage."""
         if not isinstance(dataset, h5py.Dataset):
-            raise UserError(f"{layer}: its weights are not arrays")
+            raise UserError(f"{layer}: its weights are not arrays; the file is damaged")
         if dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4, 8) or dataset.ndim not in (1, 2):
             raise UserError(
                 f"{layer}: an array of type {dataset.dtype} and shape {list(dataset.shape or ())} is not supported"
             )
         self._left -= dataset.size
         if self._left < 0:
-            raise UserError(f"{layer}: the file declares more than {_MAX_NUMBERS:,} weights")
-        # a deflated byte holds up to 1032 others, any other byte itself
+            raise UserError(f"{layer}: the file declares more than {_MAX_WEIGHTS:,} weights")
+        # deflate compresses by a factor of 1032 at most
         if dataset.nbytes > (1032 if dataset.compression else 1) * dataset.id.get_storage_size():
-            raise UserError(f"{layer}: an array of shape {list(dataset.shape)} is not all there; the file is damaged")
+            raise UserError(f"{layer}: an array of shape {list(dataset.shape)} is incomplete; the file is damaged")
         plist = dataset.id.get_create_plist()
         filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
-        if dataset.external or dataset.is_virtual or any(number > _LAST_FILTER for number in filters):
-            raise UserError(f"{layer}: its arrays are kept outside the file or by a plug-in, which is not supported")
+        if dataset.external or dataset.is_virtual or any(number > _LAST_BUILT_IN_FILTER for number in filters):
+            raise UserError(f"{layer}: its arrays are outside the file or need a plug-in, which is not supported")
         values = np.asarray(dataset[()], np.float64 if dataset.dtype.itemsize == 8 else np.float32)
         if not np.isfinite(values).all():
-            raise UserError(f"{layer}: a weight is no finite number")
+            raise UserError(f"{layer}: a weight is not finite; save the model of an earlier step")
         return values
 
 
-def _member(group: h5py.Group, path: str) -> Any:
-    """What stands at a path below a group in the file itself; a link that leads elsewhere is not followed."""
-    here: Any = group
+def _get_member(group: h5py.Group, path: str) -> Any:
+    """Returns the group or dataset at a path below a group; follows no soft or external links."""
+    member: Any = group
     for part in path.split("/"):
-        if not isinstance(here, h5py.Group) or not part or part not in here:
+        if not isinstance(member, h5py.Group) or not part or part not in member:
             raise UserError(f"{path!r} is missing in it; the file is damaged")
-        if not isinstance(here.get(part, getlink=True), h5py.HardLink):
+        if not isinstance(member.get(part, getlink=True), h5py.HardLink):
             raise UserError(f"{path!r} is a link to elsewhere, which is not supported")
-        here = here[part]
-    return here
+        member = member[part]
+    return member
 
 
-def _names(group: h5py.Group, name: str) -> list[str]:
-    """A list of names in an attribute; one too long for it is cut into `name0`, `name1` and so on."""
+def _read_names(group: h5py.Group, name: str) -> list[str]:
+    """Reads a list of names from an attribute; Keras splits a long one into `name0`, `name1`, ..."""
     parts = [name] if name in group.attrs else [f"{name}{i}" for i in range(_MAX_LAYERS) if f"{name}{i}" in group.attrs]
-    names = [_text(value) for part in parts for value in np.ravel(group.attrs[part])]
+    names = [_decode_text(value) for part in parts for value in np.ravel(group.attrs[part])]
     if len(names) > _MAX_LAYERS:
         raise UserError(f"it has more than {_MAX_LAYERS} layers")
     return names
 
 
-def _text(value: Any) -> str:
-    """An attribute's text, which h5py gives as bytes or as a string."""
+def _decode_text(value: Any) -> str:
+    """Returns the text of an attribute, which h5py reads as bytes or as a string."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if not isinstance(value, str):
-        raise UserError(f"an attribute is {type(value).__name__} in place of text; the file is damaged")
+        raise UserError(f"an attribute is {type(value).__name__} instead of text; the file is damaged")
     return str(value)
 
 
-def _json(text: str | bytes) -> dict[str, Any]:
+def _parse_json(text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text) if len(text) <= _MAX_JSON_BYTES else None
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UserError("its description of the model is not the JSON that it should be; the file is damaged")
+        raise UserError("its description of the model is not a JSON object; the file is damaged")
     return value
 
 
-def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
-    with _opened(archive, name, _MAX_JSON_BYTES) as file:
+def _read_json_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    with _open_member(archive, name, _MAX_JSON_BYTES) as file:
         return file.read(_MAX_JSON_BYTES)
 
 
 @contextlib.contextmanager
-def _extracted(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """A member of a zip as a temporary file, in which HDF5 can move about."""
-    with _opened(archive, name, _MAX_WEIGHTS_BYTES) as source, tempfile.TemporaryFile() as target:
-        while block := source.read(_BLOCK):  # never more than the size declared, which is checked
-            target.write(block)
+def _extract_weights(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """Extracts a member of a zip to a temporary file, in which HDF5 can seek."""
+    with _open_member(archive, name, _MAX_WEIGHTS_BYTES) as source, tempfile.TemporaryFile() as target:
+        while data := source.read(_COPY_BYTES):  # zipfile stops at the declared size, which was checked
+            target.write(data)
         target.seek(0)
         yield target
 
 
-def _opened(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:
+def _open_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> IO[bytes]:
     if name not in archive.namelist():
         raise UserError(f"it has no {name}, so it is not a .keras file")
     info = archive.getinfo(name)
-    if info.file_size > limit:
-        raise UserError(f"its {name} of {info.file_size:,} bytes is larger than supported")
+    if info.file_size > max_bytes:
+        raise UserError(f"its {name} of {info.file_size:,} bytes is larger than the supported {max_bytes:,}")
     return archive.open(info)
 
 
-def _version(version: str) -> str:
-    """Checks that a version is one whose files are known."""
+def _check_version(version: str) -> str:
+    """Checks that a Keras version is supported and returns it."""
     if not re.match(r"\d{1,4}\.\d{1,4}(\D|$)", version):
-        raise UserError("it does not say which version of Keras wrote it, so what its names mean is not known")
-    if _release(version)[0] not in (2, 3):
+        raise UserError("it does not say which version of Keras wrote it, on which its meaning depends")
+    if _parse_release(version)[0] not in (2, 3):
         raise UserError(f"it was written by Keras {version}; versions 2 and 3 are supported")
     return version
 
 
-def _release(version: str) -> tuple[int, int]:
+def _parse_release(version: str) -> tuple[int, int]:
     major, minor = re.findall(r"\d+", version)[:2]
     return int(major), int(minor)
 
 
-def _snake_case(name: str) -> str:
-    """As Keras turns a class's name into that of its folder: `SimpleRNN` becomes `simple_rnn`."""
+def _to_snake_case(name: str) -> str:
+    """Turns a class name into the name of its folder as Keras does: `SimpleRNN` becomes `simple_rnn`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _chain(model: dict[str, Any]) -> list[Layer]:
-    """The layers of a model's description, which must follow one another."""
+def _parse_chain(model: dict[str, Any]) -> list[KerasLayer]:
+    """Parses the layers of a model's description and checks that they form a chain."""
     kind, config = model.get("class_name"), model.get("config")
     if kind not in ("Sequential", *_FUNCTIONAL):
-        raise UserError(f"a model of class {short(kind)} is not supported, only Sequential and Functional ones")
-    # Keras up to 2.2 wrote the list of a Sequential model without its name
+        raise UserError(f"a model of class {shorten(kind)} is not supported, only Sequential and Functional ones")
+    # up to Keras 2.2, the configuration of a Sequential model was just the list of its layers
     entries = config.get("layers") if isinstance(config, dict) else config
     if not isinstance(entries, list) or len(entries) > _MAX_LAYERS:
-        raise UserError("its description has no list of layers, or one too long; the file is damaged")
-    layers, before = [], None
+        raise UserError("its description has no list of layers, or too long a list; the file is damaged")
+    layers, previous = [], None
     for entry in entries:
-        layer = _layer(entry)
+        layer = _parse_layer(entry)
         if kind in _FUNCTIONAL:
-            if _sources(entry) != ([] if before is None else [before]):
-                raise UserError(f"{layer}: takes not just the layer before it; only chains of layers are supported")
-            before = entry.get("name", layer.name)
+            if _find_sources(entry) != ([] if previous is None else [previous]):
+                raise UserError(f"{layer}: its input is not just the layer before; only chains of layers are supported")
+            previous = entry.get("name", layer.name)
         layers.append(layer)
-    if kind in _FUNCTIONAL and _tensors(model["config"]["output_layers"]) != [before]:
-        raise UserError("it has other outputs than its last layer; only chains of layers are supported")
+    if kind in _FUNCTIONAL and _find_tensors(model["config"]["output_layers"]) != [previous]:
+        raise UserError("its output is not just its last layer; only chains of layers are supported")
     return layers
 
 
-def _layer(entry: Any) -> Layer:
-    """A layer from its description; one wrapped in TimeDistributed is taken out, since it works on each step anyway."""
+def _parse_layer(entry: Any) -> KerasLayer:
+    """Parses a layer; unwraps `TimeDistributed`, since a Dense layer treats each time step separately anyway."""
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
         raise UserError("its description of a layer is not an object; the file is damaged")
     kind, settings = entry.get("class_name"), entry["config"]
@@ -323,29 +328,29 @@ def _layer(entry: Any) -> Layer:
     if kind == "TimeDistributed":
         inner = settings.get("layer")
         if not isinstance(inner, dict) or inner.get("class_name") != "Dense":
-            raise UserError(f"layer {name!r} (TimeDistributed) is supported only of a Dense layer")
-        return Layer("Dense", name, {**inner["config"], "wrapper": "TimeDistributed"})
+            raise UserError(f"layer {name!r} (TimeDistributed) is supported only around a Dense layer")
+        return KerasLayer("Dense", name, {**inner["config"], "wrapper": "TimeDistributed"})
     if kind not in _KINDS:
-        raise UserError(f"layer {name!r} ({kind}) is not supported; {', '.join(_KINDS)} are")
-    return Layer(kind, name, settings)
+        raise UserError(f"layer {name!r} ({kind}) is not supported; only {', '.join(_KINDS)} are")
+    return KerasLayer(kind, name, settings)
 
 
-def _sources(entry: dict[str, Any]) -> list[str]:
-    """The names of the layers that a layer of a functional model takes its inputs from."""
+def _find_sources(entry: dict[str, Any]) -> list[str]:
+    """Returns the names of the layers whose outputs are the inputs of a layer of a functional model."""
     nodes = entry.get("inbound_nodes")
     if not isinstance(nodes, list) or len(nodes) > 1:
-        raise UserError(f"layer {short(entry.get('name'))} is used twice; only chains of layers are supported")
-    return _tensors(nodes)
+        raise UserError(f"layer {shorten(entry.get('name'))} is used twice; only chains of layers are supported")
+    return _find_tensors(nodes)
 
 
-def _tensors(value: Any) -> list[str]:
-    """The layers of all tensors named in a value, by Keras 3 as objects, before as [layer, node, tensor, ...]."""
+def _find_tensors(value: Any) -> list[str]:
+    """Returns the layers of all tensors in a value: objects in Keras 3, lists [layer, node, tensor, ...] before."""
     if isinstance(value, dict):
         history = value["config"]["keras_history"] if value.get("class_name") == "__keras_tensor__" else None
-        return _tensors(history or list(value.values()))
+        return _find_tensors(history or list(value.values()))
     if not isinstance(value, list):
         return []
     first = []
     if len(value) in (3, 4) and isinstance(value[0], str) and all(type(index) is int for index in value[1:3]):
         first, value = [value[0]], value[3:]
-    return first + [name for inner in value for name in _tensors(inner)]
+    return first + [name for inner in value for name in _find_tensors(inner)]

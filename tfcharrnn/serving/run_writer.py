@@ -1,4 +1,4 @@
-"""What every import has in common: symbols brought into this library's order, and the run folder that is written."""
+"""Writes an imported model as a run folder, with its symbols in this library's order."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.serving import untrusted_files
 
 Array = npt.NDArray[np.floating[Any]]
-# blocks of `hidden` columns in the kernels of each cell, known here without TensorFlow
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+# columns of each cell's kernels as a multiple of the hidden size; the cells themselves need TensorFlow
+NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
-def reordered(variables: dict[str, Array], order: Sequence[int]) -> dict[str, Array]:
-    """The same model with its symbols in another order.
+def reorder_symbols(variables: dict[str, Array], order: Sequence[int]) -> dict[str, Array]:
+    """Returns the variables of the same model with its symbols in another order.
 
     Args:
-        variables: as `tfcharrnn.verification.numpy_reference.variables` names them.
-        order: for each new id the old one.
+        variables: by their names in `tfcharrnn.verification.numpy_reference.variables`.
+        order: for each new id, the old one.
     """
     order = list(order)
     by_row = "embedding" if "embedding" in variables else "cells/0/kernel"
@@ -38,14 +38,14 @@ def reordered(variables: dict[str, Array], order: Sequence[int]) -> dict[str, Ar
 
 
 def read_characters(path: Path) -> list[str]:
-    """A model's symbols in id order: from JSON, a list of them or an object that gives each its id, or a pickled dict.
+    """Reads a model's symbols, in id order, from a JSON list of them or a JSON object or pickled dict of their ids.
 
     Raises:
         UserError: the file is none of these.
     """
     is_pickle = path.suffix in (".pkl", ".pickle")
     value = untrusted_files.read_pickled_vocabulary(path) if is_pickle else files.read_json(path)
-    if isinstance(value, dict) and set(value) == {"format", "symbols"}:  # a vocab.json of this library
+    if isinstance(value, dict) and set(value) == {"format", "symbols"}:  # this library's vocab.json
         value = value["symbols"]
     if isinstance(value, dict):
         if sorted(map(repr, value.values())) != sorted(map(repr, range(len(value)))):
@@ -54,12 +54,12 @@ def read_characters(path: Path) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(symbol, str) and is_symbol(symbol) for symbol in value):
         raise UserError(f"{path}: must be a JSON list of single characters, or an object from characters to ids")
     if len(set(value)) < len(value):
-        raise UserError(f"{path}: a character stands in it twice")
+        raise UserError(f"{path}: lists a character twice; each needs an id of its own")
     return value
 
 
-def symbol_order(symbols: Sequence[str], special: Sequence[str] = ()) -> list[int]:
-    """For each id of a vocabulary the id there: the special symbols first, then characters by code point."""
+def find_symbol_order(symbols: Sequence[str], special: Sequence[str] = ()) -> list[int]:
+    """Returns the ids of symbols in a vocabulary's order: special symbols first, then characters by code point."""
     ranks = {symbol: index for index, symbol in enumerate(special)}
     return sorted(range(len(symbols)), key=lambda index: (ranks.get(symbols[index], len(ranks)), symbols[index]))
 
@@ -67,32 +67,32 @@ def symbol_order(symbols: Sequence[str], special: Sequence[str] = ()) -> list[in
 def write_run(
     config: ModelConfig, variables: dict[str, Array], symbols: Sequence[str], data: DataConfig, run_dir: Path
 ) -> None:
-    """Writes a run folder with a checkpoint of step 0, whole or not at all.
+    """Writes a run folder with a checkpoint of step 0, atomically.
 
     Args:
         config: the network.
-        variables: as `tfcharrnn.verification.numpy_reference.variables` names them.
-        symbols: in the order of `variables`.
-        data: how a text is to be read and cut.
-        run_dir: the folder to make.
+        variables: by their names in `tfcharrnn.verification.numpy_reference.variables`.
+        symbols: in the order of the variables.
+        data: how texts are read and cut.
+        run_dir: the folder to create.
 
     Raises:
-        UserError: the folder exists already or cannot be written, or symbols and layout do not go together.
+        UserError: the folder exists or cannot be written, or the layout has other special symbols.
     """
     from tfcharrnn.model.char_rnn import CharRNN
     from tfcharrnn.runs import checkpoints
     from tfcharrnn.runs.run_folder import Run
 
     layout = LAYOUTS[data.layout]
-    order = symbol_order(symbols, layout.special)
+    order = find_symbol_order(symbols, layout.special)
     vocabulary = Vocabulary([symbols[index] for index in order])
     if vocabulary.symbols[: vocabulary.num_special] != layout.special:
-        raise UserError(f"--layout={data.layout} has the special symbols {layout.special}; choose the layout that fits")
+        raise UserError(f"--layout={data.layout} needs the special symbols {layout.special}; choose another --layout")
     model = CharRNN(config, len(vocabulary), layout=layout)
-    arrays = reordered(variables, order)
+    arrays = reorder_symbols(variables, order)
     for name, variable in model.named_variables.items():
         variable.assign(arrays[name])
-    with files.new_folder(run_dir) as folder:
-        # without a fingerprint of data: it has none of its own
+    with files.create_folder(run_dir) as folder:
+        # without a data folder and fingerprint: the training data is unknown
         Run(folder, data, "", "", config, TrainingConfig(), vocabulary).save()
         checkpoints.save(folder, {"model": model}, 0, checkpoints.Losses(None, None), {})

@@ -1,76 +1,76 @@
-"""A trained model as functions from text to text, in graphs that need no Python of this project: for a SavedModel.
+"""A trained model as a `tf.Module` for a SavedModel, whose graphs take and return text without this package.
 
-They are not compiled by XLA, which not every server has; `tfcharrnn.rng` makes the same noise either way.
+The graphs are not compiled by XLA, which not every server has; `tfcharrnn.rng` draws the same numbers either way.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfcharrnn.config import DataConfig, GenerationConfig
 from tfcharrnn.data.vocabulary import Vocabulary
-from tfcharrnn.inference.sampling import SAMPLE, Read, Reading, pick
+from tfcharrnn.inference.gumbel_max import sample_symbols
+from tfcharrnn.inference.sampling import SAMPLE, Context, StepFunction, TextStart
 from tfcharrnn.inference.trained_model import TrainedModel
 
-_DROPPED, _UNKNOWN = -1, -2  # in place of the id of a character that the normalisation removes, or that is not known
-_SHOWN = 10  # unknown characters that an error names
+# ids of characters that the normalisation drops, and of those outside the vocabulary
+_DROPPED, _UNKNOWN = -1, -2
+_MAX_NAMED = 10  # unknown characters that an error names
 
-# the inputs of `generate` beside the prime: settings of the same name, with the same bounds
-NUMBERS = {
+# the inputs of `generate` besides the prime: settings of the same names, with the same bounds
+_NUMBERS = {
     "length": tf.int32,
     "temperature": tf.float32,
     "top_k": tf.int32,
     "top_p": tf.float32,
     "seed": tf.int64,
 }
-# a number may be one for all texts, or one for each
-_NUMBER_SPECS = [tf.TensorSpec(None, dtype, name) for name, dtype in NUMBERS.items()]
+# each is a scalar, or `[batch]`
+_NUMBER_SPECS = [tf.TensorSpec(None, dtype, name) for name, dtype in _NUMBERS.items()]
 
 
 class Servable(tf.Module):
-    """What a SavedModel is made of.
+    """The functions and variables of a SavedModel.
 
     Attributes:
-        model: the model, whose variables are saved.
-        carried: where a text without a prime goes on, or None.
+        model: the model.
+        carried: where training stopped reading a stream, or None.
     """
 
     def __init__(self, trained: TrainedModel):
-        """Takes a trained model."""
         super().__init__()
         self.model, self.carried = trained.model, trained.sampler.carried
         self._sampler = trained.sampler
         self._seq_length = trained.run.data.seq_length
-        self._text = _Text(trained.run.vocabulary, trained.run.data)
+        self._codec = _TextCodec(trained.run.vocabulary, trained.run.data)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "prime"), *_NUMBER_SPECS], autograph=False)
     def generate(self, prime: tf.Tensor, *numbers: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Goes on with texts; each is what `Sampler.generate` makes of the same settings, alone.
+        """Continues texts; each is the text that `Sampler.generate` generates from the same settings.
 
         Args:
             prime: UTF-8 text, `[batch]`.
-            *numbers: as in `NUMBERS`, each a scalar or `[batch]`; `top_k=1` always takes the likeliest symbol.
+            *numbers: those of `_NUMBERS`, each a scalar or `[batch]`; `top_k=1` always takes the likeliest symbol.
 
         Returns:
             `text`, primes included, `[batch]`.
         """
-        values = {name: tf.broadcast_to(value, tf.shape(prime)) for name, value in zip(NUMBERS, numbers, strict=True)}
-        with tf.control_dependencies(_in_bounds(values)):
-            primes = self._text.encode(prime)
-        read = self._sampler.reader()
+        values = {name: tf.broadcast_to(value, tf.shape(prime)) for name, value in zip(_NUMBERS, numbers, strict=True)}
+        with tf.control_dependencies(_assert_in_bounds(values)):
+            primes = self._codec.encode(prime)
+        step = self._sampler.make_step()
 
-        def one(row: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tf.Tensor:
-            return self._one(read, row[0], **row[1])
+        def generate_row(row: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tf.Tensor:
+            return self._generate_text(step, row[0], **row[1])
 
-        return {"text": tf.map_fn(one, (primes, values), fn_output_signature=tf.TensorSpec([], tf.string))}
+        return {"text": tf.map_fn(generate_row, (primes, values), fn_output_signature=tf.TensorSpec([], tf.string))}
 
-    def _one(
+    def _generate_text(
         self,
-        read: Read,
+        step: StepFunction,
         prime: tf.Tensor,
         length: tf.Tensor,
         temperature: tf.Tensor,
@@ -78,54 +78,57 @@ class Servable(tf.Module):
         top_p: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor:
-        """One text, from the ids of its prime, `[symbols]`."""
+        """Generates one text from the ids of its prime, `[symbols]`."""
         size, end_id = len(self._sampler.vocabulary), self._sampler.vocabulary.end_id
         top_k = tf.where((top_k > 0) & (top_k < size), top_k, size)
         filtered = (top_k < size) | (top_p < 1.0)
 
-        def choose(logits: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        def sample(logits: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             return tf.cond(
                 filtered,
-                lambda: pick(logits, noise, temperature=temperature, top_k=top_k, top_p=top_p),
-                lambda: pick(logits, noise, temperature=temperature),
+                lambda: sample_symbols(logits, noise, temperature=temperature, top_k=top_k, top_p=top_p),
+                lambda: sample_symbols(logits, noise, temperature=temperature),
             )
 
-        symbols, reading, first = self._begin(prime)
-        given = tf.concat([prime[first:], tf.fill([length], SAMPLE)], axis=0)
-        noise = self._sampler.noise(1, seed, tf.cast(first, tf.int64))
-        drawn, made, *_ = self._sampler.loop(
-            read, choose, noise, given, tf.size(given), symbols, reading, end_id=end_id
+        start = self._start_text(prime)
+        forced = tf.concat([prime[start.prime_length :], tf.fill([length], SAMPLE)], axis=0)
+        noise_at = self._sampler.make_noise(1, seed, tf.cast(start.prime_length, tf.int64))
+        result = self._sampler.run_loop(
+            step, sample, noise_at, forced, tf.size(forced), start.symbols, start.context, end_id=end_id
         )
-        return self._text.decode(tf.concat([prime[:first], drawn[:made, 0]], axis=0))
+        generated = result.symbols[: result.num_steps, 0]
+        return self._codec.decode(tf.concat([prime[: start.prime_length], generated], axis=0))
 
-    def _begin(self, prime: tf.Tensor) -> tuple[tf.Tensor, Reading, int | tf.Tensor]:
-        """As `Sampler.begin`, where it is not known yet whether there is a prime."""
+    def _start_text(self, prime: tf.Tensor) -> TextStart:
+        """Starts a text, with or without a prime, which is only known when the graph runs."""
         if self.carried is None:
             if self.model.layout.carries_state:
-                missing = tf.debugging.Assert(tf.size(prime) > 0, ["prime: this model needs one to begin with"])
-                with tf.control_dependencies([missing]):
+                has_prime = tf.debugging.Assert(tf.size(prime) > 0, ["prime: this model needs one"])
+                with tf.control_dependencies([has_prime]):
                     prime = tf.identity(prime)
-                return self._sampler.begin(1, prime[0])
-            return self._sampler.begin(1, None)
+                return self._sampler.start_texts(1, prime[0])
+            return self._sampler.start_texts(1, None)
         return tf.cond(
-            tf.size(prime) > 0, lambda: self._sampler.begin(1, prime[0]), lambda: self._sampler.begin(1, None)
+            tf.size(prime) > 0,
+            lambda: self._sampler.start_texts(1, prime[0]),
+            lambda: self._sampler.start_texts(1, None),
         )
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")], autograph=False)
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """How likely texts are.
+        """Computes the log-probabilities of texts.
 
-        Every symbol after `<S>` is predicted, and that the text ends, where the layout has `</S>`. Without a `<S>` the
-        first character, or in `windows` the first window, is not predicted, and a stream is read from its beginning.
+        A layout with `<S>` predicts every character, one with `</S>` also the end of the text. Without `<S>`, the first
+        character (in `windows`, the first window) is not predicted, and a stream starts from the initial state.
 
         Args:
             text: UTF-8 text, `[batch]`.
 
         Returns:
-            `log_probability` in nats and `characters`, how many symbols were predicted, each `[batch]`.
+            `log_probability` in nats and `characters`, the number of predicted symbols, each `[batch]`.
         """
         layout, batch = self.model.layout, tf.shape(text)[0]
-        parts: list[tf.Tensor | tf.RaggedTensor] = [self._text.encode(text)]
+        parts: list[tf.Tensor | tf.RaggedTensor] = [self._codec.encode(text)]
         if layout.start_id is not None:
             parts.insert(0, tf.fill([batch, 1], layout.start_id))
         if layout.end_id is not None:
@@ -134,84 +137,81 @@ class Servable(tf.Module):
         lengths, ids = tf.cast(rows.row_lengths(), tf.int32), rows.to_tensor()
         width = tf.shape(ids)[1]
         first = self._seq_length if layout.last_only else 1
-        read = self._sampler.reader()
+        step = self._sampler.make_step()
 
-        def body(t: tf.Tensor, reading: Reading, total: tf.Tensor) -> tuple[tf.Tensor, Reading, tf.Tensor]:
-            logits, reading = read(ids[:, t], reading)
+        def body(t: tf.Tensor, context: Context, total: tf.Tensor) -> tuple[tf.Tensor, Context, tf.Tensor]:
+            logits, context = step(ids[:, t], context)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, t + 1], logits)
-            real = (t + 1 >= first) & (t + 1 < lengths)
-            return t + 1, reading, total - tf.where(real, tf.cast(loss, tf.float64), tf.zeros_like(total))
+            is_target = (t + 1 >= first) & (t + 1 < lengths)
+            return t + 1, context, total - tf.where(is_target, tf.cast(loss, tf.float64), tf.zeros_like(total))
 
         _, _, total = tf.while_loop(
             lambda t, *_: t < width - 1,
             body,
-            (tf.constant(0), self._sampler.nothing_read(batch), tf.zeros([batch], tf.float64)),
+            (tf.constant(0), self._sampler.empty_context(batch), tf.zeros([batch], tf.float64)),
         )
         return {"log_probability": total, "characters": tf.maximum(lengths - first, 0)}
 
 
-class _Text:
-    """The way between UTF-8 text and ids."""
+class _TextCodec:
+    """Converts between UTF-8 text and ids, with the normalisation of the training text."""
 
     def __init__(self, vocabulary: Vocabulary, config: DataConfig):
-        """Makes tables of the vocabulary and of what is done to a text before it is looked up."""
         self._lowercase = config.lowercase
-        characters = vocabulary.symbols[vocabulary.num_special :]
         self._num_special = vocabulary.num_special
+        characters = vocabulary.symbols[vocabulary.num_special :]
         self._code_points = np.array([ord(character) for character in characters], np.int32)
         ids = {character: vocabulary.num_special + index for index, character in enumerate(characters)}
-        every = map(chr, (*range(0xD800), *range(0xE000, 0x110000)))
         if config.lowercase or config.drop_digits:
-            for character in every:
+            for character in map(chr, (*range(0xD800), *range(0xE000, 0x110000))):
                 if config.drop_digits and character.isdecimal():
                     ids[character] = _DROPPED
                 elif config.lowercase and character not in ids and character.lower() in ids:
-                    # what TensorFlow's own lower-casing leaves, since it knows Unicode as of another version
+                    # TensorFlow's Unicode version differs from Python's, so it leaves some capitals as they are
                     ids[character] = ids[character.lower()]
         ids |= dict.fromkeys(config.drop_chars, _DROPPED)
         self._known = np.array(sorted(map(ord, ids)), np.int32)
         self._ids = np.array([ids[chr(code_point)] for code_point in self._known], np.int32)
 
     def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of texts `[batch]`, normalised as `corpora.normalise` does it: int32 `[batch, (symbols)]`.
+        """Normalises texts `[batch]` and returns their ids, int32 `[batch, (symbols)]`.
 
-        A character that the vocabulary does not have is an error, which names it.
+        Characters outside the vocabulary fail an assertion that names them.
         """
         texts = tf.strings.regex_replace(texts, "\r\n", "\n")
         if self._lowercase:
-            # "I" by itself, since where the server's language is Turkish it would become another letter
+            # "I" first: in a Turkish locale, TensorFlow would turn it into a dotless i
             texts = tf.strings.lower(tf.strings.regex_replace(texts, "I", "i"), "utf-8")
         rows = tf.strings.unicode_decode(texts, "UTF-8", errors="strict")
-        flat = rows.flat_values
-        places = tf.minimum(tf.searchsorted(self._known, flat), len(self._known) - 1)
-        ids = tf.where(tf.gather(self._known, places) == flat, tf.gather(self._ids, places), _UNKNOWN)
-        unknown = tf.unique(tf.boolean_mask(flat, ids == _UNKNOWN))[0][:_SHOWN]
-        shown = tf.strings.unicode_encode(unknown[:, tf.newaxis], "UTF-8")
-        message = ["the model's vocabulary does not have", tf.strings.reduce_join(shown, separator=" ")]
+        code_points = rows.flat_values
+        indices = tf.minimum(tf.searchsorted(self._known, code_points), len(self._known) - 1)
+        ids = tf.where(tf.gather(self._known, indices) == code_points, tf.gather(self._ids, indices), _UNKNOWN)
+        unknown = tf.unique(tf.boolean_mask(code_points, ids == _UNKNOWN))[0][:_MAX_NAMED]
+        names = tf.strings.unicode_encode(unknown[:, tf.newaxis], "UTF-8")
+        message = ["the model's vocabulary does not have", tf.strings.reduce_join(names, separator=" ")]
         with tf.control_dependencies([tf.debugging.Assert(tf.size(unknown) == 0, message)]):
             return tf.ragged.boolean_mask(rows.with_flat_values(ids), rows.with_flat_values(ids != _DROPPED))
 
     def decode(self, ids: tf.Tensor) -> tf.Tensor:
-        """The text of ids `[symbols]`, a scalar; special symbols are left out."""
+        """Returns the text of ids `[symbols]`, a scalar, without special symbols."""
         ids = tf.boolean_mask(ids, ids >= self._num_special)
         return tf.strings.unicode_encode(tf.gather(self._code_points, ids - self._num_special), "UTF-8")
 
 
-def _in_bounds(values: dict[str, tf.Tensor]) -> Sequence[tf.Operation]:
-    """Checks numbers against the bounds of the settings of the same names."""
-    compare = {
+def _assert_in_bounds(values: dict[str, tf.Tensor]) -> list[tf.Operation]:
+    """Makes assertions that the numbers keep the bounds of the settings of the same names."""
+    comparisons = {
         "at_least": (tf.greater_equal, "at least"),
         "at_most": (tf.less_equal, "at most"),
         "above": (tf.greater, "greater than"),
     }
-    checks = []
+    assertions = []
     for field in dataclasses.fields(GenerationConfig):
-        for bound, (holds, words) in compare.items():
+        for bound, (compare, words) in comparisons.items():
             limit = field.metadata[bound]
             if field.name in values and limit is not None:
                 message = f"{field.name} must be {words} {limit}. Received:"
                 value = values[field.name]
-                checks.append(
-                    tf.debugging.Assert(tf.reduce_all(holds(value, tf.cast(limit, value.dtype))), [message, value])
-                )
-    return checks
+                holds = tf.reduce_all(compare(value, tf.cast(limit, value.dtype)))
+                assertions.append(tf.debugging.Assert(holds, [message, value]))
+    return assertions

@@ -1,7 +1,7 @@
-"""Files that older scripts left behind, read without trusting them: vocabularies as pickle, weights as `.npy`.
+"""Reads files of other programs without running code from them: pickled vocabularies and `.npy` weights.
 
-Pickle is a small program that Python runs while it loads, and it may call anything. Here it is never run: its opcodes
-are walked one by one, and only those that write down a dict of strings to integers are known at all.
+A pickle is a program that can call anything while Python loads it. It is never loaded here: its opcodes are interpreted
+one by one, and only those that build a dict of strings to integers are supported.
 """
 
 from __future__ import annotations
@@ -18,150 +18,164 @@ import numpy.typing as npt
 
 from tfcharrnn import files
 from tfcharrnn.data.vocabulary import is_symbol
-from tfcharrnn.errors import UserError, first_line, short
+from tfcharrnn.errors import UserError, first_line, shorten
 
 _MARK = object()
 _HIGHEST_PROTOCOL = 5
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
-# bytes, as Python 2 pickled its plain strings, come as str; pickletools reads them as Latin-1
+# Python 2's byte strings, which pickletools decodes as Latin-1
 _OLD_STRINGS = frozenset({"STRING", "BINSTRING", "SHORT_BINSTRING"})
 _STRINGS = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
 _INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"})
 _AS_JSON = "write it as JSON instead: json.dump(vocabulary, open('vocab.json', 'w'))"
 
-# what NumPy itself writes is at most 10,000 bytes
-_MAX_HEADER = 65_536
+_SAVE_AGAIN = "save it again: numpy.save(path, array.astype('float32'))"
+
+_MAX_HEADER_BYTES = 65_536  # NumPy writes at most 10,000
 _MAX_DIMENSIONS = 8
-_ITEM = re.compile(
+_HEADER_ITEM = re.compile(
     r"\s*'(?:(?P<descr>descr)'\s*:\s*'(?P<type>[^']*)'"
     r"|(?P<fortran_order>fortran_order)'\s*:\s*(?P<is_fortran>True|False)"
     r"|(?P<shape>shape)'\s*:\s*\((?P<sizes>[0-9L,\s]*)\))\s*(?:,|$)"
 )
-_REAL = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])")
+_HEADER_VALUES = {"descr": "type", "fortran_order": "is_fortran", "shape": "sizes"}
+_REAL_TYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])")
 
 
 def read_pickled_vocabulary(path: str | Path) -> dict[str, int]:
-    """Reads a vocabulary that was pickled as a dict of characters to ids, by any protocol; it runs none of it.
-
-    Args:
-        path: the file.
+    """Reads a vocabulary pickled, with any protocol, as a dict of characters to ids.
 
     Returns:
-        The ids of the symbols, from 0 on.
+        The id of each symbol, from 0 on in order.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but such a dict; the message names the opcode.
     """
     path = Path(path)
-    ids = _interpret(files.read_bytes(path), path)
+    ids = _DictInterpreter(path).run(files.read_bytes(path))
     for symbol in ids:
         if not is_symbol(symbol):
-            raise UserError(f"{path}: {short(symbol)} is no single character, so this is no vocabulary of characters")
+            raise UserError(f"{path}: {shorten(symbol)} is not a single character; {_AS_JSON}")
     if not ids or sorted(ids.values()) != list(range(len(ids))):
-        raise UserError(f"{path}: its {len(ids)} ids are not 0 to {len(ids) - 1}, each for one character")
+        raise UserError(f"{path}: its {len(ids)} ids are not 0 to {len(ids) - 1}, each once; {_AS_JSON}")
     return dict(sorted(ids.items(), key=lambda item: item[1]))
 
 
-def _interpret(data: bytes, path: Path) -> dict[str, int]:
-    """The dict that a pickle writes down."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    at, name = 0, ""
+class _DictInterpreter:
+    """Interprets a pickle that builds a dict of strings to integers; refuses any other."""
 
-    def damaged(why: str) -> UserError:
-        return UserError(f"{path}: no pickled vocabulary, or damaged ({why} at byte {at}); {_AS_JSON}")
+    def __init__(self, path: Path):
+        self._path = path
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._opcode, self._position = "", 0
 
-    def store(pairs: list[Any]) -> None:
-        if not stack or not isinstance(stack[-1], dict):
-            raise damaged(f"{name} without a dict")
+    def run(self, data: bytes) -> dict[str, int]:
+        """Returns the dict that a pickle builds.
+
+        Raises:
+            UserError: the pickle is damaged or builds anything else.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # invalid escapes in a string
+                argument: Any
+                for opcode, argument, position in pickletools.genops(data):
+                    self._opcode, self._position = opcode.name, position or 0
+                    if self._opcode == "STOP":
+                        break
+                    if self._opcode == "FRAME" and self._position + 9 + argument > len(data):
+                        raise self._damaged("a frame that is cut short")
+                    self._execute(argument)
+        except (ValueError, OverflowError, IndexError, TypeError) as error:  # pickletools raises these
+            raise self._damaged(first_line(error)) from None
+        if self._position + 1 != len(data):
+            raise self._damaged("data after its end")
+        if len(self._stack) != 1 or not isinstance(self._stack[0], dict):
+            raise self._damaged("anything but one dict")
+        return self._stack[0]
+
+    def _execute(self, argument: Any) -> None:
+        """Executes the current opcode, other than STOP."""
+        name, stack = self._opcode, self._stack
+        if name in _OLD_STRINGS and not argument.isascii():
+            raise self._damaged("bytes of an unknown encoding")
+        if name in _STRINGS or name in _OLD_STRINGS or name in _INTEGERS:
+            stack.append(argument)
+        elif name == "EMPTY_DICT":
+            stack.append({})
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name == "DICT":
+            pairs = self._pop_to_mark()
+            stack.append({})
+            self._store(pairs)
+        elif name == "SETITEM":
+            pairs = stack[-2:]
+            del stack[-2:]
+            self._store(pairs)
+        elif name == "SETITEMS":
+            self._store(self._pop_to_mark())
+        elif name in _PUTS or name == "MEMOIZE":
+            if not stack:
+                raise self._damaged(f"{name} of nothing")
+            self._memo[len(self._memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in _GETS:
+            if argument not in self._memo:
+                raise self._damaged(f"{name} of what was never put")
+            stack.append(self._memo[argument])
+        elif name == "PROTO":
+            if argument > _HIGHEST_PROTOCOL:
+                raise self._damaged(f"protocol {argument}")
+        elif name != "FRAME":
+            raise UserError(
+                f"{self._path}: its opcode {name} at byte {self._position} is refused, since it could run code; "
+                f"only a dict of str to int is read; {_AS_JSON}"
+            )
+
+    def _store(self, pairs: list[Any]) -> None:
+        """Stores alternating keys and values in the dict on top of the stack."""
+        if not self._stack or not isinstance(self._stack[-1], dict):
+            raise self._damaged(f"{self._opcode} without a dict")
         if len(pairs) % 2:
-            raise damaged(f"{name} of a key without a value")
+            raise self._damaged(f"{self._opcode} of a key without a value")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str) or type(value) is not int:
-                raise damaged(f"{type(key).__name__} to {type(value).__name__} where only str to int is read,")
-            if key in stack[-1]:
-                raise damaged(f"{short(key)} a second time")
-            stack[-1][key] = value
+                raise self._damaged(f"{type(key).__name__} to {type(value).__name__} where only str to int is read,")
+            if key in self._stack[-1]:
+                raise self._damaged(f"{shorten(key)} a second time")
+            self._stack[-1][key] = value
 
-    def above_mark() -> list[Any]:
-        for place in range(len(stack) - 1, -1, -1):
-            if stack[place] is _MARK:
-                above = stack[place + 1 :]
-                del stack[place:]
+    def _pop_to_mark(self) -> list[Any]:
+        """Removes the last mark and everything above it from the stack; returns what was above."""
+        for index in range(len(self._stack) - 1, -1, -1):
+            if self._stack[index] is _MARK:
+                above = self._stack[index + 1 :]
+                del self._stack[index:]
                 return above
-        raise damaged(f"{name} without a mark")
+        raise self._damaged(f"{self._opcode} without a mark")
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of strange escapes in a string
-            argument: Any
-            for opcode, argument, position in pickletools.genops(data):
-                name, at = opcode.name, position or 0
-                if name in _STRINGS or name in _OLD_STRINGS:
-                    if name in _OLD_STRINGS and not argument.isascii():
-                        raise damaged("bytes of an unknown encoding")
-                    stack.append(argument)
-                elif name in _INTEGERS:
-                    stack.append(argument)
-                elif name == "EMPTY_DICT":
-                    stack.append({})
-                elif name == "MARK":
-                    stack.append(_MARK)
-                elif name == "DICT":
-                    pairs = above_mark()
-                    stack.append({})
-                    store(pairs)
-                elif name == "SETITEM":
-                    pairs = stack[-2:]
-                    del stack[-2:]
-                    store(pairs)
-                elif name == "SETITEMS":
-                    store(above_mark())
-                elif name in _PUTS or name == "MEMOIZE":
-                    if not stack:
-                        raise damaged(f"{name} of nothing")
-                    memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-                elif name in _GETS:
-                    if argument not in memo:
-                        raise damaged(f"{name} of what was never put")
-                    stack.append(memo[argument])
-                elif name == "STOP":
-                    break
-                elif name == "PROTO":
-                    if argument > _HIGHEST_PROTOCOL:
-                        raise damaged(f"protocol {argument}")
-                elif name == "FRAME":
-                    if at + 9 + argument > len(data):
-                        raise damaged("a frame that is cut short")
-                else:
-                    raise UserError(
-                        f"{path}: its opcode {name} at byte {at} is refused, as it may make or call anything; "
-                        f"only a dict of str to int is read; {_AS_JSON}"
-                    )
-    except (ValueError, OverflowError, IndexError, TypeError) as error:  # of pickletools
-        raise damaged(first_line(error)) from None
-    if at + 1 != len(data):
-        raise damaged("more after its end")
-    if len(stack) != 1 or not isinstance(stack[0], dict):
-        raise damaged("something else than one dict")
-    return stack[0]
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(
+            f"{self._path}: not a pickled vocabulary, or damaged ({reason} at byte {self._position}); {_AS_JSON}"
+        )
 
 
 def read_npy(path: str | Path) -> npt.NDArray[Any]:
-    """Reads an array of real numbers from a `.npy` file; never runs a pickle.
+    """Reads an array of real numbers from a `.npy` file without unpickling anything.
 
-    The size that the header gives is checked against the file's before any memory is taken.
+    The size in the header is checked against that of the file before memory is allocated.
 
     Raises:
-        UserError: the file is missing or damaged, or its numbers are not real and finite; for an array of objects the
-            message says how to convert it.
+        UserError: the file is missing or damaged, or its values are not real finite numbers; for an array of objects,
+            the message says how to convert it.
     """
     path = Path(path)
     try:
-        size = files.regular_size(path)
+        size = files.regular_file_size(path)
         with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+            warnings.simplefilter("ignore")  # headers written by Python 2
             _check_header(file, size, path)
             file.seek(0)
             array = np.load(file, allow_pickle=False)
@@ -172,55 +186,49 @@ def read_npy(path: str | Path) -> npt.NDArray[Any]:
     except ValueError as error:
         raise UserError(f"{path}: damaged ({first_line(error)}); {_SAVE_AGAIN}") from None
     if not np.isfinite(array).all():
-        raise UserError(f"{path}: has values that are no finite numbers; take the weights of an earlier step")
+        raise UserError(f"{path}: has values that are not finite; use the weights of an earlier step")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-_SAVE_AGAIN = "save it again: numpy.save(path, array.astype('float32'))"
-
-
 def _check_header(file: BinaryIO, size: int, path: Path) -> None:
-    """Checks that a `.npy` file has as many real numbers as it says; NumPy's own reader would take it at its word."""
+    """Checks that a `.npy` file is as large as its header says, which NumPy trusts, and that its type is real."""
 
-    def damaged(why: str) -> UserError:
-        return UserError(f"{path}: not a .npy file, or damaged ({why}); {_SAVE_AGAIN}")
+    def damaged(reason: str) -> UserError:
+        return UserError(f"{path}: not a .npy file, or damaged ({reason}); {_SAVE_AGAIN}")
 
     start = file.read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY":
-        raise damaged("it does not begin as one")
+        raise damaged("it does not start as one")
     if start[6:] not in (b"\x01\x00", b"\x02\x00"):
         raise damaged(f"version {start[6]}.{start[7]}")
     length = int.from_bytes(file.read(2 if start[6] == 1 else 4), "little")
-    if length > _MAX_HEADER:
+    if length > _MAX_HEADER_BYTES:
         raise damaged(f"a header of {length} bytes")
     header = file.read(length)
     if len(header) < length:
         raise damaged("its header is cut short")
     text = header.decode("latin-1").strip()
-    # a list in the place of the type's name is an array of records
+    # a list instead of a type name means an array of records
     if re.search(r"'descr'\s*:\s*(\[|'[<>=|]?[OV])", text):
-        raise UserError(f"{path}: an array of objects, which could run code when it is read, is refused; {_SAVE_AGAIN}")
-    found: dict[str, str] = {}
-    place, inside = 0, text[1:-1].rstrip()
-    while place < len(inside):
-        item = _ITEM.match(inside, place)
-        if item is None or {name for name in ("descr", "fortran_order", "shape") if item[name]} & found.keys():
+        raise UserError(f"{path}: an array of objects could run code when it is read, so it is refused; {_SAVE_AGAIN}")
+    header_items: dict[str, str] = {}
+    position, inside = 0, text[1:-1].rstrip()
+    while position < len(inside):
+        item = _HEADER_ITEM.match(inside, position)
+        if item is None or {name for name in _HEADER_VALUES if item[name]} & header_items.keys():
             raise damaged("its header is not of the known form")
-        found |= {name: item[value] for name, value in _VALUES.items() if item[name]}
-        place = item.end()
-    if text[:1] + text[-1:] != "{}" or len(found) != 3:
+        header_items |= {name: item[value] for name, value in _HEADER_VALUES.items() if item[name]}
+        position = item.end()
+    if text[:1] + text[-1:] != "{}" or len(header_items) != 3:
         raise damaged("its header is not of the known form")
-    if not _REAL.fullmatch(found["descr"]):
-        raise UserError(f"{path}: holds {short(found['descr'])}, no real numbers; {_SAVE_AGAIN}")
-    sizes = found["shape"].replace("L", "").replace(" ", "")
+    if not _REAL_TYPE.fullmatch(header_items["descr"]):
+        raise UserError(f"{path}: holds {shorten(header_items['descr'])}, not real numbers; {_SAVE_AGAIN}")
+    sizes = header_items["shape"].replace("L", "").replace(" ", "")
     if not re.fullmatch(r"|\d{1,19},|\d{1,19}(,\d{1,19})+,?", sizes):
-        raise damaged("its shape is none")
+        raise damaged("its shape is invalid")
     shape = [int(number) for number in sizes.split(",") if number]
     if len(shape) > _MAX_DIMENSIONS or 0 in shape:
         raise damaged(f"its shape ({sizes}) holds no numbers or has too many dimensions")
-    expected = file.tell() + math.prod(shape) * np.dtype(found["descr"]).itemsize
+    expected = file.tell() + math.prod(shape) * np.dtype(header_items["descr"]).itemsize
     if expected != size:
-        raise damaged(f"a shape of ({sizes}) makes a file of {expected} bytes, and it has {size}")
-
-
-_VALUES = {"descr": "type", "fortran_order": "is_fortran", "shape": "sizes"}
+        raise damaged(f"a shape of ({sizes}) needs a file of {expected} bytes, but it has {size}")

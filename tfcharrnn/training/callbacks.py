@@ -1,106 +1,120 @@
-"""What a training run leaves behind as it goes: metrics, validations, samples and checkpoints, when they fall due."""
+"""Training callbacks: loss plot and TensorBoard."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib.util
+import time
+from typing import Any, NamedTuple
 
-from tfcharrnn.config import GenerationConfig
-from tfcharrnn.data.examples import Examples
-from tfcharrnn.data.out_of_core import EvaluationBlocks
-from tfcharrnn.inference.evaluation import Evaluator
-from tfcharrnn.inference.sampling import Sampler
-from tfcharrnn.runs import checkpoints
-from tfcharrnn.runs.run_folder import Logs, Run
-from tfcharrnn.training.metrics import RunningMetrics
-from tfcharrnn.training.observers import Observers
-from tfcharrnn.training.progress import Progress
-from tfcharrnn.training.train_step import Results
+import tensorflow as tf
+
+from tfcharrnn.config import TrainingConfig
+from tfcharrnn.errors import UserError, warn
+from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.runs import plotting
+from tfcharrnn.runs.run_folder import Run
+
+# drawing the plot may take at most this share of the training time
+_PLOTTING_SHARE = 0.05
 
 
-class Recorder:
-    """Writes what the settings of a run ask for, at the steps that they name, and at the last.
-
-    Of several workers only the chief has one.
+class StepReport(NamedTuple):
+    """Where a run stands after some steps.
 
     Attributes:
-        val_loss: the last validation loss, or None if there was none.
+        step: updates done.
+        loss: mean training loss of the last steps, in nats a character.
+        chars_per_second: training speed of the last steps.
+        val_loss: the validation loss, if it was measured at this step.
+        rows: the new rows of `metrics.jsonl`.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        state: dict[str, Any],
-        validation: Examples | EvaluationBlocks,
-        evaluator: Evaluator,
-        sampler: Sampler,
-        running: RunningMetrics,
-        progress: Progress,
-        steps_per_epoch: int,
-        total: int,
-    ):
-        """Opens the log files; those of a resumed run are cut back to what they were at its checkpoint.
+    step: int
+    loss: float
+    chars_per_second: float
+    val_loss: float | None
+    rows: list[dict[str, Any]]
 
-        Args:
-            run: the run, whose folder exists.
-            state: what a checkpoint holds, `model` and others; its `step` is set here.
-            validation: what is predicted for the validation loss; it may be empty.
-            evaluator: measures that loss.
-            sampler: draws the samples.
-            running: the figures, which the training loop adds to.
-            progress: what the person at the terminal sees.
-            steps_per_epoch: batches in an epoch.
-            total: steps of the whole run.
-        """
-        self.val_loss: float | None = None
-        self._run = run
-        self._config = run.training
-        self._state = state
-        self._validation = validation
-        self._evaluator = evaluator
-        self._sampler = sampler
-        self._running = running
-        self._progress = progress
-        self._steps_per_epoch = steps_per_epoch
-        self._total = total
-        self._logs = Logs(run.path, running.sizes)
-        self._observers = Observers(run, state["model"])
 
-    def record(self, step: int, results: Results, rows: list[dict[str, Any]]) -> None:
-        """Does what is due after some steps.
+class Callback:
+    """Methods that the training loop calls on the chief worker, in this order; each does nothing unless overridden."""
 
-        Args:
-            step: updates done.
-            results: of the last ones.
-            rows: of the metrics, due before the last of these steps.
-        """
-        config, running = self._config, self._running
-        measured = None
-        if len(self._validation) and self._due(step, config.eval_every):
-            measured = self.val_loss = self._evaluator(self._validation, config.batch_size).loss
-        if (measured is not None or self._due(step, config.log_every)) and not running.is_empty:
-            rows = [*rows, running.row(step, step / self._steps_per_epoch, results.speed, val_loss=measured)]
-        self._logs.write_rows(rows)
-        self._observers.rows(rows)
-        self._progress.show(step, results.loss, results.speed, measured)
-        if self._due(step, config.sample_every):
-            sample = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
-            text = self._sampler.generate(sample)[0]
-            self._logs.write_sample(f"step {step}, smoothed loss {running.smooth_loss or results.loss:.4f}", text)
-            self._progress.sample(step, text)
-            self._observers.sample(step, text)
-        saves = self._due(step, config.checkpoint_every) or results.stopped
-        if saves:
-            self.save(step, measured)
-        if saves or measured is not None:
-            self._observers.look(step, last=step == self._total or results.stopped)
+    def on_steps(self, report: StepReport) -> None:
+        """Called after every group of compiled steps, once its metrics are written."""
 
-    def save(self, step: int, val_loss: float | None = None) -> None:
-        """Writes a checkpoint, with the validation loss if it was measured at this step."""
-        self._state["step"].assign(step)
-        self._running.sizes = self._logs.sizes()
-        losses = checkpoints.Losses(self._running.smooth_loss, val_loss)
-        checkpoints.save(self._run.path, self._state, step, losses, self._running.to_dict())
-        checkpoints.prune(self._run.path, self._config.keep_checkpoints, self._config.keep_every)
+    def on_sample(self, step: int, text: str) -> None:
+        """Called with each text generated during training."""
 
-    def _due(self, step: int, interval: int) -> bool:
-        return step == self._total or (interval > 0 and step % interval == 0)
+    def on_checkpoint(self, step: int, *, is_last: bool) -> None:
+        """Called after each checkpoint and each validation."""
+
+
+class LossPlot(Callback):
+    """Keeps `loss.png` in the run folder up to date."""
+
+    def __init__(self, run: Run):
+        self._path = run.path
+        self._next_time = 0.0
+
+    def on_checkpoint(self, step: int, *, is_last: bool) -> None:
+        """Draws the plot, unless it was drawn a short while ago or there is nothing to draw."""
+        has_rows = (self._path / "metrics.jsonl").stat().st_size > 0
+        if not has_rows or not (is_last or time.monotonic() >= self._next_time):
+            return
+        start = time.monotonic()
+        try:
+            plotting.draw([self._path], self._path / "loss.png")
+        except UserError as error:  # a plot that fails must not end the run
+            warn(str(error))
+        end = time.monotonic()
+        self._next_time = end + (end - start) / _PLOTTING_SHARE
+
+
+class TensorBoard(Callback):
+    """Writes event files to `tensorboard/` in the run folder: metrics, samples, histograms of the weights."""
+
+    def __init__(self, run: Run, model: CharRNN):
+        self._model = model
+        self._writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
+
+    def on_steps(self, report: StepReport) -> None:
+        """Writes the new rows of metrics."""
+        with self._writer.as_default():
+            for row in report.rows:
+                for name in plotting.COLUMNS:
+                    if name in row:
+                        tf.summary.scalar(name, row[name], step=row["step"])
+
+    def on_sample(self, step: int, text: str) -> None:
+        """Writes a sample, indented, so that TensorBoard's Markdown shows it verbatim."""
+        with self._writer.as_default():
+            tf.summary.text("sample", "".join(f"    {line}\n" for line in text.split("\n")), step=step)
+
+    def on_checkpoint(self, step: int, *, is_last: bool) -> None:
+        """Writes histograms of the weights."""
+        with self._writer.as_default():
+            for name, variable in self._model.named_variables.items():
+                tf.summary.histogram(name, variable, step=step)
+        self._writer.flush()
+
+
+def make_callbacks(run: Run, model: CharRNN) -> list[Callback]:
+    """Makes the callbacks that the training options ask for."""
+    callbacks: list[Callback] = []
+    if run.training.tensorboard:
+        callbacks.append(TensorBoard(run, model))
+    if run.training.plot:
+        callbacks.append(LossPlot(run))
+    return callbacks
+
+
+def check_available(config: TrainingConfig) -> None:
+    """Checks that the packages needed for `--plot` and `--tensorboard` are installed.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if config.plot:
+        plotting.check_available()
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("tensorboard is missing; install it with pip install 'tfcharrnn[tensorboard]'")

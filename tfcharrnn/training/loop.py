@@ -1,31 +1,30 @@
-"""The training loop: what happens around the compiled steps of `tfcharrnn.training.train_step`."""
+"""The training loop: what happens around the compiled steps, in the order in which it happens."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import tensorflow as tf
-
-from tfcharrnn.data import input_pipeline, out_of_core
+from tfcharrnn.config import GenerationConfig
+from tfcharrnn.data import evaluation_examples, input_pipeline
 from tfcharrnn.data.dataset import DataFolder
+from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.distributed.cluster import Cluster
-from tfcharrnn.errors import UserError, first_line
+from tfcharrnn.errors import UserError
 from tfcharrnn.inference.evaluation import Evaluator
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs.checkpoints import Checkpoint
+from tfcharrnn.runs.logs import LogWriter
 from tfcharrnn.runs.run_folder import Run
-from tfcharrnn.training.callbacks import Recorder
-from tfcharrnn.training.data_parallel import ReplicatedTrainer
+from tfcharrnn.training.callbacks import StepReport, make_callbacks
+from tfcharrnn.training.data_parallel import DataParallelTrainer
 from tfcharrnn.training.metrics import RunningMetrics
 from tfcharrnn.training.progress import Progress
-from tfcharrnn.training.signals import Interruption
-from tfcharrnn.training.train_step import Results, Trainer
+from tfcharrnn.training.signals import StopSignals
+from tfcharrnn.training.train_step import RunLength, StepResults, StepRunner, Trainer
+from tfcharrnn.training.training_state import TrainingState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +33,11 @@ class Result:
 
     Attributes:
         run_dir: the run folder.
-        step: steps done in all.
+        step: updates done.
         loss: training loss of the last steps, in nats a character.
-        val_loss: last validation loss, or None if there was none.
-        interrupted: stopped before its end, by a signal.
-        is_shared: other workers took part.
+        val_loss: last validation loss in nats a character, or None if there was none.
+        interrupted: whether a signal stopped the run before its end.
+        is_shared: whether other workers took part.
     """
 
     run_dir: str
@@ -62,127 +61,168 @@ def train(
 
     Args:
         run: the settings and the run folder, which exists.
-        data: what to train on.
-        cluster: the workers that do it together; only the chief writes, and shows something.
-        resume: go on from the newest checkpoint, or from the start if there is none yet.
-        weights: a checkpoint of another run, with whose weights a new one begins.
+        data: the data to train on.
+        cluster: the workers that train together; only the chief writes files and shows progress.
+        resume: continue from the newest checkpoint, or from the start if there is none yet.
+        weights: a checkpoint of another run whose weights a new run starts with.
         quiet: show nothing.
 
     Returns:
-        How it ended. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it within seconds, with a checkpoint.
+        How the run ended. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it within seconds, with a checkpoint.
 
     Raises:
-        UserError: too little data for a batch, a run that is at its end already, no checkpoint that is whole, a loss
-            that is no finite number, or a disk that refuses.
+        UserError: too little data for a batch, a run that is complete, no undamaged checkpoint, a loss that is not
+            finite, or a write that fails.
     """
     config = run.training
-    mine = cluster.rows(config.batch_size)
-    order = input_pipeline.training_order(data, config, range(mine[0].start, mine[-1].stop))
-    validation = out_of_core.predicted_once(data, "val")
-    total = config.steps or config.epochs * order.steps_per_epoch
-
-    def make_model() -> CharRNN:
-        return CharRNN(run.model, len(data.vocabulary), config.seed, layout=data.layout)
-
-    lengths = (order.mean_width, order.steps_per_epoch, total)
-    trainer = (
-        ReplicatedTrainer(make_model, config, *lengths, cluster)
-        if cluster.strategy
-        else Trainer(make_model(), config, *lengths)
-    )
-    model = trainer.model
-    evaluator, running = Evaluator(model), RunningMetrics(config, len(data.vocabulary))
-    sampler = Sampler(model, data.vocabulary, data.config.seq_length, trainer.carried)
-    step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
-    state = {"model": model, "optimizer": trainer.optimizer, "step": step_variable}
-    if trainer.carried is not None:
-        state["carried"] = trainer.carried
-    start = step = _restore(run, state, running) if resume else 0
-    cluster.check_alike({"text": int(data.fingerprint[:12], 16), "first step": start, "number of steps": total})
+    own_rows = cluster.split_batch(config.batch_size)
+    sampler = input_pipeline.make_sampler(data, config, range(own_rows[0].start, own_rows[-1].stop))
+    length = RunLength(sampler.steps_per_epoch, config.steps or config.epochs * sampler.steps_per_epoch)
+    runner = _make_runner(run, data, cluster, sampler.mean_width, length)
+    state = TrainingState(runner, RunningMetrics(config, len(data.vocabulary)))
+    if resume:
+        state.restore(run.path)
+    start, total = state.step, length.total_steps
+    cluster.check_consistent({"text": int(data.fingerprint[:12], 16), "first step": start, "number of steps": total})
     if start >= total:
-        raise UserError(f"{run.path}: is at step {start:,} of {total:,} already; give more --steps or --epochs")
-    progress = Progress(run, data, model, order.steps_per_epoch, start, total, cluster, quiet=quiet)
-    recorder = None
-    if cluster.is_chief:
-        recorder = Recorder(run, state, validation, evaluator, sampler, running, progress, order.steps_per_epoch, total)
+        raise UserError(f"{run.path}: is complete: step {start:,} of {total:,}; to continue, raise --steps or --epochs")
+    progress = Progress(run, data, runner.model, length, start, cluster, quiet=quiet)
+    recorder = Recorder(run, data, runner, state, length, progress) if cluster.is_chief else None
     if weights is not None:
-        checkpoints.restore(weights, {"model": model})
+        checkpoints.restore(weights, {"model": runner.model})
     if recorder:
         if weights is not None:
-            recorder.save(0)  # so that to resume needs no other run
-        run.save()  # with the settings given now; from here on the folder is a run, which can be resumed
+            recorder.save()  # a resume then needs no other run
+        run.save()  # with the settings given now; from here on the folder is a run that can be resumed
 
-    def take(results: Results, first: int, sizes: npt.NDArray[np.int32], ids: tf.Tensor) -> list[dict[str, Any]]:
-        """Counts some steps; returns the rows of metrics due before the last of them."""
-        nonlocal step
-        rows = []
-        for index, result in enumerate(results.steps.tolist(), start=1):
-            place, step = step - first, step + 1
-            running.seconds += results.seconds / len(results.steps)
-            if np.isfinite(result).all():
-                total_loss, characters, norm, rate = result
-                running.add(total_loss, characters, norm, rate, int(sizes[place]))
-            else:
-                running.skipped += 1
-                if running.skipped > config.skip_bad_steps:
-                    raise _diverged(run, trainer, ids[place], int(sizes[place]), step, result)
-                progress.skipped(step, running.skipped, config.skip_bad_steps)
-            is_due = config.log_every and step % config.log_every == 0 and index < len(results.steps)
-            if is_due and not running.is_empty:
-                rows.append(running.row(step, step / order.steps_per_epoch, results.speed))
-        return rows
-
-    size, loss = trainer.steps_per_call, float("nan")
     events = (config.eval_every, config.sample_every, config.checkpoint_every)
-    batches = input_pipeline.training_batches(order, lambda: input_pipeline.calls(start, total, events, size), size)
-    with Interruption() as interruption, progress, contextlib.closing(order):
-        for first, count, sizes, ids in input_pipeline.taken(batches, order, running.wait):
-            skips_left = config.skip_bad_steps - running.skipped
-            for results in trainer.run(int(first), int(count), ids, skips_left, lambda: interruption.requested, sizes):
-                progress.compiled(results)
-                rows, loss = take(results, int(first), sizes.numpy(), ids), results.loss
+    pipeline = input_pipeline.BatchPipeline(sampler, runner.steps_per_call)
+    with StopSignals() as signals, progress, pipeline:
+        for call in pipeline.iterate(start, total, events):
+            state.metrics.waited += call.wait_seconds
+            skips_left = config.skip_bad_steps - state.metrics.skipped
+            for results in runner.run(call, skips_left, lambda: signals.requested):
+                progress.show_compiled(results)
+                sizes = call.sizes[state.step - call.first_step :].numpy()
+                rows = state.advance(results, sizes, config, length, progress)
+                if state.metrics.skipped > config.skip_bad_steps:
+                    raise _divergence_error(run, runner, call, state.step, results)
                 if recorder:
-                    recorder.record(step, results, rows)
+                    recorder.record(results, rows)
             if results.stopped:
                 break
-    cluster.wait()  # for the chief to have written the last of it
+    cluster.barrier()  # until the chief has written everything
     val_loss = recorder.val_loss if recorder else None
-    progress.finish(step, total, val_loss, interrupted=step < total)
-    return Result(str(run.path), step, loss, val_loss, interrupted=step < total, is_shared=cluster.num_workers > 1)
+    interrupted = state.step < total
+    progress.finish(state.step, val_loss, interrupted=interrupted)
+    return Result(str(run.path), state.step, results.loss, val_loss, interrupted, is_shared=cluster.num_workers > 1)
 
 
-def _diverged(
-    run: Run, trainer: Trainer | ReplicatedTrainer, ids: tf.Tensor, size: int, step: int, result: list[float]
-) -> UserError:
-    """The error of a step in which a loss or a gradient was no finite number.
+class Recorder:
+    """Validates, logs, samples and saves, in this order, at the steps that the training options name and at the last.
 
-    Its batch is `[rows, width]`, of `size` examples.
+    Only the chief worker has one. A resumed run's log files are truncated to their sizes at its checkpoint.
+
+    Attributes:
+        val_loss: the last validation loss in nats a character, or None if there was none.
     """
-    total, characters, _, rate = result
-    norms = ", ".join(f"{name} {norm:.3g}" for name, norm in trainer.gradient_norms(ids, step - 1, size).items())
-    saved = checkpoints.listed(run.path)
-    last = f"the checkpoint of step {saved[-1].step} is as it was" if saved else "no checkpoint was written yet"
+
+    def __init__(
+        self,
+        run: Run,
+        data: DataFolder,
+        runner: StepRunner,
+        state: TrainingState,
+        length: RunLength,
+        progress: Progress,
+    ):
+        self.val_loss: float | None = None
+        self._run = run
+        self._state = state
+        self._length = length
+        self._validation = evaluation_examples.load_evaluation_examples(data, "val")
+        self._evaluate = Evaluator(runner.model)
+        self._sampler = Sampler(runner.model, data.vocabulary, data.config.seq_length, runner.carried)
+        self._logs = LogWriter(run.path, state.metrics.log_sizes)
+        self._callbacks = [progress, *make_callbacks(run, runner.model)]
+
+    def record(self, results: StepResults, rows: list[dict[str, Any]]) -> None:
+        """Does what is due after some steps.
+
+        Args:
+            results: the steps.
+            rows: the rows of metrics due before the last of these steps.
+        """
+        config, metrics, step = self._run.training, self._state.metrics, self._state.step
+        is_last = step == self._length.total_steps or results.stopped
+
+        val_loss = None
+        if self._validation.num_examples and self._is_due(config.eval_every):
+            val_loss = self.val_loss = self._evaluate(self._validation, config.batch_size).loss
+
+        if (val_loss is not None or self._is_due(config.log_every)) and not metrics.is_empty:
+            epoch = step / self._length.steps_per_epoch
+            rows = [*rows, metrics.take_row(step, epoch, results.chars_per_second, val_loss)]
+        self._logs.write_rows(rows)
+        report = StepReport(step, results.loss, results.chars_per_second, val_loss, rows)
+        for callback in self._callbacks:
+            callback.on_steps(report)
+
+        if self._is_due(config.sample_every):
+            settings = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
+            text = self._sampler.generate(settings)[0]
+            smooth_loss = results.loss if metrics.smooth_loss is None else metrics.smooth_loss
+            self._logs.write_sample(f"step {step}, smoothed loss {smooth_loss:.4f}", text)
+            for callback in self._callbacks:
+                callback.on_sample(step, text)
+
+        is_saved = self._is_due(config.checkpoint_every) or results.stopped
+        if is_saved:
+            self.save(val_loss)
+        if is_saved or val_loss is not None:
+            for callback in self._callbacks:
+                callback.on_checkpoint(step, is_last=is_last)
+
+    def save(self, val_loss: float | None = None) -> None:
+        """Writes a checkpoint, with the validation loss if it was measured at this step, and prunes old ones."""
+        config = self._run.training
+        self._state.save(self._run.path, self._logs.sync(), val_loss)
+        checkpoints.prune(self._run.path, config.keep_checkpoints, config.keep_every)
+
+    def _is_due(self, interval: int) -> bool:
+        """Returns whether something that happens every `interval` steps (0: never), and at the end, is due."""
+        step = self._state.step
+        return step == self._length.total_steps or (interval > 0 and step % interval == 0)
+
+
+def _make_runner(run: Run, data: DataFolder, cluster: Cluster, width: float, length: RunLength) -> StepRunner:
+    """Makes the model and what trains it: one device, or all devices of the cluster."""
+
+    def make_model() -> CharRNN:
+        return CharRNN(run.model, len(data.vocabulary), run.training.seed, layout=data.layout)
+
+    if cluster.strategy:
+        return DataParallelTrainer(make_model, run.training, width, length, cluster)
+    return Trainer(make_model(), run.training, width, length)
+
+
+def _divergence_error(run: Run, runner: StepRunner, call: Call, step: int, results: StepResults) -> UserError:
+    """Returns the error of a step whose loss or gradients are not finite.
+
+    Args:
+        run: the run.
+        runner: holds the weights before the step.
+        call: the call that the step belongs to.
+        step: the step, counted from 1.
+        results: steps of which this is the last.
+    """
+    metrics, index = results.per_step()[-1], step - 1 - call.first_step
+    by_name = runner.gradient_norms(call.ids[index], step - 1, int(call.sizes[index]))
+    norms = ", ".join(f"{name} {norm:.3g}" for name, norm in by_name.items())
+    saved = checkpoints.list_checkpoints(run.path)
+    last = f"the checkpoint of step {saved[-1].step} is intact" if saved else "no checkpoint was written yet"
     return UserError(
-        f"step {step}: loss {total / characters:g} at learning rate {rate:g}; gradient norms: {norms}. The step was "
-        f"not applied, and {last}. Go on from there with --resume and a smaller --learning_rate, with --clip_norm, or "
-        "with --skip_bad_steps=N"
+        f"step {step}: loss {metrics.loss_sum / metrics.num_characters:g} at learning rate {metrics.learning_rate:g}; "
+        f"gradient norms: {norms}. The step was not applied, and {last}. Continue from there with --resume and a "
+        "smaller --learning_rate, with --clip_norm, or with --skip_bad_steps=N"
     )
-
-
-def _restore(run: Run, state: dict[str, Any], running: RunningMetrics) -> int:
-    """Reads the newest checkpoint into the objects of a training run and returns its step; 0 if there is none yet."""
-    if not checkpoints.folders(run.path):
-        return 0
-    checkpoint = checkpoints.find(run.path)
-    checkpoints.restore(checkpoint, state)
-    if int(state["step"]) != checkpoint.step:
-        raise UserError(f"{checkpoint.path}: its step is {int(state['step'])} in the weights' file; it is damaged")
-    try:
-        running.restore(checkpoint.log)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(
-            f"{checkpoint.path}: checkpoint.json is damaged ({what}); remove {checkpoint.path.name} "
-            "to use the one before it"
-        ) from None
-    return checkpoint.step

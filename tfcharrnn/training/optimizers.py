@@ -1,4 +1,4 @@
-"""Update rules on raw variables, and what is done to gradients and learning rate before them."""
+"""Optimizers on raw variables, gradient clipping and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfcharrnn.config import TrainingConfig
 
 
 class Optimizer(tf.Module, abc.ABC):
-    """An update rule with whatever it remembers between steps."""
+    """An update rule and its state between steps."""
 
     @abc.abstractmethod
     def apply(
@@ -26,11 +26,11 @@ class Optimizer(tf.Module, abc.ABC):
         """Updates the variables.
 
         Args:
-            variables: those that the optimizer was made for, in that order.
+            variables: those the optimizer was made for, in the same order.
             gradients: one for each variable.
             learning_rate: a scalar.
             step: updates done before this one.
-            finite: a scalar; where it is false, everything stays as it is. None: true.
+            finite: a bool scalar; if false, nothing changes. None: true.
         """
 
 
@@ -45,7 +45,7 @@ class Adam(Optimizer):
     def __init__(
         self, variables: Sequence[tf.Variable], beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
     ):
-        """Makes the moments, all zero; epsilon is TensorFlow's customary one."""
+        """Makes the moments, initially zero; epsilon is the default of TensorFlow."""
         super().__init__()
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.first_moments = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
@@ -60,11 +60,11 @@ class Adam(Optimizer):
         finite: tf.Tensor | None = None,
     ) -> None:
         """Updates the variables; see `Optimizer.apply`."""
-        # in float64, since beta_2^t would lose its difference to 1
+        # in float64, since 1 - beta_2^t loses its digits in float32
         t = tf.cast(step, tf.float64) + 1.0
         correction = tf.sqrt(1.0 - self.beta_2**t) / (1.0 - self.beta_1**t)
         rate = tf.cast(tf.cast(learning_rate, tf.float64) * correction, gradients[0].dtype)
-        # epsilon is added after the bias correction, as the algorithm has it
+        # epsilon is added after the bias correction, as in the paper
         epsilon = tf.cast(self.epsilon * tf.sqrt(1.0 - self.beta_2**t), gradients[0].dtype)
         for variable, m, v, gradient in zip(variables, self.first_moments, self.second_moments, gradients, strict=True):
             new_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
@@ -75,14 +75,14 @@ class Adam(Optimizer):
 
 
 class AdaGrad(Optimizer):
-    """AdaGrad (Duchi et al. 2011): each value's rate falls with the squares of its gradients so far.
+    """AdaGrad (Duchi et al. 2011): each rate decreases with the sum of the squared gradients.
 
     Attributes:
         accumulators: the sums of squares, shaped like the variables.
     """
 
     def __init__(self, variables: Sequence[tf.Variable], epsilon: float = 1e-8):
-        """Makes the sums, all zero; epsilon stands under the root."""
+        """Makes the sums, initially zero; epsilon is added under the root."""
         super().__init__()
         self.epsilon = epsilon
         self.accumulators = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
@@ -107,7 +107,6 @@ class SGD(Optimizer):
     """Plain gradient descent."""
 
     def __init__(self, variables: Sequence[tf.Variable]):
-        """Needs nothing of the variables."""
         super().__init__()
 
     def apply(
@@ -131,10 +130,10 @@ OPTIMIZERS: dict[str, Callable[[Sequence[tf.Variable]], Optimizer]] = {"adam": A
 
 
 def clip(gradients: Sequence[tf.Tensor], config: TrainingConfig) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Clips by value, then by global norm (Pascanu et al. 2013), where the settings ask for it.
+    """Clips by value, then by global norm (Pascanu et al. 2013), as configured.
 
     Returns:
-        The gradients, and their global norm before any clipping.
+        The clipped gradients, and their global norm before clipping.
     """
     norm = tf.linalg.global_norm(gradients)
     if config.clip_value:
@@ -145,17 +144,17 @@ def clip(gradients: Sequence[tf.Tensor], config: TrainingConfig) -> tuple[list[t
 
 
 def learning_rate(config: TrainingConfig, step: tf.Tensor, steps_per_epoch: int, total_steps: int) -> tf.Tensor:
-    """The learning rate of a step, a float64 scalar.
+    """Returns the learning rate of a step, a float64 scalar.
 
-    constant: always the same. exponential: after `decay_after` epochs, times `decay_rate` with every epoch begun.
-    cosine: a linear rise over `warmup_steps`, then half a cosine that would reach zero one step after the last
+    constant: always the same. exponential: multiplied by `decay_rate` at the start of every epoch after `decay_after`.
+    cosine: linear warm-up over `warmup_steps`, then half a cosine that reaches zero one step after the last
     (Loshchilov & Hutter 2017).
 
     Args:
-        config: the schedule and its numbers.
+        config: the schedule and its parameters.
         step: steps done before this one.
         steps_per_epoch: batches in an epoch.
-        total_steps: of the whole run.
+        total_steps: steps of the whole run.
     """
     highest = tf.constant(config.learning_rate, tf.float64)
     if config.schedule == "exponential":

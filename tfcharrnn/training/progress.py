@@ -1,4 +1,4 @@
-"""What a person sees of a training run, on standard error."""
+"""Progress of a training run, on standard error."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import tqdm
 
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed.cluster import Cluster
+from tfcharrnn.errors import command_line
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs.run_folder import Run
-from tfcharrnn.training.train_step import Results
+from tfcharrnn.training.callbacks import Callback, StepReport
+from tfcharrnn.training.train_step import RunLength, StepResults
 
-# Where there is no terminal to draw a bar on, a line at most this often, in seconds.
-_LINE_EVERY = 5.0
+# without a terminal for a progress bar, at most one line in this many seconds
+_SECONDS_PER_LINE = 5.0
 
 
-def device_name() -> str:
-    """The device that TensorFlow computes on, in words."""
+def describe_device() -> str:
+    """Describes the device that TensorFlow computes on."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
@@ -30,55 +32,72 @@ def device_name() -> str:
     return f"CPU, {os.cpu_count()} cores"
 
 
-class Progress:
-    """A progress bar with loss, speed and time left, or plain lines where standard error is no terminal."""
+class Progress(Callback):
+    """A progress bar with loss, speed and time left, or plain lines where standard error is no terminal.
+
+    Args:
+        run: the run.
+        data: its data.
+        model: its model.
+        length: its length.
+        start: updates done before.
+        cluster: the workers; only the chief shows anything.
+        quiet: show nothing.
+    """
 
     def __init__(
         self,
         run: Run,
         data: DataFolder,
         model: CharRNN,
-        steps_per_epoch: int,
+        length: RunLength,
         start: int,
-        total: int,
         cluster: Cluster,
         *,
         quiet: bool,
     ):
-        """Prints the first lines: device, corpus, model and length of the run; of several workers only the chief."""
         self._run_dir = run.path
         self._quiet = quiet or not cluster.is_chief
-        self._steps_per_epoch = steps_per_epoch
-        self._total = total
+        self._length = length
         self._bar: tqdm.tqdm | None = None
-        self._start = start
-        self._began = self._last_line = time.perf_counter()
-        self._compiled: set[int] = set()
-        config, special = run.model, data.vocabulary.num_special
-        self._say(f"device     {device_name()}, TensorFlow {tf.__version__}")
+        self._first_step = start
+        self._start_time = self._last_line_time = time.perf_counter()
+        self._compiled_widths: set[int] = set()
+        self._print_header(run, data, model, cluster)
+
+    def _print_header(self, run: Run, data: DataFolder, model: CharRNN, cluster: Cluster) -> None:
+        config, num_special = run.model, data.vocabulary.num_special
+        self._print(f"device     {describe_device()}, TensorFlow {tf.__version__}")
         if cluster.strategy:
             rows = run.training.batch_size // cluster.num_replicas
-            self._say(f"replicas   {cluster.num_replicas}, each with {rows} rows of a batch; {cluster.describe()}")
-        self._say(
+            self._print(f"replicas   {cluster.num_replicas}, each with {rows} rows of a batch; {cluster.describe()}")
+        self._print(
             f"corpus     {data.name}: {data.characters:,} characters, "
-            f"vocabulary of {len(data.vocabulary) - special} characters and {special} special"
+            f"vocabulary of {len(data.vocabulary) - num_special} characters and {num_special} special"
         )
-        self._say(f"data       {data.describe()}")
-        self._say(
+        self._print(f"data       {data.describe()}")
+        self._print(
             f"model      {config.cell}, {config.num_layers} x {config.hidden_size} units, "
-            f"{model.num_parameters:,} parameters, implementation {model.implementation.name}, "
+            f"{model.num_parameters:,} parameters, implementation {model.backend.name}, "
             f"products in {model.compute_dtype.name}"
         )
-        self._say(f"training   steps {start:,} to {total:,}, {steps_per_epoch:,} an epoch, into {run.path}")
-        if model.implementation.note:
-            self._say(f"note       {model.implementation.note}")
-        if run.model.dropout and run.model.num_layers == 1:
-            self._say("note       --dropout acts between layers, and there is only one; after it acts --output_dropout")
+        steps_per_epoch, total = self._length
+        self._print(
+            f"training   steps {self._first_step:,} to {total:,}, {steps_per_epoch:,} an epoch, into {run.path}"
+        )
+        if model.backend.note:
+            self._print(f"note       {model.backend.note}")
+        if config.dropout and config.num_layers == 1:
+            self._print("note       --dropout acts between layers, and there is only one; see --output_dropout")
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
             self._bar = tqdm.tqdm(
-                total=self._total, initial=self._start, unit="step", file=sys.stderr, dynamic_ncols=True
+                total=self._length.total_steps,
+                initial=self._first_step,
+                unit="step",
+                file=sys.stderr,
+                dynamic_ncols=True,
             )
         return self
 
@@ -87,51 +106,53 @@ class Progress:
             with contextlib.suppress(OSError):
                 self._bar.close()
 
-    def compiled(self, results: Results) -> None:
-        """Says how long a call took that was the first for examples of a width, and so was compiled."""
-        if results.width not in self._compiled:
-            self._compiled.add(results.width)
-            self._say(
-                f"compiled   for examples of {results.width} symbols; first call done after {results.seconds:.1f} s"
-            )
+    def show_compiled(self, results: StepResults) -> None:
+        """Shows the time of the first call for examples of a width, most of which is compilation."""
+        if results.width not in self._compiled_widths:
+            self._compiled_widths.add(results.width)
+            self._print(f"compiled   for examples of {results.width} symbols; first call took {results.seconds:.1f} s")
 
-    def skipped(self, step: int, count: int, allowed: int) -> None:
-        """Says that a step was left out."""
-        self._say(f"skipped    step {step:,}: its loss or gradient was no finite number ({count} of {allowed} such)")
+    def show_skipped(self, step: int, count: int, allowed: int) -> None:
+        """Shows that a step was skipped, the `count`th of `allowed`."""
+        self._print(f"skipped    step {step:,}: its loss or gradients are not finite ({count} of {allowed} allowed)")
 
-    def show(self, step: int, loss: float, speed: float, val_loss: float | None) -> None:
-        """Shows where the run stands; a validation is always shown, other steps now and then."""
+    def on_steps(self, report: StepReport) -> None:
+        """Shows where the run stands: always with a validation loss, otherwise every few seconds."""
+        step, total = report.step, self._length.total_steps
         now = time.perf_counter()
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} characters/s", refresh=False)
+            text = f"loss {report.loss:.4f}, {report.chars_per_second:,.0f} characters/s"
+            self._bar.set_postfix_str(text, refresh=False)
             with contextlib.suppress(OSError):
                 self._bar.update(step - self._bar.n)
-        if val_loss is None and (self._bar is not None or (now - self._last_line < _LINE_EVERY and step < self._total)):
+        is_recent = now - self._last_line_time < _SECONDS_PER_LINE
+        if report.val_loss is None and (self._bar is not None or (is_recent and step < total)):
             return
-        self._last_line = now
-        left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
-        line = f"step {step:>7,}  epoch {step / self._steps_per_epoch:.2f}  loss {loss:.4f}"
-        if val_loss is not None:
-            line += f"  val_loss {val_loss:.4f}"
-        self._say(f"{line}  {speed:,.0f} characters/s  {_duration(left)} left")
+        self._last_line_time = now
+        left = (now - self._start_time) / max(step - self._first_step, 1) * (total - step)
+        line = f"step {step:>7,}  epoch {step / self._length.steps_per_epoch:.2f}  loss {report.loss:.4f}"
+        if report.val_loss is not None:
+            line += f"  val_loss {report.val_loss:.4f}"
+        self._print(f"{line}  {report.chars_per_second:,.0f} characters/s  {_format_duration(left)} left")
 
-    def sample(self, step: int, text: str) -> None:
+    def on_sample(self, step: int, text: str) -> None:
         """Shows a generated text."""
-        self._say(f"--- sample at step {step:,} ---\n{text}\n---")
+        self._print(f"--- sample at step {step:,} ---\n{text}\n---")
 
-    def finish(self, step: int, total: int, val_loss: float | None, *, interrupted: bool) -> None:
-        """Says how the run ended and what can be done next."""
+    def finish(self, step: int, val_loss: float | None, *, interrupted: bool) -> None:
+        """Shows how the run ended and how to continue."""
         if interrupted:
-            self._say(
-                f"stopped    at step {step:,} of {total:,} and saved; go on with\n"
-                f"           python -m tfcharrnn.train --resume --run_dir={self._run_dir}"
+            self._print(
+                f"stopped    at step {step:,} of {self._length.total_steps:,}, saved; continue with\n"
+                f"           {command_line('train')} --resume --run_dir={self._run_dir}"
             )
             return
         loss = "" if val_loss is None else f", validation loss {val_loss:.4f} nats a character"
-        self._say(f"done       step {step:,} in {_duration(time.perf_counter() - self._began)}{loss}; sample with")
-        self._say(f"           python -m tfcharrnn.generate --run_dir={self._run_dir}")
+        elapsed = _format_duration(time.perf_counter() - self._start_time)
+        self._print(f"done       step {step:,} in {elapsed}{loss}; sample with")
+        self._print(f"           {command_line('generate')} --run_dir={self._run_dir}")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._quiet:
             return
         try:
@@ -139,12 +160,12 @@ class Progress:
                 self._bar.write(text, file=sys.stderr)
             else:
                 print(text, file=sys.stderr, flush=True)
-        except OSError:  # nobody is there to read it any more, which is no reason to stop training
+        except OSError:  # nobody reads it any more, which is no reason to stop training
             self._quiet, self._bar = True, None
 
 
-def _duration(seconds: float) -> str:
-    """Minutes and seconds, and hours if there are any."""
+def _format_duration(seconds: float) -> str:
+    """Formats a duration as [hours:]minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""Starting a training run, or taking up one that was stopped."""
+"""Sets up a training run, new or resumed, and trains it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.data import batching, dataset
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed import cluster
+from tfcharrnn.distributed.cluster import Cluster
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model import backends
-from tfcharrnn.model.char_rnn import check_suits
-from tfcharrnn.runs import checkpoints
-from tfcharrnn.runs import run_folder as run_lib
+from tfcharrnn.model.char_rnn import check_zero_start
+from tfcharrnn.preparation import cache
+from tfcharrnn.runs import checkpoints, run_folder
 from tfcharrnn.runs.run_folder import Run
-from tfcharrnn.training import observers
+from tfcharrnn.training import callbacks
 from tfcharrnn.training.loop import Result, train
 
 Settings = dict[str, Any]
 
-# what of a model may change when training goes on, and when it begins anew with the model's weights
-_HOW = ("implementation", "precision")
-# on which devices it runs
-_WHERE = ("strategy", "num_replicas")
-_FREE = (*_HOW, "dropout", "output_dropout")
-# what a run that goes on must keep, for its steps so far to mean the same
-_KEPT = ("batch_size", "seed", "optimizer", "shuffle", "shuffle_buffer", "drop_remainder", "reduction")
+# model settings that say how it is computed; a resumed run may change them
+_COMPUTE_SETTINGS = ("implementation", "precision")
+# model settings that a run which starts with another run's weights may change
+_FREE_SETTINGS = (*_COMPUTE_SETTINGS, "dropout", "output_dropout")
+# settings that say on which devices a run trains
+_DEVICE_SETTINGS = ("strategy", "num_replicas")
+# training settings that a resumed run must keep, so that its steps mean the same
+_FIXED_SETTINGS = ("batch_size", "seed", "optimizer", "shuffle", "shuffle_buffer", "drop_remainder", "reduction")
 
 
 def train_model(
@@ -47,19 +49,19 @@ def train_model(
 
     Args:
         run_dir: the run folder; empty: a new one in `runs/`, or with `resume` the newest there.
-        data_dir: a data folder that `prepare_data` made, instead of `input` or `corpus` among the settings.
-        init_from: a run whose model, vocabulary and last weights the new one begins with, on a text named now.
-        resume: go on with the run from its last checkpoint.
+        data_dir: a data folder made by `prepare_data`, instead of `input` or `corpus` among the settings.
+        init_from: a run whose model, vocabulary and last weights the new run starts with, on another text.
+        resume: continue the run from its last checkpoint.
         overwrite: replace an existing run.
         quiet: show nothing.
-        **settings: the fields of `DataConfig`, `ModelConfig` and `TrainingConfig`, such as
+        **settings: fields of `DataConfig`, `ModelConfig` and `TrainingConfig`, such as
             `input=["my.txt"], cell="gru", steps=500`.
 
     Returns:
         The run folder and how training ended.
 
     Raises:
-        UserError: whatever a person can mend, in one line.
+        UserError: anything the user can mend, in one line.
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
@@ -67,147 +69,154 @@ def train_model(
         raise ConfigError("--resume and --init_from exclude each other: a resumed run has its own weights")
     if data_dir and ("input" in settings or "corpus" in settings):
         raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
-    if resume:
-        run_dir = run_dir or run_lib.newest()
-    source = run_lib.load(init_from) if init_from else None
-    workers = _join(run_lib.load(run_dir).training if resume else TrainingConfig(), run_dir, settings, quiet)
-    with workers.watching(str(run_dir)):
+    saved = run_folder.load(run_dir or run_folder.find_newest_run()) if resume else None
+    source = run_folder.load(init_from) if init_from else None
+    workers = _join_cluster(saved.training if saved else TrainingConfig(), run_dir, settings, quiet)
+    with workers.report_lost_workers(str(saved.path if saved else run_dir)):
         weights = checkpoints.find(source.path) if source else None
         with workers.chief_first():
-            if resume:
-                run, data = resume_run(run_dir, data_dir, settings, quiet=quiet)
+            if saved:
+                run, data = prepare_resume(saved, data_dir, settings, quiet=quiet)
             else:
-                run, data = start_run(run_dir, data_dir, settings, source, quiet=quiet)
-            workers.rows(run.training.batch_size)  # for its check
+                run, data = prepare_run(run_dir, data_dir, settings, source, quiet=quiet)
+            workers.check_batch_size(run.training.batch_size)
             if workers.is_chief:
                 if not resume:
-                    run_lib.check_place(run.path, overwrite=overwrite)
-                observers.check_available(run.training)
-        with run_lib.locked(run.path) if workers.is_chief else contextlib.nullcontext():
+                    run_folder.check_new_run_dir(run.path, overwrite=overwrite)
+                callbacks.check_available(run.training)
+        with run_folder.lock_run_dir(run.path) if workers.is_chief else contextlib.nullcontext():
             if workers.is_chief and not resume:
-                run_lib.clear(run.path)
+                run_folder.clear_run_dir(run.path)
             return train(run, data, workers, resume=resume, weights=weights, quiet=quiet)
 
 
-def _join(config: TrainingConfig, run_dir: str | Path, settings: Settings, quiet: bool) -> cluster.Cluster:
-    """Joins the workers that the settings ask for, which must happen before anything is computed."""
-    (config,) = _split({name: settings[name] for name in _WHERE if name in settings}, config)
+def _join_cluster(config: TrainingConfig, run_dir: str | Path, settings: Settings, quiet: bool) -> Cluster:
+    """Joins the workers that the settings name, which must happen before TensorFlow computes anything."""
+    (config,) = _apply_settings({name: settings[name] for name in _DEVICE_SETTINGS if name in settings}, config)
     if config.strategy == "multi_worker" and not run_dir:
-        raise ConfigError("--strategy=multi_worker: needs a --run_dir, one folder that all workers see")
-    return cluster.start(config.strategy, config.num_replicas, quiet=quiet)
+        raise ConfigError("--strategy=multi_worker: needs a --run_dir, one folder that all workers share")
+    return cluster.join_cluster(config.strategy, config.num_replicas, quiet=quiet)
 
 
-def start_run(
+def prepare_run(
     run_dir: str | Path, data_dir: str | Path, settings: Settings, source: Run | None = None, *, quiet: bool = True
 ) -> tuple[Run, DataFolder]:
-    """The settings and the data of a new run; whatever cannot work is told here, before anything is written of it.
+    """Returns the settings and the data of a new run, checked before anything of it is written.
 
     Args:
-        run_dir: as `train_model` takes it, like `data_dir`.
-        data_dir: see `run_dir`.
-        settings: those that are given.
-        source: the run whose model it begins with, if any.
-        quiet: show nothing of how a large text is prepared.
+        run_dir: the run folder; empty: a new one in `runs/`.
+        data_dir: a data folder, or "" to prepare the text that the settings name.
+        settings: the settings that are given.
+        source: the run whose model it starts with, if any.
+        quiet: show no progress of preparing a large text.
+
+    Raises:
+        UserError: the settings contradict one another, the data or `source`.
     """
-    data_config, model, training = _split(settings, *_defaults(source, run_dir, data_dir, settings), TrainingConfig())
-    if source and dataclasses.replace(model, **_fields(source.model, _FREE)) != source.model:
-        raise UserError(f"{source.path}: its model is kept by --init_from; leave out the settings of another")
-    backends.choose(model.implementation, model.precision, recurrent_activation=model.recurrent_activation)
+    defaults = _choose_defaults(source, run_dir, data_dir, settings)
+    data_config, model, training = _apply_settings(settings, *defaults, TrainingConfig())
+    if source and dataclasses.replace(model, **_get_fields(source.model, _FREE_SETTINGS)) != source.model:
+        raise UserError(f"{source.path}: --init_from keeps its model; leave out settings that differ from it")
+    backends.check_backend(model)
     if data_dir:
         data = dataset.open_data(data_dir)
         data_config = data.config
         for name in settings.keys() & {field.name for field in dataclasses.fields(DataConfig)}:
             if settings[name] != getattr(data_config, name):
-                kept = getattr(data_config, name)
-                raise ConfigError(f"--{name}: {data_dir} was prepared with {kept!r}; leave the flag out")
+                prepared = getattr(data_config, name)
+                raise ConfigError(f"--{name}: {data_dir} was prepared with {prepared!r}; leave the flag out")
     else:
-        data = dataset.cached(data_config, quiet=quiet)
+        data = cache.prepare_cached(data_config, quiet=quiet)
     if source:
         if data_config.layout != source.data.layout:
-            raise ConfigError(f"--layout: {source.path} has learned from the layout {source.data.layout}; keep it")
+            raise ConfigError(f"--layout: {source.path} was trained on the layout {source.data.layout}; keep it")
         data = data.with_vocabulary(source.vocabulary)
-    check_suits(model, data.layout)
-    part = data.splits["train"]
-    batching.steps_per_epoch(part.characters, part.records, data_config, training)  # for its check: enough for a batch
-    path = Path(run_dir) if run_dir else _free_name(model.cell)
-    settled = (str(data_dir), data.fingerprint, model, training, data.vocabulary, len(part.shards))
-    return Run(path, data_config, *settled), data
+    check_zero_start(model, data.layout)
+    train_split = data.splits["train"]
+    batching.check_fills_batch(train_split.characters, train_split.records, data_config, training)
+    path = Path(run_dir) if run_dir else _choose_run_dir(model.cell)
+    num_files = len(train_split.shards)
+    run = Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary, num_files)
+    return run, data
 
 
-def resume_run(
-    run_dir: str | Path, data_dir: str | Path, settings: Settings, *, quiet: bool = True
+def prepare_resume(
+    saved: Run, data_dir: str | Path, settings: Settings, *, quiet: bool = True
 ) -> tuple[Run, DataFolder]:
-    """The settings and the data of a run that goes on: its own, but for those given now.
+    """Returns the settings and the data of a resumed run: its own, except for the settings given now.
+
+    Args:
+        saved: the run as it was saved.
+        data_dir: a data folder, or "" for the data it was trained on.
+        settings: the settings that are given.
+        quiet: show no progress of preparing a large text again.
 
     Raises:
-        UserError: a setting that a run cannot change on the way, or data that is not the same.
+        UserError: a setting that a resumed run cannot change, or other data.
     """
-    saved = run_lib.load(run_dir or run_lib.newest())
     if not saved.fingerprint:
         raise UserError(
-            f"{saved.path}: was imported, so there is nothing to resume; begin with --init_from={saved.path}"
+            f"{saved.path}: was imported, so there is nothing to resume; start a run with --init_from={saved.path}"
         )
     if "epochs" in settings and "steps" not in settings:
         settings = {**settings, "steps": 0}
-    data_config, model, training = _split(settings, saved.data, saved.model, saved.training)
-    if dataclasses.replace(model, **_fields(saved.model, _HOW)) != saved.model:
+    data_config, model, training = _apply_settings(settings, saved.data, saved.model, saved.training)
+    if dataclasses.replace(model, **_get_fields(saved.model, _COMPUTE_SETTINGS)) != saved.model:
         raise UserError(
-            f"{saved.path}: a resumed run keeps its model; leave out the settings of another, or start anew"
+            f"{saved.path}: a resumed run keeps its model; leave out settings that differ from it, or start a new run"
         )
-    # lines are padded to the longest of the steps that may share a call, and sums depend on that in their last bit
-    kept = _KEPT if LAYOUTS[saved.data.layout].pad_id is None else (*_KEPT, "steps_per_call")
-    for name in kept:
+    # lines are padded to the longest of the steps that may share a call, and the last bits of sums depend on that
+    fixed = _FIXED_SETTINGS if LAYOUTS[saved.data.layout].pad_id is None else (*_FIXED_SETTINGS, "steps_per_call")
+    for name in fixed:
         if getattr(training, name) != getattr(saved.training, name):
             raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
-    backends.choose(model.implementation, model.precision, recurrent_activation=model.recurrent_activation)
+    backends.check_backend(model)
     if data_config == saved.data:
         data_dir = data_dir or saved.data_dir
-        data = dataset.find(data_config, data_dir, saved.fingerprint, quiet=quiet)
+        data = cache.find_data(data_config, data_dir, saved.fingerprint, quiet=quiet)
     else:
-        data = dataset.open_data(data_dir) if data_dir else dataset.cached(data_config, quiet=quiet)
+        data = dataset.open_data(data_dir) if data_dir else cache.prepare_cached(data_config, quiet=quiet)
     if data.fingerprint != saved.fingerprint:
+        raise UserError(f"{saved.path}: was trained on other data than {data.name}; pass the same text and data flags")
+    num_files = len(data.splits["train"].shards)
+    if saved.num_files not in (0, num_files) and data.count_symbols("train") > training.shuffle_buffer:
         raise UserError(
-            f"{saved.path}: was trained on other data than {data.name}; give it the same text and data flags"
-        )
-    files = len(data.splits["train"].shards)
-    if saved.num_files not in (0, files) and data.symbols("train") > training.shuffle_buffer:
-        raise UserError(
-            f"{saved.path}: was trained on {saved.num_files} files in a random order, and {data.path} has {files}; "
+            f"{saved.path}: was trained on {saved.num_files} files in random order, and {data.path} has {num_files}; "
             f"prepare the text with --num_shards={saved.num_files}"
         )
     run = dataclasses.replace(saved, data=data_config, data_dir=str(data_dir), model=model, training=training)
     return run, data.with_vocabulary(saved.vocabulary)
 
 
-def _defaults(
+def _choose_defaults(
     source: Run | None, run_dir: str | Path, data_dir: str | Path, settings: Settings
 ) -> tuple[DataConfig, ModelConfig]:
-    """What stands for settings of a new run that are not given: the defaults, or those of the run it begins with."""
+    """Returns the settings of a new run that are not given: the defaults, or those of the run it starts with."""
     if source is None:
         return DataConfig(), ModelConfig()
     if not (data_dir or settings.get("input") or settings.get("corpus")):
-        raise ConfigError("--init_from needs a text to go on with: --input, --corpus or --data_dir")
+        raise ConfigError("--init_from: needs a text to continue with: --input, --corpus or --data_dir")
     if run_dir and Path(run_dir).resolve() == source.path.resolve():
-        raise ConfigError(f"--run_dir must be another folder than --init_from. Received: {run_dir}")
+        raise ConfigError(f"--run_dir: must differ from --init_from. Received: {run_dir}")
     return dataclasses.replace(source.data, input=(), corpus=""), source.model
 
 
-def _fields(config: ModelConfig, names: tuple[str, ...]) -> Settings:
+def _get_fields(config: ModelConfig, names: tuple[str, ...]) -> Settings:
     return {name: getattr(config, name) for name in names}
 
 
-def _free_name(cell: str) -> Path:
-    """A new folder in `runs/`, named after the time."""
+def _choose_run_dir(cell: str) -> Path:
+    """Returns the path of a new folder in `runs/`, named after the time."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{cell}"
-    path, number = run_lib.RUNS / name, 1
+    path, number = run_folder.RUNS_DIR / name, 1
     while path.exists():
         number += 1
-        path = run_lib.RUNS / f"{name}-{number}"
+        path = run_folder.RUNS_DIR / f"{name}-{number}"
     return path
 
 
-def _split(settings: Settings, *configs: Any) -> list[Any]:
-    """The configs with the settings that belong to each."""
+def _apply_settings(settings: Settings, *configs: Any) -> list[Any]:
+    """Returns the configs, each with the settings that belong to it."""
     changed, used = [], set()
     for config in configs:
         names = {field.name for field in dataclasses.fields(config)} & set(settings)

@@ -1,4 +1,4 @@
-"""Ending a training run early without losing it."""
+"""Signals that end a training run early, after a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import Any
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-class Interruption:
-    """While it is entered, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP is only noted, to end at a good place.
+class StopSignals:
+    """A context in which the first SIGINT (Ctrl-C), SIGTERM or SIGHUP only sets `requested`.
 
-    A second SIGINT acts as usual and stops at once. Outside the main thread, where Python allows no signal handlers,
-    it does nothing.
+    A second SIGINT raises KeyboardInterrupt as usual. Outside the main thread, where Python allows no signal handlers,
+    the context does nothing.
 
     Attributes:
-        requested: a signal has come.
+        requested: a signal has arrived.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._former: dict[signal.Signals, Any] = {}
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._former[number] = signal.signal(number, self._note)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
         with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(2, b"stopping, with a checkpoint; Ctrl-C again stops at once\n")  # safe in a handler
+            os.write(2, b"stopping after a checkpoint; press Ctrl-C again to stop at once\n")  # safe in a handler

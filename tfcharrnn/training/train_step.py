@@ -1,11 +1,11 @@
-"""The training step: forward, backward, clip, update; and many of them in one compiled call."""
+"""The training step (forward, backward, clip, update) and many of them in one compiled call."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,244 +13,195 @@ import tensorflow as tf
 
 from tfcharrnn import rng
 from tfcharrnn.config import TrainingConfig
+from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.model.cells import State
-from tfcharrnn.model.char_rnn import Carried, CharRNN
+from tfcharrnn.model.char_rnn import CharRNN, StreamState
 from tfcharrnn.training import optimizers
 
-# of each layer
+# One state for each layer.
 States = tuple[State, ...]
+Stop = Callable[[], bool]
 
-# A compiled call should be long enough that starting it costs nothing, and short enough to be interrupted.
+# A compiled call should be long enough to hide its launch cost and short enough to be interrupted.
 _CALL_FLOPS = 5e9
 _MAX_STEPS_PER_CALL = 1000
-# However many steps a call is asked to have, it is left and entered again about so often, in seconds.
-_LONGEST = 1.0
-# As long as nothing was measured, a machine is taken to be as slow as this, in operations a second.
-_SLOW_MACHINE = 2e10
-# Below so many operations a step's own overhead counts.
-_SMALL_STEP = 2e9
+# A call returns to Python about this often, in seconds, however many steps it was asked to run.
+SECONDS_BETWEEN_RETURNS = 1.0
+# The speed assumed before the first measurement, in operations per second: that of a slow machine.
+_ASSUMED_FLOPS_PER_SECOND = 2e10
+# Below this many operations the overhead of launching a step's kernels matters.
+_SMALL_STEP_FLOPS = 2e9
 
 
-class Results(NamedTuple):
-    """What some steps gave.
+class StepMetrics(NamedTuple):
+    """What one training step measured: four scalars, or, for several steps, four arrays `[steps]`.
 
     Attributes:
-        steps: a row for each step: the sum of the losses in nats, over how many characters it goes, the gradients'
-            global norm, and the learning rate, float64 `[steps, 4]`. Where a loss or a norm is no finite number,
-            that step changed nothing.
-        width: symbols in an example.
-        seconds: how long they took.
-        stopped: it was asked for to stop here.
+        loss_sum: sum of the losses over all predicted characters, in nats.
+        num_characters: number of predicted characters.
+        grad_norm: global norm of the gradients before clipping.
+        learning_rate: the learning rate of the step.
     """
 
-    steps: npt.NDArray[np.float64]
+    loss_sum: Any
+    num_characters: Any
+    grad_norm: Any
+    learning_rate: Any
+
+    def stack(self) -> tf.Tensor:
+        """Returns the four scalars as one tensor, float64 `[4]`."""
+        return tf.stack([tf.cast(value, tf.float64) for value in self])
+
+
+class StepResults(NamedTuple):
+    """Results of consecutive training steps.
+
+    Attributes:
+        metrics: float64 arrays `[steps]`. A step whose loss or gradient norm is not finite changed nothing.
+        width: symbols in an example.
+        seconds: how long the steps took.
+        stopped: training was asked to stop after these steps.
+    """
+
+    metrics: StepMetrics
     width: int
     seconds: float
     stopped: bool = False
 
-    @property
-    def loss(self) -> float:
-        """The mean loss of the good steps in nats a character; not a number if there is none."""
-        good = self.steps[np.isfinite(self.steps).all(axis=1)]
-        return float(good[:, 0].sum() / good[:, 1].sum()) if len(good) else math.nan
+    @classmethod
+    def from_rows(cls, rows: npt.NDArray[np.float64], width: int, seconds: float, stopped: bool) -> StepResults:
+        """Unpacks the rows `[steps, 4]` that `StepMetrics.stack` made."""
+        return cls(StepMetrics(*rows.T), width, seconds, stopped)
 
     @property
-    def speed(self) -> float:
-        """Characters a second."""
-        return float(self.steps[:, 1].sum() / self.seconds)
+    def num_steps(self) -> int:
+        """Number of steps."""
+        return len(self.metrics.loss_sum)
+
+    @property
+    def is_finite(self) -> npt.NDArray[np.bool_]:
+        """For each step whether it was applied, that is whether its loss and gradients are finite, `[steps]`."""
+        return np.isfinite(np.stack(self.metrics)).all(axis=0)
+
+    def per_step(self) -> list[StepMetrics]:
+        """Returns the metrics of each step, as Python floats."""
+        return [StepMetrics(*row) for row in np.stack(self.metrics, axis=1).tolist()]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the applied steps in nats a character; NaN if there is none."""
+        applied = self.is_finite
+        if not applied.any():
+            return math.nan
+        return float(self.metrics.loss_sum[applied].sum() / self.metrics.num_characters[applied].sum())
+
+    @property
+    def chars_per_second(self) -> float:
+        """Training speed."""
+        return float(self.metrics.num_characters.sum() / self.seconds)
+
+
+class RunLength(NamedTuple):
+    """The length of a training run.
+
+    Attributes:
+        steps_per_epoch: batches in an epoch; a stream starts over, and learning rates decay, at multiples of it.
+        total_steps: steps of the whole run.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+
+
+class StepRunner(Protocol):
+    """Runs training steps, on one device (`Trainer`) or on many (`DataParallelTrainer`).
+
+    Attributes:
+        model: the model; its weights are those after the last step.
+        optimizer: the optimizer with its moments.
+        carried: for a stream, the state that goes from one step to the next; else None.
+        steps_per_call: how many batches a call has room for.
+    """
+
+    model: CharRNN
+    optimizer: optimizers.Optimizer
+    carried: StreamState | None
+    steps_per_call: int
+
+    def run(self, call: Call, skips_left: int = 0, stop: Stop = lambda: False) -> Iterator[StepResults]:
+        """Runs the steps of one call and returns to Python at least every few seconds.
+
+        Args:
+            call: the batches. Where incomplete ones are not dropped, rows beyond a batch's size count nothing.
+            skips_left: how many non-finite steps may be skipped; the next one ends the call and is its last step.
+            stop: polled to end the call early.
+        """
+
+    def gradient_norms(self, ids: tf.Tensor, step: int, size: int | None = None) -> dict[str, float]:
+        """Returns the norm of the loss's gradient for each variable, for the current weights and carried state.
+
+        Args:
+            ids: a batch, `[rows, width]`.
+            step: the step it belongs to.
+            size: how many rows of the whole batch are examples; None: all.
+        """
 
 
 class Trainer:
-    """A model with its optimizer and its compiled training step.
+    """A model, its optimizer and its compiled training step on one device; see `StepRunner` for the attributes.
 
-    Attributes:
-        rows: which rows of each batch it trains on: all, or those of one replica among others.
-        carried: for a stream what goes from one step to the next, else None.
-        steps_per_call: how many steps go into one compiled call: as set, or so many that it is worth its start.
+    Args:
+        model: the model to train.
+        config: the training options.
+        width: mean number of symbols in an example; decides `steps_per_call`.
+        length: the length of the run.
+        rows: the rows of each batch to train on, for one replica among several; None: all.
     """
 
     def __init__(
-        self,
-        model: CharRNN,
-        config: TrainingConfig,
-        width: float,
-        steps_per_epoch: int,
-        total_steps: int,
-        rows: range | None = None,
+        self, model: CharRNN, config: TrainingConfig, width: float, length: RunLength, rows: range | None = None
     ):
-        """Takes the model and the settings.
-
-        Args:
-            model: what is trained.
-            config: how.
-            width: symbols in an example, on average; decides `steps_per_call`.
-            steps_per_epoch: decides where a stream begins anew and, with `total_steps`, the learning rate.
-            total_steps: see `steps_per_epoch`.
-            rows: of each batch, those to train on; None: all.
-        """
         self.model = model
         self.config = config
+        self.length = length
         self.rows = range(config.batch_size) if rows is None else rows
         self.variables = model.trainable_variables
         self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
-        self.carried = Carried(model, len(self.rows)) if model.layout.carries_state else None
-        self._steps_per_epoch = steps_per_epoch
-        self._total_steps = total_steps
-        # two operations a weight and character forward, four backward
+        self.carried = StreamState(model, len(self.rows)) if model.layout.carries_state else None
+        # per weight and character two operations in the forward pass and four in the backward pass
         flops = 6 * model.num_parameters * config.batch_size * width
-        self.jit_compile = model.implementation.jit_compile and flops * len(self.rows) / config.batch_size < _SMALL_STEP
+        flops_here = flops * len(self.rows) / config.batch_size
+        self.jit_compile = model.backend.jit_compile and flops_here < _SMALL_STEP_FLOPS
         self.steps_per_call = config.steps_per_call or max(1, min(_MAX_STEPS_PER_CALL, int(_CALL_FLOPS / flops)))
-        self._steps_at_once = max(1, int(_LONGEST * _SLOW_MACHINE / flops))
-        self._compiled: set[int] = set()
-        # a large step is faster if XLA compiles its loops alone; see `recurrence`
+        self._steps_at_once = max(1, int(SECONDS_BETWEEN_RETURNS * _ASSUMED_FLOPS_PER_SECOND / flops))
+        self._compiled_widths: set[int] = set()
+        # a large step is faster where XLA compiles only its recurrent loops; see `recurrence`
         self.run_steps = tf.function(self._run_steps, jit_compile=self.jit_compile)
 
-    def run(
-        self,
-        first_step: int,
-        count: int,
-        batches: tf.Tensor,
-        skips_left: int = 0,
-        stop: Callable[[], bool] = lambda: False,
-        sizes: tf.Tensor | None = None,
-    ) -> Iterator[Results]:
-        """Does the steps of a call, and gives control back at least every few seconds.
-
-        Args:
-            first_step: updates done before.
-            count: steps to do.
-            batches: `[steps_per_call, batch, width]`, of which the first `count` are used.
-            skips_left: how many steps with a loss or a gradient that is not finite may be skipped; at the next one the
-                call ends, and that step is its last.
-            stop: asked now and then whether the call is to end where it is.
-            sizes: how many rows of each batch are examples, int32 `[steps_per_call]`. The others are empty and count
-                nothing; needed where incomplete batches are not dropped.
-        """
-        begin, width = 0, batches.shape[2]
-        more = () if self.config.drop_remainder or sizes is None else (sizes,)
-        while begin < count:
-            end = min(begin + self._steps_at_once, count)
-            clock = time.perf_counter()
+    def run(self, call: Call, skips_left: int = 0, stop: Stop = lambda: False) -> Iterator[StepResults]:
+        """Runs the steps of one call; see `StepRunner.run`."""
+        begin, width = 0, call.ids.shape[2]
+        sizes = () if self.config.drop_remainder else (call.sizes,)
+        while begin < call.num_steps:
+            end = min(begin + self._steps_at_once, call.num_steps)
+            start = time.perf_counter()
             rows = self.run_steps(
-                np.int64(first_step), np.int32(begin), np.int32(end), batches, np.int32(skips_left), *more
+                np.int64(call.first_step), np.int32(begin), np.int32(end), call.ids, np.int32(skips_left), *sizes
             ).numpy()[begin:end]
-            seconds = time.perf_counter() - clock
-            if width in self._compiled:  # else most of the time went into that
-                self._steps_at_once = max(1, int(_LONGEST * (end - begin) / seconds))
-            self._compiled.add(width)
+            seconds = time.perf_counter() - start
+            if width in self._compiled_widths:  # otherwise most of the time went into compiling
+                self._steps_at_once = max(1, int(SECONDS_BETWEEN_RETURNS * (end - begin) / seconds))
+            self._compiled_widths.add(width)
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            is_diverged = len(bad) > skips_left
+            if is_diverged:
+                rows = rows[: bad[skips_left] + 1]
             stopped = stop()
-            yield Results(rows[: bad[skips_left] + 1] if len(bad) > skips_left else rows, width, seconds, stopped)
-            if stopped or len(bad) > skips_left:
+            yield StepResults.from_rows(rows, width, seconds, stopped)
+            if stopped or is_diverged:
                 return
             skips_left -= len(bad)
             begin = end
-
-    def gradient_norms(self, ids: tf.Tensor, step: int, size: int | None = None) -> dict[str, float]:
-        """The norm of the loss's gradient by each variable, as the weights and the carried state are now.
-
-        Args:
-            ids: a batch, `[batch, width]`.
-            step: the step that it belongs to.
-            size: how many of its rows are examples; None: all.
-        """
-        state, step_tensor = self.carried_states() if self.carried else None, tf.constant(step, tf.int64)
-        _, _, gradients, _ = self.gradients(ids, state, step_tensor, size if size is None else tf.constant(size))
-        by_variable = {v.ref(): gradient for v, gradient in zip(self.variables, gradients, strict=True)}
-        return {name: float(tf.norm(by_variable[v.ref()])) for name, v in self.model.named_variables.items()}
-
-    def train_step(
-        self, ids: tf.Tensor, state: States | None, step: tf.Tensor, size: tf.Tensor | None = None
-    ) -> tuple[tuple[tf.Tensor, ...], States, tf.Tensor]:
-        """One update of the weights: forward, backward through the whole example, clip, update.
-
-        Args:
-            ids: examples, `[batch, width]`.
-            state: what the step before has carried to this one; None: each example begins at the initial state.
-            step: updates done before, int64.
-            size: how many rows of the whole batch are examples, if the others are empty; None: all.
-
-        Returns:
-            The sum of the losses in nats, over how many characters it goes, the gradients' global norm and the
-            learning rate, all before the update; the state after the examples, for the next step of a stream; and
-            whether loss and gradients are finite numbers. If they are not, nothing is updated.
-        """
-        total, characters, gradients, after = self.gradients(ids, state, step, size)
-        result, finite = self.update(total, characters, gradients, step)
-        return result, after, finite
-
-    def gradients(
-        self,
-        ids: tf.Tensor,
-        state: States | None,
-        step: tf.Tensor,
-        size: tf.Tensor | None = None,
-        *,
-        of_sum: bool = False,
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], States]:
-        """Forward, and backward through the whole example.
-
-        Args:
-            ids: as in `train_step`, like `state`, `step` and `size`.
-            state: see `ids`.
-            step: see `ids`.
-            size: see `ids`.
-            of_sum: give the gradients of the sum of the losses, instead of what is minimised.
-
-        Returns:
-            The sum of the losses in nats, over how many characters it goes, a gradient for each variable, and the state
-            after the examples.
-        """
-        dropout_key = rng.key(self.config.seed, rng.Purpose.DROPOUT, step)
-        characters = self.model.num_targets(ids)
-        is_example = None if size is None else tf.range(self.rows.start, self.rows.stop) < size
-        if is_example is not None and self.model.layout.pad_id is None:  # else empty rows are padding, never counted
-            examples = tf.reduce_sum(tf.cast(is_example, self.model.dtype))
-            characters = examples * self.model.num_targets(ids[:1])
-        with tf.GradientTape() as tape:  # it must see the initial state, which may be learned
-            before = None if state is None else self._state_before(step, state)
-            losses, after = self.model.losses(ids, before, dropout_key, self.rows, self.config.batch_size)
-            if is_example is not None:
-                losses = tf.where(is_example[:, tf.newaxis], losses, tf.zeros_like(losses))
-            total = tf.reduce_sum(losses)
-            minimised = total if of_sum else total / self.num_losses(characters, size)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(minimised, self.variables)]
-        return total, characters, gradients, after
-
-    def num_losses(self, characters: tf.Tensor, size: tf.Tensor | None = None) -> tf.Tensor | int:
-        """By what the sum of the losses of a batch, of `size` examples, is divided to give what is minimised."""
-        if self.config.reduction == "mean":
-            return characters
-        return self.config.batch_size if size is None else tf.cast(size, self.model.dtype)
-
-    def update(
-        self, total: tf.Tensor, characters: tf.Tensor, gradients: list[tf.Tensor], step: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """Clips the gradients and updates the weights.
-
-        Args:
-            total: what `gradients` gave, like `characters` and `gradients`; over several replicas, added up.
-            characters: see `total`.
-            gradients: see `total`; of what is minimised.
-            step: updates done before, int64.
-
-        Returns:
-            The four numbers of `Results.steps`, and whether loss and gradients are finite.
-        """
-        gradients, norm = optimizers.clip(gradients, self.config)
-        rate = optimizers.learning_rate(self.config, step, self._steps_per_epoch, self._total_steps)
-        finite = tf.math.is_finite(total) & tf.math.is_finite(norm)
-
-        if self.jit_compile:  # XLA makes the choice a part of the arithmetic; a branch would cost a third of the step
-            self.optimizer.apply(self.variables, gradients, rate, step, finite)
-        else:
-
-            def update() -> tf.Tensor:
-                self.optimizer.apply(self.variables, gradients, rate, step)
-                return finite
-
-            tf.cond(finite, update, lambda: finite)
-        return (total, characters, norm, rate), finite
 
     def _run_steps(
         self,
@@ -261,55 +212,133 @@ class Trainer:
         skips_left: tf.Tensor,
         sizes: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Several steps in one compiled loop.
+        """Trains on the batches from `begin` up to `end` in one compiled loop.
 
         Args:
             first_step: updates done before the first batch, int64.
-            begin: the first batch to use.
-            end: the batch to stop before.
-            batches: `[steps_per_call, batch, width]`.
-            skips_left: how many bad steps may be skipped; see `run`.
-            sizes: see `run`.
+            begin: index of the first batch to use, int32.
+            end: index after the last one, int32.
+            batches: int32 `[steps_per_call, rows, width]`.
+            skips_left: how many non-finite steps may be skipped, int32.
+            sizes: number of examples in each whole batch, int32 `[steps_per_call]`; None: all are full.
 
         Returns:
-            The four numbers of `Results.steps`, float64 `[steps_per_call, 4]`; other rows mean nothing.
+            A row of `StepMetrics` for each batch, float64 `[steps_per_call, 4]`; rows of unused batches are undefined.
         """
-        results = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[4])
-        carries = self.carried is not None
-
-        def body(
-            index: tf.Tensor, states: States, skips_left: tf.Tensor, results: tf.TensorArray
-        ) -> tuple[tf.Tensor, States, tf.Tensor, tf.TensorArray]:
+        metrics = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[4])
+        index, states = begin, self.carried_states()
+        while (index < end) & (skips_left >= 0):  # AutoGraph turns this into a `tf.while_loop`
+            tf.autograph.experimental.set_loop_options(maximum_iterations=batches.shape[0])
             step, ids = first_step + tf.cast(index, tf.int64), batches[index]
             size = None if sizes is None else sizes[index]
-            result, after, finite = self.train_step(ids, states if carries else None, step, size)
-            row = tf.stack([tf.cast(value, tf.float64) for value in result])
-            if carries:
-                before = self._state_before(step, states)
-                states = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), after, before)
-            return index + 1, states, skips_left - tf.cast(~finite, tf.int32), results.write(index, row)
-
-        states = self.carried_states() if carries else ()
-        _, states, _, results = tf.while_loop(
-            lambda index, states, skips_left, results: (index < end) & (skips_left >= 0),
-            body,
-            (begin, states, skips_left, results),
-            maximum_iterations=batches.shape[0],
-        )
-        if self.carried:
+            loss_sum, num_characters, gradients, after = self.gradients(ids, states, step, size)
+            row, is_finite = self.update(loss_sum, num_characters, gradients, step)
+            if self.carried is not None:
+                states = select_states(is_finite, after, self._state_before(step, states))
+            metrics = metrics.write(index, row.stack())
+            skips_left -= tf.cast(~is_finite, tf.int32)
+            index += 1
+        if self.carried is not None:
             tf.nest.map_structure(lambda variable, value: variable.assign(value), self.carried.state, states)
-            self.carried.symbols.assign(batches[end - 1, :, -1])
-        return results.stack()
+            # `batches[end - 1, :, -1]` would make `end` a constant of the compiled code, compiled anew for each value
+            self.carried.symbols.assign(tf.gather(batches, end - 1)[:, -1])
+        return metrics.stack()
+
+    def gradients(
+        self,
+        ids: tf.Tensor,
+        states: States,
+        step: tf.Tensor,
+        size: tf.Tensor | None = None,
+        *,
+        of_sum: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], States]:
+        """Runs the model forward, then backward through every step of the examples.
+
+        Args:
+            ids: a batch, int32 `[rows, width]`.
+            states: the state carried over from the step before; unused unless the layout carries its state.
+            step: updates done before, int64.
+            size: how many rows of the whole batch are examples, int32; None: all.
+            of_sum: differentiate the sum of the losses instead of the training loss.
+
+        Returns:
+            The sum of the losses in nats, the number of predicted characters, a gradient for each variable, and the
+            state after the examples.
+        """
+        dropout_key = rng.key(self.config.seed, rng.Purpose.DROPOUT, step)
+        num_characters = self.model.count_targets(ids)
+        is_example = None if size is None else tf.range(self.rows.start, self.rows.stop) < size
+        if is_example is not None and self.model.layout.pad_id is None:  # with padding, empty rows have no targets
+            num_examples = tf.reduce_sum(tf.cast(is_example, self.model.dtype))
+            num_characters = num_examples * self.model.count_targets(ids[:1])
+        with tf.GradientTape() as tape:  # it must record the initial state, which may be learned
+            before = None if self.carried is None else self._state_before(step, states)
+            losses, after = self.model.losses(ids, before, dropout_key, self.rows, self.config.batch_size)
+            if is_example is not None:
+                losses = tf.where(is_example[:, tf.newaxis], losses, tf.zeros_like(losses))
+            loss_sum = tf.reduce_sum(losses)
+            loss = loss_sum if of_sum else loss_sum / self.denominator(num_characters, size)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
+        return loss_sum, num_characters, gradients, after
+
+    def denominator(self, num_characters: tf.Tensor, size: tf.Tensor | None = None) -> tf.Tensor | int:
+        """Returns the denominator of the training loss: characters, or with `--reduction=sum` examples."""
+        if self.config.reduction == "mean":
+            return num_characters
+        return self.config.batch_size if size is None else tf.cast(size, self.model.dtype)
+
+    def update(
+        self, loss_sum: tf.Tensor, num_characters: tf.Tensor, gradients: list[tf.Tensor], step: tf.Tensor
+    ) -> tuple[StepMetrics, tf.Tensor]:
+        """Clips the gradients and updates the weights, unless the loss or the gradients are not finite.
+
+        Args:
+            loss_sum: sum of the losses of the whole batch.
+            num_characters: number of predicted characters of the whole batch.
+            gradients: of the training loss, one for each variable.
+            step: updates done before, int64.
+
+        Returns:
+            The metrics of the step, and whether it was applied, a bool scalar.
+        """
+        gradients, norm = optimizers.clip(gradients, self.config)
+        rate = optimizers.learning_rate(self.config, step, *self.length)
+        is_finite = tf.math.is_finite(loss_sum) & tf.math.is_finite(norm)
+
+        if self.jit_compile:  # a `tf.where` fuses with the update; a branch would cost a third of the step
+            self.optimizer.apply(self.variables, gradients, rate, step, is_finite)
+        else:
+
+            def apply() -> tf.Tensor:
+                self.optimizer.apply(self.variables, gradients, rate, step)
+                return is_finite
+
+            tf.cond(is_finite, apply, lambda: is_finite)
+        return StepMetrics(loss_sum, num_characters, norm, rate), is_finite
+
+    def gradient_norms(self, ids: tf.Tensor, step: int, size: int | None = None) -> dict[str, float]:
+        """Returns the norm of the loss's gradient for each variable; see `StepRunner.gradient_norms`."""
+        _, _, gradients, _ = self.gradients(
+            ids, self.carried_states(), tf.constant(step, tf.int64), None if size is None else tf.constant(size)
+        )
+        by_variable = {v.ref(): gradient for v, gradient in zip(self.variables, gradients, strict=True)}
+        return {name: float(tf.norm(by_variable[v.ref()])) for name, v in self.model.named_variables.items()}
 
     def carried_states(self) -> States:
-        """What `carried` holds, as tensors."""
+        """Returns the carried state as tensors; of a layout that carries none, an empty tuple."""
         return tf.nest.map_structure(tf.convert_to_tensor, self.carried.state) if self.carried else ()
 
     def _state_before(self, step: tf.Tensor, states: States) -> States:
-        """The state that a stream has carried to a step; an epoch begins at the beginning."""
-        begins = step % self._steps_per_epoch == 0
+        """Returns the state a stream's step starts from: the initial one at the start of an epoch."""
+        starts_over = step % self.length.steps_per_epoch == 0
         return tf.nest.map_structure(
-            lambda first, carried: tf.where(begins, first, carried),
+            lambda first, carried: tf.where(starts_over, first, carried),
             self.model.initial_state(len(self.rows)),
             states,
         )
+
+
+def select_states(condition: tf.Tensor, states: States, otherwise: States) -> States:
+    """Returns `states` where a bool scalar is true, else `otherwise`."""
+    return tf.nest.map_structure(lambda new, old: tf.where(condition, new, old), states, otherwise)

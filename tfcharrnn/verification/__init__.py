@@ -1,1 +1,1 @@
-"""The oracle of the tests: the model in NumPy, and numerical gradient checks."""
+"""Verification of the model: a NumPy reference and numerical gradient checks."""

@@ -1,7 +1,7 @@
-"""The gradients that training uses against central differences of the same TensorFlow code, in float64.
+"""Checks the gradients that training uses against central differences of the same loss, in float64.
 
-A central difference knows nothing of backward passes: it runs the model forward twice with one number changed. So it
-finds what is wrong with a gradient written by hand, whether in the formula or in the code.
+A central difference uses no backward pass: it runs the model forward twice with one number changed. So it finds errors
+in a hand-written gradient, in the formula as well as in the code.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import tensorflow as tf
 
 from tfcharrnn import rng
 from tfcharrnn.config import GradcheckConfig, ModelConfig
-from tfcharrnn.data.input_pipeline import split_batch
 from tfcharrnn.layouts import LAYOUTS, Layout
-from tfcharrnn.model import input_projection, recurrence
+from tfcharrnn.model import recurrence
 from tfcharrnn.model.cells import State
-from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.model.char_rnn import CharRNN, split_batch
+from tfcharrnn.model.input_projection import SymbolInput
 from tfcharrnn.verification import numpy_reference
 
-# The formula's error grows as step^2 times the third derivative, that of rounding as 1e-16 / step times the loss. Were
-# both factors 1, the best step would be near 6e-6; the third derivatives of these losses are smaller by two or three
-# orders, which moves it here: the worst relative error of all cells is then about 1e-8, a tenth of that at 6e-6.
+# The error of the formula grows as step^2 times the third derivative, that of rounding as 1e-16 / step times the loss.
+# If both factors were 1, the best step would be near 6e-6. The third derivatives of these losses are smaller by two or
+# three orders of magnitude, so a larger step is better: relative errors are at most 1e-8, a tenth of those at 6e-6.
 STEP = 5e-5
 _VOCABULARY = 7
-# A batch that `CharRNN.losses` divides into two halves on a CPU.
+# Enough rows for `CharRNN.losses` to split the batch in two halves on a CPU.
 _HALVED_BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A loss and what it is differentiated by.
+    """A loss and the variables to differentiate it by.
 
     Attributes:
-        loss: computes the scalar in float64 from the variables' values; anything else that it reads is constant.
+        loss: computes the loss, a float64 scalar, from the values of the variables; its other inputs are constant.
         variables: by name.
     """
 
@@ -50,26 +50,26 @@ VariableState = tuple[tuple[tf.Variable, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A row of the table: a model's shape and what it is given to read; see `BUILDERS` for the kinds."""
+    """A row of the table: the shape of a model and the kind of texts it reads, a key of `BUILDERS`."""
 
     num_layers: int
     embedding_size: int
     kind: str
 
 
-def cases(config: GradcheckConfig) -> list[Case]:
-    """One layer and as many as the config says, each with one-hot input and with an embedding, each kind of text."""
+def list_cases(config: GradcheckConfig) -> list[Case]:
+    """Lists one layer and the configured number, each with one-hot input and an embedding, each with every kind."""
     layers, sizes = sorted({1, config.num_layers}), sorted({0, config.embedding_size})
     return [Case(*case) for case in itertools.product(layers, sizes, BUILDERS)]
 
 
-def applies(case: Case, implementation: str) -> bool:
-    """Whether an implementation can do what a case asks for: Keras is never asked to skip steps."""
+def is_supported(case: Case, implementation: str) -> bool:
+    """Whether an implementation can run a case: only the custom one can skip steps."""
     return case.kind != "skipped" or implementation == "custom"
 
 
-def build(config: GradcheckConfig, case: Case, cell: str, implementation: str) -> Problem:
-    """What a case asks of a cell and an implementation."""
+def build_problem(config: GradcheckConfig, case: Case, cell: str, implementation: str) -> Problem:
+    """Builds the model of a case and its loss."""
     model_config = ModelConfig(
         cell=cell,
         implementation=implementation,
@@ -80,29 +80,29 @@ def build(config: GradcheckConfig, case: Case, cell: str, implementation: str) -
     return BUILDERS[case.kind](config, model_config)
 
 
-def relative_errors(problem: Problem) -> dict[str, float]:
-    """For each variable `reference.relative_error` between the tape's gradient and the central differences."""
-    analytic = analytic_gradients(problem)
-    numerical = numerical_gradients(problem)
+def compute_relative_errors(problem: Problem) -> dict[str, float]:
+    """Returns for each variable the relative error between the tape's gradient and the central differences."""
+    analytic = compute_analytic_gradients(problem)
+    numerical = compute_numerical_gradients(problem)
     return {name: numpy_reference.relative_error(analytic[name], numerical[name]) for name in problem.variables}
 
 
-def analytic_gradients(problem: Problem) -> dict[str, numpy_reference.Array]:
-    """The gradients as training gets them, from a compiled `tf.GradientTape`; each in its variable's shape."""
+def compute_analytic_gradients(problem: Problem) -> dict[str, numpy_reference.Array]:
+    """Returns the gradients as training computes them, by a compiled `tf.GradientTape`."""
 
-    def gradients() -> dict[str, tf.Tensor]:
+    def differentiate() -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             loss = problem.loss()
-        found = tape.gradient(loss, problem.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return {name: tf.convert_to_tensor(gradient) for name, gradient in found.items()}
+        gradients = tape.gradient(loss, problem.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}
 
-    compiled = tf.function(gradients, autograph=False).get_concrete_function()
+    compiled = tf.function(differentiate, autograph=False).get_concrete_function()
     return {name: gradient.numpy() for name, gradient in compiled().items()}
 
 
-def numerical_gradients(problem: Problem) -> dict[str, numpy_reference.Array]:
-    """Central differences by every entry of every variable, each in its variable's shape; the values are put back."""
-    # a graph is traced once and then costs a fraction of a millisecond, as often as there are numbers to change
+def compute_numerical_gradients(problem: Problem) -> dict[str, numpy_reference.Array]:
+    """Returns the central differences by every entry of every variable; restores the variables' values."""
+    # the graph is traced once; each evaluation then takes a fraction of a millisecond
     compiled = tf.function(problem.loss, autograph=False).get_concrete_function()
     gradients = {}
     for name, variable in problem.variables.items():
@@ -117,98 +117,101 @@ def numerical_gradients(problem: Problem) -> dict[str, numpy_reference.Array]:
     return gradients
 
 
-# The kinds of text
+# The kinds of texts
 
 
-def whole_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
-    """A batch as training reads it, from a state of zeros: `CharRNN.loss`."""
-    rng = np.random.default_rng(config.seed)
-    model = random_model(rng, model_config)
-    ids = _random_ids(rng, config.batch_size, config.seq_length)
+def build_whole_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
+    """Builds `CharRNN.loss` of a training batch, from a state of zeros."""
+    generator = np.random.default_rng(config.seed)
+    model = make_random_model(generator, model_config)
+    ids = _make_random_ids(generator, config.batch_size, config.seq_length)
     return Problem(lambda: model.loss(ids), model.named_variables)
 
 
-def learned_start(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
-    """From a learned state, with dropout, and a batch so large that on a CPU it is halved."""
+def build_learned_start(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
+    """Builds the loss from a learned initial state, with dropout, on a batch large enough to be halved on a CPU."""
     model_config = dataclasses.replace(model_config, learned_initial_state=True, dropout=0.5)
     generator = np.random.default_rng(config.seed)
-    model = random_model(generator, model_config)
-    ids = _random_ids(generator, max(_HALVED_BATCH, config.batch_size), config.seq_length)
+    model = make_random_model(generator, model_config)
+    ids = _make_random_ids(generator, max(_HALVED_BATCH, config.batch_size), config.seq_length)
     key = rng.key(config.seed, rng.Purpose.DROPOUT, 0)
     return Problem(lambda: model.loss(ids, dropout_key=key), model.named_variables)
 
 
-def padded_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
-    """Lines of several lengths, padded, that go on from a carried state; the loss is that of their real characters."""
-    rng = np.random.default_rng(config.seed)
-    model = random_model(rng, model_config, LAYOUTS["lines"])
-    lengths = config.seq_length - np.arange(config.batch_size) % (config.seq_length - 1)  # the first is whole
-    real = tf.sequence_mask(lengths, config.seq_length)
-    ids = tf.where(real, _random_ids(rng, config.batch_size, config.seq_length), model.layout.pad_id)
-    state = _random_state(rng, model, config.batch_size)
+def build_padded_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
+    """Builds the loss of padded lines of several lengths from a carried state; padding does not count."""
+    generator = np.random.default_rng(config.seed)
+    model = make_random_model(generator, model_config, LAYOUTS["lines"])
+    lengths = config.seq_length - np.arange(config.batch_size) % (config.seq_length - 1)  # the first is not padded
+    is_real = tf.sequence_mask(lengths, config.seq_length)
+    ids = tf.where(is_real, _make_random_ids(generator, config.batch_size, config.seq_length), model.layout.pad_id)
+    state = _make_random_state(generator, model, config.batch_size)
 
     def loss() -> tf.Tensor:
-        losses, _ = model.losses(ids, _values(state))
-        return tf.reduce_sum(losses) / model.num_targets(ids)
+        losses, _ = model.losses(ids, _read_state(state))
+        return tf.reduce_sum(losses) / model.count_targets(ids)
 
-    return Problem(loss, model.named_variables | _named_state(state))
+    return Problem(loss, model.named_variables | _name_state(state))
 
 
-def skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
-    """Steps skipped by `recurrence.run_cell`'s mask, anywhere in a text; the last state is a part of the loss."""
-    rng = np.random.default_rng(config.seed)
-    model = random_model(rng, model_config)
-    inputs, targets = (tf.transpose(ids) for ids in split_batch(_random_ids(rng, config.batch_size, config.seq_length)))
-    mask = tf.constant(rng.random(inputs.shape) < 0.6)
-    state, d_last = (_random_state(rng, model, config.batch_size) for _ in range(2))
+def build_skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
+    """Builds a loss of outputs and last state where the mask of `recurrence.run_layer` skips steps anywhere."""
+    generator = np.random.default_rng(config.seed)
+    model = make_random_model(generator, model_config)
+    ids = _make_random_ids(generator, config.batch_size, config.seq_length)
+    inputs, targets = map(tf.transpose, split_batch(ids))
+    mask = tf.constant(generator.random(inputs.shape) < 0.6)
+    state, d_last = (_make_random_state(generator, model, config.batch_size) for _ in range(2))
 
     def loss() -> tf.Tensor:
         embedding = None if model.embedding is None else tf.convert_to_tensor(model.embedding)
-        hidden: input_projection.Symbols | tf.Tensor = input_projection.Symbols(inputs, _VOCABULARY, embedding)
+        hidden: SymbolInput | tf.Tensor = SymbolInput(inputs, _VOCABULARY, embedding)
         total = tf.zeros([], tf.float64)
-        for cell, before, d_after in zip(model.cells, _values(state), _values(d_last), strict=True):
-            hidden, after = recurrence.run_cell(cell, input_projection.project(cell, hidden), before, mask)
+        for cell, before, d_after in zip(model.cells, _read_state(state), _read_state(d_last), strict=True):
+            hidden, after = recurrence.run_layer(cell, hidden, before, mask)
             total += tf.add_n([tf.reduce_mean(a * d) for a, d in zip(after, d_after, strict=True)])
         logits = tf.tensordot(hidden, model.output_kernel, 1) + model.output_bias
         return total + tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
-    return Problem(loss, model.named_variables | _named_state(state))
+    return Problem(loss, model.named_variables | _name_state(state))
 
 
 BUILDERS: dict[str, Builder] = {
-    "whole": whole_texts,
-    "learned": learned_start,
-    "padded": padded_texts,
-    "skipped": skipped_steps,
+    "whole": build_whole_texts,
+    "learned": build_learned_start,
+    "padded": build_padded_texts,
+    "skipped": build_skipped_steps,
 }
 
 
-def random_model(rng: np.random.Generator, config: ModelConfig, layout: Layout = LAYOUTS["sequences"]) -> CharRNN:
-    """A model in float64 none of whose numbers is zero, so that no gradient is hidden; sums stay small at any size."""
+def make_random_model(
+    generator: np.random.Generator, config: ModelConfig, layout: Layout = LAYOUTS["sequences"]
+) -> CharRNN:
+    """Makes a float64 model without zeros, which would hide gradients; the scale keeps sums small at any size."""
     model = CharRNN(config, _VOCABULARY, dtype=tf.float64, layout=layout)
     for variable in model.trainable_variables:
-        variable.assign(rng.normal(0.0, variable.shape[0] ** -0.5, variable.shape))
+        variable.assign(generator.normal(0.0, variable.shape[0] ** -0.5, variable.shape))
     return model
 
 
-def _random_state(rng: np.random.Generator, model: CharRNN, batch_size: int) -> VariableState:
-    """For each layer a tuple of variables `[batch, hidden]`."""
+def _make_random_state(generator: np.random.Generator, model: CharRNN, batch_size: int) -> VariableState:
+    """Makes a state of variables `[batch, hidden]`."""
     return tuple(
-        tuple(tf.Variable(rng.normal(0.0, 0.5, tensor.shape)) for tensor in layer)
+        tuple(tf.Variable(generator.normal(0.0, 0.5, tensor.shape)) for tensor in layer)
         for layer in model.initial_state(batch_size)
     )
 
 
-def _named_state(state: VariableState) -> dict[str, tf.Variable]:
+def _name_state(state: VariableState) -> dict[str, tf.Variable]:
     return {
         f"state/{layer}/{index}": variable for layer, part in enumerate(state) for index, variable in enumerate(part)
     }
 
 
-def _values(state: VariableState) -> tuple[State, ...]:
+def _read_state(state: VariableState) -> tuple[State, ...]:
     return tuple(tuple(map(tf.convert_to_tensor, part)) for part in state)
 
 
-def _random_ids(rng: np.random.Generator, batch_size: int, seq_length: int) -> tf.Tensor:
-    """Symbols, none of them the padding, `[batch, seq_length]`."""
-    return tf.constant(rng.integers(1, _VOCABULARY, (batch_size, seq_length)), tf.int32)
+def _make_random_ids(generator: np.random.Generator, batch_size: int, seq_length: int) -> tf.Tensor:
+    """Makes symbols other than padding, `[batch, seq_length]`."""
+    return tf.constant(generator.integers(1, _VOCABULARY, (batch_size, seq_length)), tf.int32)

@@ -1,13 +1,13 @@
-"""The language model in plain NumPy, forward and backward, one step at a time: what the fast code is checked against.
+"""Reference implementation of the language model in plain NumPy, forward and backward, one step at a time.
 
-Every formula stands here as the papers have it, in float64, without a thought for speed, and shares no line with the
-TensorFlow modules. A letter is an array: x the input, h the output, W the kernel, U the recurrent kernel, b the bias;
-`d_y` is the gradient of the loss by y. Two rules make every backward step:
+The tests check the fast code against it. It follows the formulas of the papers, in float64 and without regard to speed,
+and shares no code with the TensorFlow modules. Letters are arrays: x the input, h the output, W the kernel, U the
+recurrent kernel, b the bias; `d_y` is the gradient of the loss by y. Two rules give every backward step:
 
     y = f(a)      ->  d_a = d_y * f'(a)                            (sigmoid' = s (1 - s), tanh' = 1 - tanh^2)
     a = x W + b   ->  d_x = d_a W^T,  d_W = x^T d_a,  d_b = sum of d_a over the batch
 
-Parameters are a dict of arrays, named as in a checkpoint: `embedding` `[vocabulary, embedding]` (absent for one-hot
+Parameters are a dict of arrays named as in a checkpoint: `embedding` `[vocabulary, embedding]` (absent for one-hot
 input), for each layer `cells/0/kernel`, `cells/0/recurrent_kernel` and `cells/0/bias`, `output_kernel`
 `[hidden, vocabulary]` and `output_bias` `[vocabulary]`.
 """
@@ -28,21 +28,21 @@ Cache = tuple[Array, ...]
 
 
 def sigmoid(a: npt.ArrayLike) -> Array:
-    """1 / (1 + exp(-a)), written so that it cannot overflow."""
+    """1 / (1 + exp(-a)), in a form that cannot overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(a, np.float64)))
 
 
 def hard_sigmoid(a: npt.ArrayLike) -> Array:
-    """clip(0.2 a + 0.5, 0, 1), Keras's function of this name in its versions 1 and 2."""
+    """clip(0.2 a + 0.5, 0, 1), named hard_sigmoid in Keras 1 and 2."""
     return np.minimum(np.maximum(0.2 * np.asarray(a, np.float64) + 0.5, 0.0), 1.0)
 
 
 def hard_sigmoid_6(a: npt.ArrayLike) -> Array:
-    """relu6(a + 3) / 6, Keras's hard_sigmoid in version 3."""
+    """relu6(a + 3) / 6, named hard_sigmoid in Keras 3."""
     return np.minimum(np.maximum(np.asarray(a, np.float64) + 3.0, 0.0), 6.0) / 6.0
 
 
-# The activations of gates, s = f(a), and their slopes f'(a) as a function of s.
+# Gate activations s = f(a), and their slopes f'(a) as functions of s.
 GATES: dict[str, Callable[[npt.ArrayLike], Array]] = {
     "sigmoid": sigmoid,
     "hard_sigmoid": hard_sigmoid,
@@ -54,20 +54,20 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
     "hard_sigmoid_6": lambda s: np.where((s > 0.0) & (s < 1.0), 1.0 / 6.0, 0.0),
 }
 
-# One step of each cell; `gate` names the activation of the gates, which Elman's network does not have.
-#   forward:  x [batch, input], state before, weights        ->  state after, cache
-#   backward: gradient of the state after, cache, weights    ->  gradients of x, of the state before, of the weights
+# One step of each cell; `gate` is the activation of the gates, unused by the Elman network.
+#   forward:  x [batch, input], state before, weights        ->  state after, cache for the backward step
+#   backward: gradient by the state after, cache, weights    ->  gradients by x, by the state before, by the weights
 
 
 def rnn_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
-    """Elman's network (1990): h' = tanh(x W + h U + b)."""
+    """Elman (1990): h' = tanh(x W + h U + b)."""
     (h,) = state
     after = np.tanh(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"])
     return (after,), (x, h, after)
 
 
 def rnn_backward(d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid") -> tuple[Array, State, Parameters]:
-    """The derivative of `rnn_forward`."""
+    """Computes the derivative of `rnn_forward`."""
     x, h, after = cache
     d_a = d_after[0] * (1.0 - after**2)
     gradients = {"kernel": x.T @ d_a, "recurrent_kernel": h.T @ d_a, "bias": d_a.sum(axis=0)}
@@ -86,7 +86,7 @@ def lstm_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -
 def lstm_backward(
     d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid"
 ) -> tuple[Array, State, Parameters]:
-    """The derivative of `lstm_forward`; c' is seen by h' and by the next step."""
+    """Computes the derivative of `lstm_forward`; c' affects h' and the next step."""
     x, h, c, i, f, g, o, c_after = cache
     d_h, d_c = d_after
     d_o = d_h * np.tanh(c_after)
@@ -101,7 +101,7 @@ def lstm_backward(
 def gru_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
     """Cho et al. (2014), as cuDNN computes it: h' = z h + (1 - z) n with n = tanh(p_n + r q_n).
 
-    Here p = x W + b[0] and q = h U + b[1], with columns in the order z, r, n: the reset gate works after the product.
+    Here p = x W + b[0] and q = h U + b[1], with columns in the order z, r, n; the reset gate is applied after h U.
     """
     (h,) = state
     p_z, p_r, p_n = np.split(x @ w["kernel"] + w["bias"][0], 3, axis=1)
@@ -112,13 +112,13 @@ def gru_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") ->
 
 
 def gru_backward(d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid") -> tuple[Array, State, Parameters]:
-    """The derivative of `gru_forward`; h goes into h' directly and through U."""
+    """Computes the derivative of `gru_forward`; h affects h' directly and through U."""
     x, h, z, r, n, q_n = cache
     (d_h,) = d_after
     d_z, d_n = d_h * (h - n), d_h * (1.0 - z)
     d_p_n = d_n * (1.0 - n**2)
     d_r, d_q_n = d_p_n * q_n, d_p_n * r
-    d_gates = [d_z * SLOPES[gate](z), d_r * SLOPES[gate](r)]  # the same for p and q, which enter as a sum
+    d_gates = [d_z * SLOPES[gate](z), d_r * SLOPES[gate](r)]  # equal for p and q, which enter as a sum
     d_p, d_q = np.hstack([*d_gates, d_p_n]), np.hstack([*d_gates, d_q_n])
     gradients = {
         "kernel": x.T @ d_p,
@@ -145,13 +145,13 @@ def layer_forward(
     Args:
         cell: `rnn`, `lstm` or `gru`.
         x: `[time, batch, input]`.
-        state: before the first step, arrays `[batch, hidden]`: (h,), for the LSTM (h, c).
+        state: the state before the first step, arrays `[batch, hidden]`: (h,), for the LSTM (h, c).
         w: `kernel`, `recurrent_kernel` and `bias`.
-        mask: `[time, batch]`; where it is false, the step is skipped and the state stays as it is.
+        mask: bool `[time, batch]`; where it is false, the step is skipped and the state stays the same.
         gate: activation of the gates, a key of `GATES`.
 
     Returns:
-        The outputs h, `[time, batch, hidden]`, the state after the last step, and each step's cache for the way back.
+        The outputs h, `[time, batch, hidden]`, the state after the last step, and the cache of each step.
     """
     outputs, caches = [], []
     for t in range(len(x)):
@@ -173,16 +173,16 @@ def layer_backward(
     mask: npt.NDArray[np.bool_] | None = None,
     gate: str = "sigmoid",
 ) -> tuple[Array, State, Parameters]:
-    """Backpropagation through time (Werbos 1990), the derivative of `layer_forward`.
+    """Computes the derivative of `layer_forward`, by backpropagation through time (Werbos 1990).
 
     Args:
-        cell: as in `layer_forward`, like `w`, `mask` and `gate`.
-        d_outputs: by the outputs, `[time, batch, hidden]`.
-        d_state: by the state after the last step.
-        caches: as `layer_forward` gave them.
-        w: see `cell`.
-        mask: see `cell`.
-        gate: see `cell`.
+        cell: `rnn`, `lstm` or `gru`.
+        d_outputs: the gradient by the outputs, `[time, batch, hidden]`.
+        d_state: the gradient by the state after the last step.
+        caches: the caches that `layer_forward` returned.
+        w: `kernel`, `recurrent_kernel` and `bias`.
+        mask: bool `[time, batch]`, false for skipped steps.
+        gate: activation of the gates, a key of `GATES`.
 
     Returns:
         The gradients by x, by the state before the first step, and by the weights.
@@ -191,17 +191,19 @@ def layer_backward(
     gradients = {name: np.zeros_like(value) for name, value in w.items()}
     for t in reversed(range(len(caches))):
         d_after = (d_state[0] + d_outputs[t], *d_state[1:])
-        real = np.ones(len(d_after[0]), bool) if mask is None else mask[t]
-        step = BACKWARD[cell](tuple(np.where(real[:, None], d, 0.0) for d in d_after), caches[t], w, gate)
-        d_x.append(step[0])
-        d_state = tuple(before + np.where(real[:, None], 0.0, d) for before, d in zip(step[1], d_after, strict=True))
+        runs = (np.ones(len(d_after[0]), bool) if mask is None else mask[t])[:, None]
+        d_input, d_before, d_weights = BACKWARD[cell](
+            tuple(np.where(runs, d, 0.0) for d in d_after), caches[t], w, gate
+        )
+        d_x.append(d_input)
+        d_state = tuple(before + np.where(runs, 0.0, after) for before, after in zip(d_before, d_after, strict=True))
         for name in gradients:
-            gradients[name] += step[2][name]
+            gradients[name] += d_weights[name]
     return np.stack(d_x[::-1]), d_state, gradients
 
 
 def cross_entropy(logits: Array, targets: npt.NDArray[np.integer[Any]]) -> tuple[Array, Array]:
-    """The losses -log softmax(logits)[target], `[...]`, and their gradient by the logits, softmax - one-hot."""
+    """Returns the losses -log softmax(logits)[target], `[...]`, and the gradients by the logits, softmax - one-hot."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     one_hot = np.eye(logits.shape[-1])[targets]
@@ -210,14 +212,14 @@ def cross_entropy(logits: Array, targets: npt.NDArray[np.integer[Any]]) -> tuple
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `language_model` computes.
+    """Results of `run_model`.
 
     Attributes:
-        loss: in nats a character.
+        loss: the loss in nats a character.
         logits: `[time, batch, vocabulary]`.
-        state: after the last step, one tuple of arrays `[batch, hidden]` for each layer.
-        gradients: of the loss by every parameter, under its name.
-        state_gradients: by the initial state, shaped as `state`.
+        state: the state after the last step, for each layer a tuple of arrays `[batch, hidden]`.
+        gradients: the gradients of the loss by the parameters.
+        state_gradients: the gradients by the initial state.
     """
 
     loss: float
@@ -227,7 +229,7 @@ class Result:
     state_gradients: tuple[State, ...]
 
 
-def language_model(
+def run_model(
     cell: str,
     parameters: Parameters,
     inputs: npt.NDArray[np.integer[Any]],
@@ -243,13 +245,13 @@ def language_model(
 
     Args:
         cell: `rnn`, `lstm` or `gru`.
-        parameters: see the module.
+        parameters: named as the module says.
         inputs: symbols, `[time, batch]`.
         targets: the symbols that follow them, `[time, batch]`.
-        state: one tuple of arrays `[batch, hidden]` for each layer; None: zeros.
-        mask: `[time, batch]`; where it is false, every layer skips the step.
+        state: the initial state, for each layer a tuple of arrays `[batch, hidden]`; None: zeros.
+        mask: bool `[time, batch]`; where it is false, every layer skips the step.
         dropout: for each layer but the first, the factors on its input, `[time, batch, hidden]`; None: all 1.
-        weights: of each character in the loss, `[time, batch]`, which is their weighted mean; None: all 1.
+        weights: weights of the characters in the mean that is the loss, `[time, batch]`; None: all 1.
         gate: activation of the gates, a key of `GATES`.
     """
     layers: list[Parameters] = []
@@ -291,17 +293,17 @@ def language_model(
 
 
 def variables(model: Any) -> dict[str, Any]:
-    """The variables of a `tfcharrnn.CharRNN` by the names used here; their values are `language_model`'s parameters."""
+    """Returns the variables of a `CharRNN` that are parameters of `run_model`, all but the initial states, by name."""
     return {name: value for name, value in model.named_variables.items() if not name.startswith("initial_states")}
 
 
 def central_differences(function: Callable[[], float], array: Array, step: float = 1e-5) -> Array:
-    """The gradient of a function by an array that it reads, (f(a + step) - f(a - step)) / (2 step) entry by entry.
+    """Returns the gradient of a function by an array that it reads, (f(a + step) - f(a - step)) / (2 step).
 
     Args:
-        function: reads `array`, whose entries are changed and put back.
+        function: reads `array`, whose entries are changed one by one and restored.
         array: `[...]`.
-        step: the error is of the order of step^2 from the formula and of 1e-16 / step from rounding.
+        step: the error of the formula grows as step^2, the rounding error as 1e-16 / step.
     """
     gradient = np.zeros_like(array)
     for index in np.ndindex(array.shape):

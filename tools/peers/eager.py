@@ -11,7 +11,7 @@ from peers.work import Preparation, Training, Work, text
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
-    """A function that does the work; an Elman network of one layer only."""
+    """Returns a function that does the work and the number of steps per call; only for one Elman layer."""
     if isinstance(work, Preparation) or work.cell != "rnn" or (isinstance(work, Training) and work.batch == 1):
         return None
     hidden, symbols = work.hidden, work.symbols

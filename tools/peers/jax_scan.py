@@ -28,7 +28,7 @@ def _cell(kind: str, x: Any, h: Any, state: Any, weights: Any) -> Any:
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
-    """A function that does the work, and how many steps of it each call does."""
+    """Returns a function that does the work, and the number of steps per call."""
     if isinstance(work, Preparation):
         return None
     gates = {"rnn": 1, "lstm": 4, "gru": 3}[work.cell]

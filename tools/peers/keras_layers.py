@@ -11,7 +11,7 @@ from peers.work import Training, Work, text
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
-    """A function that does the work, or None where this peer has no way of its own to do it."""
+    """Returns a function that does the work and the number of steps per call; None if this peer does not support it."""
     if not isinstance(work, Training):
         return None
     kind = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[work.cell]

@@ -35,7 +35,7 @@ def _preparation(work: Preparation) -> Callable[[], object]:
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
-    """A function that does the work; an Elman network of one layer and one stream only."""
+    """Returns a function that does the work and the number of steps per call; only one Elman layer and stream."""
     if isinstance(work, Preparation):
         return _preparation(work), 1
     single = work.batch == 1 if isinstance(work, Training) else work.streams == 1

@@ -11,15 +11,15 @@ import tensorflow as tf
 
 from peers.work import Preparation, Training, Work, text
 from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
-from tfcharrnn.data.dataset import prepare_data
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.model.char_rnn import CharRNN
-from tfcharrnn.training.train_step import Trainer
+from tfcharrnn.preparation.data_folder import prepare_data
+from tfcharrnn.training.train_step import RunLength, Trainer
 
 
 def make(work: Work) -> tuple[Callable[[], object], int]:
-    """A function that does the work, and how many steps of it each call does."""
+    """Returns a function that does the work, and the number of steps per call."""
     if isinstance(work, Preparation):
         folder = Path(tempfile.mkdtemp())
         (folder / "text.txt").write_text(work.text, encoding="utf-8")
@@ -33,7 +33,7 @@ def make(work: Work) -> tuple[Callable[[], object], int]:
         settings = GenerationConfig(length=work.length, num_samples=work.streams)
         return lambda: sampler.generate(settings), 1
     training = TrainingConfig(batch_size=work.batch, optimizer=work.optimizer, clip_norm=0.0)
-    trainer = Trainer(model, training, work.time + 1.0, 1000, 1000)
+    trainer = Trainer(model, training, work.time + 1.0, RunLength(1000, 1000))
     steps = trainer.steps_per_call
     batches = tf.constant(text(work, steps))
     return lambda: trainer.run_steps(np.int64(0), np.int32(0), np.int32(steps), batches, np.int32(0)).numpy(), steps

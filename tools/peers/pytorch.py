@@ -27,7 +27,7 @@ class Model(nn.Module):
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:
-    """A function that does the work, and how many steps of it each call does."""
+    """Returns a function that does the work, and the number of steps per call."""
     if isinstance(work, Preparation):
         return None
     model = Model(work)

@@ -15,40 +15,40 @@ class GRUCell(Cell):
         z = sigmoid(p_z + q_z)    r = sigmoid(p_r + q_r)    n = tanh(p_h + r q_h)
         h' = z h + (1 - z) n
 
-    where `gate` may be another activation than sigmoid. The reset gate works after the recurrent product
-    (`reset_after=True` in Keras), so b and b' differ; they are the two rows of `bias`, `[2, 3 * hidden]`.
+    `gate` may replace the sigmoid. The reset gate is applied after the recurrent product (`reset_after=True` in
+    Keras), so b and b' have different gradients; they are the two rows of `bias`, `[2, 3 * hidden]`.
     """
 
-    gates = 3
-    saved_count = 4
-    two_sums = True
+    num_gates = 3
+    num_saved_tensors = 4
+    has_separate_sums = True
 
     def _initial_bias(self) -> npt.NDArray[np.float64]:
-        return np.zeros((2, self.gates * self.hidden_size))
+        return np.zeros((2, self.num_gates * self.hidden_size))
 
     @property
     def input_bias(self) -> tf.Tensor:
-        """The bias beside x W, `[3 * hidden]`."""
+        """The bias b in x W + b, `[3 * hidden]`."""
         return self.bias[0]
 
     @property
     def recurrent_bias(self) -> tf.Tensor:
-        """The bias beside h U, `[3 * hidden]`."""
+        """The bias b' in h U + b', `[3 * hidden]`."""
         return self.bias[1]
 
     @classmethod
-    def forward(cls, projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
-        """One step; see `Cell.forward`. Saved are z, r, n and q_h."""
+    def forward(cls, p: tf.Tensor, q: tf.Tensor, state: State) -> tuple[State, State]:
+        """Computes one step; saves z, r, n and q_h."""
         (h,) = state
-        p_z, p_r, p_h = tf.split(projected, 3, axis=-1)
-        q_z, q_r, q_h = tf.split(recurrent, 3, axis=-1)
+        p_z, p_r, p_h = tf.split(p, 3, axis=-1)
+        q_z, q_r, q_h = tf.split(q, 3, axis=-1)
         z, r = cls.gate.value(p_z + q_z), cls.gate.value(p_r + q_r)
         n = tf.tanh(p_h + r * q_h)
         return (z * h + (1.0 - z) * n,), (z, r, n, q_h)
 
     @classmethod
     def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
-        """Both sums get the same gradients for z and r; that of q_h is r times that of p_h; see `Cell.backward`."""
+        """Computes the derivative of `forward`; p and q differ only in h, where d_q_h = r d_p_h."""
         z, r, n, q_h = saved
         (h_before,), (dh,) = before, d_after
         d_h = dh * (1.0 - z) * (1.0 - n * n)

@@ -10,18 +10,18 @@ from tfcharrnn.model.cells.base import Cell, State
 
 
 class LSTMCell(Cell):
-    """Gates in the order i, f, c, o, all made from the one sum a = x W + b + h U.
+    """Gates in the order i, f, c, o, all from the one sum a = p + q, where p = x W + b and q = h U.
 
         i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_c)    o = sigmoid(a_o)
         c' = f c + i g      h' = o tanh(c')
 
-    where `gate` may be another activation than sigmoid. The state is (h, c). The forget gate's bias begins at 1
-    (Jozefowicz et al. 2015), so that the memory is kept until the network learns what to forget.
+    `gate` may replace the sigmoid. The state is (h, c). The bias of the forget gate starts at 1 (Jozefowicz et
+    al. 2015), so that the cell keeps its memory until it learns what to forget.
     """
 
-    gates = 4
-    state_count = 2
-    saved_count = 4
+    num_gates = 4
+    num_state_tensors = 2
+    num_saved_tensors = 4
 
     def _initial_bias(self) -> npt.NDArray[np.float64]:
         bias = super()._initial_bias()
@@ -29,17 +29,17 @@ class LSTMCell(Cell):
         return bias
 
     @classmethod
-    def forward(cls, projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
-        """One step; see `Cell.forward`. Saved are the four gates."""
+    def forward(cls, p: tf.Tensor, q: tf.Tensor, state: State) -> tuple[State, State]:
+        """Computes one step; saves i, f, g and o."""
         _, c = state
-        a_i, a_f, a_c, a_o = tf.split(projected + recurrent, 4, axis=-1)
+        a_i, a_f, a_c, a_o = tf.split(p + q, 4, axis=-1)
         i, f, g, o = cls.gate.value(a_i), cls.gate.value(a_f), tf.tanh(a_c), cls.gate.value(a_o)
         c = f * c + i * g
         return (o * tf.tanh(c), c), (i, f, g, o)
 
     @classmethod
     def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
-        """The gradient of c arrives both from h' and from the next step; see `Cell.backward`."""
+        """Computes the derivative of `forward`; the gradient of c' comes both from h' and from the next step."""
         i, f, g, o = saved
         _, c_before = before
         dh, dc = d_after

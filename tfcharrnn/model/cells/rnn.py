@@ -8,18 +8,18 @@ from tfcharrnn.model.cells.base import Cell, State
 
 
 class RNNCell(Cell):
-    """h' = tanh(x W + b + h U)."""
+    """h' = tanh(p + q), where p = x W + b and q = h U."""
 
-    gates = 1
+    num_gates = 1
 
     @classmethod
-    def forward(cls, projected: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
-        """One step; see `Cell.forward`. Nothing is saved: the output says all."""
-        return (tf.tanh(projected + recurrent),), ()
+    def forward(cls, p: tf.Tensor, q: tf.Tensor, state: State) -> tuple[State, State]:
+        """Computes one step; saves nothing, since the output is all that `backward` needs."""
+        return (tf.tanh(p + q),), ()
 
     @classmethod
     def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
-        """Tanh' = 1 - tanh^2; see `Cell.backward`."""
+        """Computes the derivative of `forward`: tanh' = 1 - tanh^2."""
         (h,), (dh,) = after, d_after
         d_sum = dh * (1.0 - h * h)
         return d_sum, d_sum, (tf.zeros_like(h),)

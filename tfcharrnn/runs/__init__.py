@@ -1,0 +1,1 @@
+"""The files of a training run: run folder, checkpoints, logs, plots."""

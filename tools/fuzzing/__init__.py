@@ -1,0 +1,1 @@
+"""Damage to files, and the readers that must withstand it; `tools/fuzz.py` runs them."""
