@@ -156,7 +156,9 @@ def test_evaluate_skips_characters_outside_the_vocabulary_only_if_asked(home):
     value = json.loads(succeed("evaluate", f"--input={path}", "--unknown=skip", cwd=home))
     assert (value["unknown"], value["characters"]) == (1, 6)
     assert "--unknown is for --input" in fail("evaluate", "--unknown=skip", code=2, cwd=home)
-    assert "not for --score" in fail("evaluate", f"--score={path}", "--baselines", code=2, cwd=home)
+    assert "--baselines has no effect with --score" in fail(
+        "evaluate", f"--score={path}", "--baselines", code=2, cwd=home
+    )
 
 
 def test_a_likely_line_scores_above_the_same_with_a_letter_exchanged(home):

@@ -34,7 +34,7 @@ def main() -> None:
     if Path(_FLAGS.run_dir).exists():
         raise UserError(f"{_FLAGS.run_dir}: exists already; choose another --run_dir")
     source = keras_reader.read_file_safely(_FLAGS.model)  # it forks, so TensorFlow must not have started threads yet
-    imported = keras_import.convert(source)
+    imported = keras_import.convert_model(source)
     characters = _read_characters()
     if len(characters) != imported.vocabulary_size:
         raise UserError(

@@ -2,7 +2,8 @@
 
 python -m tfcharrnn.prepare --input=FILE --output_dir=DIR
 
-A text of any size: a large one is prepared in pieces, by all cores, and after an interruption the same command goes on.
+The text may have any size: a large one is prepared in pieces on all cores, and running the command again after an
+interruption resumes.
 """
 
 from __future__ import annotations

@@ -158,8 +158,9 @@ def test_damaged_logs_are_read_as_far_as_they_go(run_dir, tmp_path):
         '{"step": 1, "loss": NaN}\n{"step": "x"}\n[]\n{"loss": 1}\n{"step": 2}\n{"ste'
     )
     (tmp_path / "samples.txt").write_bytes(b"--- step 1 ---\n\xff\n\n--- no title ---\n\n--- step 2, x ---\n")
-    columns, rows, notes = html_report._select_curves(tmp_path)
-    assert columns == ["step", "loss"] and [row[0] for row in rows] == [1, 2]
+    notes = []
+    curves = html_report._select_curves(tmp_path, notes)
+    assert curves["columns"] == ["step", "loss"] and [row[0] for row in curves["rows"]] == [1, 2]
     assert "4 damaged rows" in notes[0]
     assert [sample["title"] for sample in logs.read_samples(tmp_path)] == ["step 1", "step 2, x"]
 

@@ -1,13 +1,19 @@
-"""Data that is prepared on the fly, and kept."""
+"""The cache of texts that are prepared on the fly."""
 
 import os
+import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from folders import contents, names
+from large_texts import LARGE, in_blocks, write_texts
 
+from tfcharrnn import files
 from tfcharrnn.config import DataConfig
-from tfcharrnn.preparation import data_folder
+from tfcharrnn.preparation import data_folder, staging
 from tfcharrnn.preparation.cache import prepare_cached
 
 
@@ -81,3 +87,84 @@ def test_damaged_cache_is_made_again(tmp_path, damage):
     assert prepare_cached(config, tmp_path / "cache").path == made.path
     assert contents(made.path) == before
     assert names(tmp_path / "cache") == [made.path.name]
+
+
+def test_a_large_text_is_cached_like_a_small_one(tmp_path, monkeypatch):
+    config = DataConfig(input=write_texts(tmp_path, b"Some text. " * 200), **LARGE)
+    small = prepare_cached(config, tmp_path / "small")
+    with in_blocks(block=500):
+        large = prepare_cached(config, tmp_path / "large")
+        assert (large.path.name, contents(large.path)) == (small.path.name, contents(small.path))
+        monkeypatch.setattr(data_folder, "write_from_files", lambda *rest: pytest.fail("it was made again"))
+        assert prepare_cached(config, tmp_path / "large").path == large.path
+    (note,) = (tmp_path / "large").glob(".*")
+    assert re.fullmatch(r"\.[0-9a-f]{16}\.json", note.name)
+    assert names(tmp_path / "large") == [note.name, large.path.name]
+
+
+@pytest.mark.parametrize("damage", ["nothing", "text", "folder", "{", "[]", '{"folder": "../x"}', '{"folder": 1}'])
+def test_a_cached_text_is_not_read_again(tmp_path, monkeypatch, damage):
+    config = DataConfig(input=write_texts(tmp_path, b"Some text. " * 200), **LARGE)
+    with in_blocks(block=500):
+        before = prepare_cached(config, tmp_path / "cache")
+        expected = contents(before.path)
+        (note,) = (tmp_path / "cache").glob(".*.json")
+        if damage == "nothing":
+            monkeypatch.setattr(staging, "open_staging", lambda *rest, **how: pytest.fail("it was read again"))
+        elif damage == "text":
+            write_texts(tmp_path, b"Another one" * 200)
+            assert prepare_cached(config, tmp_path / "cache").fingerprint != before.fingerprint
+            return
+        elif damage == "folder":
+            (before.path / "vocab.json").unlink()
+        else:
+            note.write_text(damage)
+        assert contents(prepare_cached(config, tmp_path / "cache").path) == expected
+
+
+def test_a_pipe_is_not_remembered(tmp_path):
+    for text in (b"Some text. ", b"And more. "):
+        read, write = os.pipe()
+        os.write(write, text * 20)
+        os.close(write)
+        data = prepare_cached(DataConfig(input=(f"/dev/fd/{read}",), seq_length=9), tmp_path / "cache")
+        os.close(read)
+        assert data.characters == 20 * len(text)
+
+
+@pytest.mark.parametrize("days", [6, 8])
+@pytest.mark.parametrize("at_work", [False, True])
+def test_what_was_begun_long_ago_is_removed_from_the_cache(tmp_path, days, at_work):
+    config = DataConfig(input=write_texts(tmp_path, b"Some text. " * 200), **LARGE)
+    old = tmp_path / "cache" / f".{'0' * 16}.partial"
+    (old / "key").mkdir(parents=True)
+    then = time.time() - days * 24 * 3600
+    for folder in (old / "key", old):
+        os.utime(folder, (then, then))
+    with in_blocks(block=500):
+        lock = files.lock_file(staging.lock_path(old), "prepare data") if at_work else None
+        prepare_cached(config, tmp_path / "cache")
+        if lock:
+            files.unlock_file(staging.lock_path(old), lock)
+    assert old.exists() == (at_work or days < 7)
+
+
+_CACHE = """
+import pathlib, sys
+from tfcharrnn.preparation import cache, staging, text_blocks
+from tfcharrnn.config import DataConfig
+text_blocks.BLOCK_BYTES, staging.SMALL_BYTES = 500, int(sys.argv[3])
+print(cache.prepare_cached(DataConfig(input=(sys.argv[1],), seq_length=11), pathlib.Path(sys.argv[2])).path)
+"""
+
+
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_several_processes_that_fill_one_cache_end_well(tmp_path, small):
+    (path,) = write_texts(tmp_path, b"Some text. " * 5000)
+    command = [sys.executable, "-c", _CACHE, path, str(tmp_path / "cache"), str(small)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
+    said = {process.communicate(timeout=120)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(said) == 1
+    assert len([name for name in names(tmp_path / "cache") if not name.startswith(".")]) == 1
+    assert not list((tmp_path / "cache").glob(".*.lock")) + list((tmp_path / "cache").glob(".*.partial"))

@@ -62,7 +62,7 @@ def check_against_keras(path, model, one_hot=True):
     ids = random_ids()
     predicted = model.predict(np.eye(SYMBOLS)[ids] if one_hot else ids, verbose=0)
     source = keras_reader.read_file(path)
-    imported = keras_import.convert(source)
+    imported = keras_import.convert_model(source)
     logits = keras_import.compute_logits(source, ids)
     probabilities = softmax(logits)
     np.testing.assert_allclose(probabilities if predicted.ndim == 3 else probabilities[:, -1], predicted, atol=2e-6)
@@ -80,7 +80,7 @@ def test_a_model_of_the_installed_keras_is_the_same_function(tmp_path, kind, suf
     model.save(tmp_path / f"model{suffix}")
     imported = check_against_keras(tmp_path / f"model{suffix}", model)
     config = imported.config
-    assert (config.cell, config.hidden_size, config.num_layers) == (keras_import.CELLS[kind], UNITS, 2)
+    assert (config.cell, config.hidden_size, config.num_layers) == (keras_import.CELL_OF_LAYER[kind], UNITS, 2)
     assert (config.dropout, config.output_dropout, imported.seq_length) == (0.5, 0.25, TIME)
     assert not imported.notes
 
@@ -194,7 +194,7 @@ def test_the_name_of_the_gates_means_what_it_meant_to_the_version(tmp_path, vers
         if layer["config"].get("recurrent_activation", "") is None:
             del layer["config"]["recurrent_activation"]
     source = keras_reader.read_file(write_old(tmp_path / "old.h5", layers, version=version))
-    imported = keras_import.convert(source)
+    imported = keras_import.convert_model(source)
     assert imported.config.recurrent_activation == activation
     assert (imported.seq_length, imported.config.output_dropout) == (TIME, 0.5)
     weights, ids = old_weights(), random_ids(batch=1)
@@ -221,7 +221,7 @@ def test_an_old_functional_model_is_the_same_function(tmp_path):
     ids = random_ids()
     expected = keras_import.compute_logits(sequential, ids)
     np.testing.assert_array_equal(keras_import.compute_logits(functional, ids), expected)
-    assert keras_import.convert(functional).config == keras_import.convert(sequential).config
+    assert keras_import.convert_model(functional).config == keras_import.convert_model(sequential).config
 
 
 def test_the_names_of_many_layers_are_cut_into_pieces(tmp_path):
@@ -241,7 +241,7 @@ def test_the_names_of_many_layers_are_cut_into_pieces(tmp_path):
 
 def refuses(path, match):
     with pytest.raises(UserError, match=match) as caught:
-        keras_import.convert(keras_reader.read_file(path))
+        keras_import.convert_model(keras_reader.read_file(path))
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
 
 
@@ -419,7 +419,10 @@ def test_zips_that_are_not_what_they_should_be(tmp_path):
     refuses(rezipped(good, bad, model_weights_h5=b"nonsense"), "cannot be read")
     refuses(rezipped(good, bad, config_json=b"[" * 10**6), "not a JSON object")
     refuses(rezipped(good, bad, config_json=b"1"), "not a JSON object")
-    refuses(rezipped(good, bad, config_json=b" " * (2**24 + 1)), "larger than supported")
+    refuses(
+        rezipped(good, bad, config_json=b" " * (2**24 + 1)),
+        "of 16,777,217 bytes is larger than the supported 16,777,216 bytes",
+    )
     refuses(rezipped(good, bad, metadata_json=b"{}"), "which version")
     content = rezipped(good, bad).read_bytes()
     at = content.index(b"\x89HDF") if b"\x89HDF" in content else len(content) // 2
@@ -455,7 +458,7 @@ def test_characters_are_read_from_a_list_or_an_object(tmp_path):
 
 def test_another_order_of_the_symbols_is_the_same_function(tmp_path):
     source = keras_reader.read_file(write_old(tmp_path / "old.h5"))
-    imported = keras_import.convert(source)
+    imported = keras_import.convert_model(source)
     order = sorted(range(SYMBOLS), key=CHARACTERS.__getitem__)
     parameters = {k: v.astype(np.float64) for k, v in run_writer.reorder_symbols(imported.variables, order).items()}
     ids = random_ids()
@@ -488,7 +491,7 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
     model = keras_model(kind, **settings)
     model.save(tmp_path / "model.keras")
     source = keras_reader.read_file(tmp_path / "model.keras")
-    imported = keras_import.convert(source)
+    imported = keras_import.convert_model(source)
     order = run_writer.find_symbol_order(CHARACTERS)
     assert keras_import.find_largest_difference(source, imported, order) < 1e-12
     write_run(imported, tmp_path / "run")
@@ -504,7 +507,7 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
 
 def test_a_wrong_import_is_noticed(tmp_path):
     source = keras_reader.read_file(write_old(tmp_path / "old.h5"))
-    imported = keras_import.convert(source)
+    imported = keras_import.convert_model(source)
     order = run_writer.find_symbol_order(CHARACTERS)
     assert keras_import.find_largest_difference(source, imported, order) < 1e-12
     for change in ({"recurrent_activation": "hard_sigmoid_6"}, {"recurrent_activation": "sigmoid"}):
@@ -542,9 +545,25 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_without_h5py_help_is_shown_and_the_way_out_named(tmp_path):
+    def run(*arguments):
+        code = (
+            "import runpy, sys\n"
+            "sys.modules['h5py'] = sys.modules['tensorflow'] = None\n"
+            "runpy.run_module('tfcharrnn.import_keras', run_name='__main__', alter_sys=True)"
+        )
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    done = run("--model=old.h5", "--characters=chars.json", "--run_dir=run")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "pip install 'tfcharrnn[hdf5]'" in done.stderr
+    assert "pip install 'tfcharrnn[hdf5]'" in run("--help").stdout
+
+
 def test_an_imported_model_is_fine_tuned_on_a_text(tmp_path):
     source = keras_reader.read_file(write_old(tmp_path / "old.h5"))
-    write_run(keras_import.convert(source), tmp_path / "run")
+    write_run(keras_import.convert_model(source), tmp_path / "run")
     (tmp_path / "text.txt").write_text("Bay! " * 50)
     settings = {"input": (str(tmp_path / "text.txt"),), "init_from": tmp_path / "run", "quiet": True}
     setup.train_model(tmp_path / "tuned", **settings, batch_size=4, steps=30, learning_rate=0.01)

@@ -1,4 +1,4 @@
-"""The tools run, on small work."""
+"""The tools run on small workloads."""
 
 import subprocess
 import sys
@@ -29,6 +29,6 @@ def test_the_benchmark_prints_a_table(tmp_path):
 
 
 def test_a_block_of_the_readme_is_found_by_its_name():
-    assert "tfcharrnn.train" in readme.block("train")
+    assert "tfcharrnn train" in readme.block("train")
     with pytest.raises(LookupError, match="nonsense"):
         readme.block("nonsense")

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,20 +38,6 @@ _COLUMNS = (
 _STATE_NAMES = {"h": "output", "c": "memory"}
 
 EvaluationRow = dict[str, float | int | str | None]
-
-
-class _Curves(NamedTuple):
-    """The table of the curves.
-
-    Attributes:
-        columns: the names of the columns.
-        rows: the values, None where there is none.
-        notes: messages about rows that are not shown.
-    """
-
-    columns: list[str]
-    rows: list[list[float | None]]
-    notes: list[str]
 
 
 def write_report(
@@ -117,7 +103,6 @@ def _collect_report(
 ) -> dict[str, Any]:
     """Collects the data of the page, JSON-compatible but for NaN and infinity."""
     run, model = trained.run, trained.model
-    curves = _select_curves(run.path)
     summary = {
         "layout": run.data.layout,
         "model": f"{run.model.cell}, {run.model.num_layers} x {run.model.hidden_size} units",
@@ -131,11 +116,11 @@ def _collect_report(
         "title": run.path.resolve().name,
         "summary": list(summary.items()),
         "settings": [_list_settings(name, getattr(run, name)) for name in ("data", "model", "training")],
-        "metrics": {"columns": curves.columns, "rows": curves.rows},
+        "metrics": _select_curves(run.path, notes),
         "samples": logs.read_samples(run.path),
         "evaluations": evaluations,
         "text": _trace_text(trained, text, characters),
-        "notes": [*notes, *curves.notes],
+        "notes": notes,
     }
 
 
@@ -246,16 +231,17 @@ def _list_settings(name: str, config: Any) -> dict[str, Any]:
     return {"name": name, "rows": rows}
 
 
-def _select_curves(run_dir: Path) -> _Curves:
-    """Selects at most about `_MAX_ROWS` rows of `metrics.jsonl`, among them all with a validation loss."""
+def _select_curves(run_dir: Path, notes: list[str]) -> dict[str, Any]:
+    """Selects about `_MAX_ROWS` rows of `metrics.jsonl` and reports the others in `notes`."""
     rows, errors = logs.read_intact_metrics(run_dir)
-    notes = [f"{len(errors):,} damaged rows of metrics.jsonl are not shown."] if errors else []
+    if errors:
+        notes.append(f"{len(errors):,} damaged rows of metrics.jsonl are not shown.")
     interval = max(1, math.ceil(len(rows) / _MAX_ROWS))
     shown = [row for i, row in enumerate(rows) if i % interval == 0 or i == len(rows) - 1 or "val_loss" in row]
     if len(shown) < len(rows):
         notes.append(f"The curves show {len(shown):,} of {len(rows):,} rows of metrics.jsonl.")
     columns = [name for name in _COLUMNS if any(name in row for row in shown)]
-    return _Curves(columns, [[_shorten(row.get(name)) for name in columns] for row in shown], notes)
+    return {"columns": columns, "rows": [[_shorten(row.get(name)) for name in columns] for row in shown]}
 
 
 def _encode_bytes(values: npt.NDArray[np.int8]) -> str:

@@ -1,1 +1,1 @@
-"""From text files to a data folder of TFRecords."""
+"""Prepares data folders of TFRecord shards from text files."""

@@ -128,7 +128,7 @@ class StoredLines:
         with open(self.path, "rb") as file:
             file.seek(span.start)
             text = file.read(span.end - span.start).decode()
-        lengths = np.fromfile(lengths_path(self.path), _LENGTH, span.num_lines, offset=_LENGTH.itemsize * span.first)
+        lengths = np.fromfile(_lengths_path(self.path), _LENGTH, span.num_lines, offset=_LENGTH.itemsize * span.first)
         bounds = [0, *np.cumsum(lengths, dtype=np.int64).tolist()]
         return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
@@ -140,7 +140,7 @@ def write_lines(path: Path) -> Iterator[Callable[[list[str]], LineSpan]]:
     Raises:
         UserError: the write fails.
     """
-    with files.create_file(path) as write_text, files.create_file(lengths_path(path)) as write_lengths:
+    with files.create_file(path) as write_text, files.create_file(_lengths_path(path)) as write_lengths:
         end = first = 0
 
         def append(lines: list[str]) -> LineSpan:
@@ -155,7 +155,13 @@ def write_lines(path: Path) -> Iterator[Callable[[list[str]], LineSpan]]:
         yield append
 
 
-def lengths_path(path: Path) -> Path:
+def has_all_lines(path: Path, last: LineSpan) -> bool:
+    """Whether the files of `write_lines` end with the lines of `last`."""
+    sizes = {path: last.end, _lengths_path(path): _LENGTH.itemsize * (last.first + last.num_lines)}
+    return all(file.exists() and file.stat().st_size == size for file, size in sizes.items())
+
+
+def _lengths_path(path: Path) -> Path:
     """The file with the lengths of the lines in `path`."""
     return path.with_name(f"{path.name}.lengths")
 

@@ -35,10 +35,10 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.dataset import join_names
 from tfcharrnn.errors import UserError, warn
-from tfcharrnn.preparation import corpora, counting, input_files, text_blocks
+from tfcharrnn.preparation import corpora, counting, input_files, line_blocks, text_blocks
 from tfcharrnn.preparation.corpora import InputFile, Source
 from tfcharrnn.preparation.counting import CountedText, TextCounts
-from tfcharrnn.preparation.line_blocks import LineBlock, LineSpan, StoredLines, WholeLines, lengths_path
+from tfcharrnn.preparation.line_blocks import LineBlock, LineSpan, StoredLines, WholeLines
 from tfcharrnn.preparation.process_pool import Pool
 from tfcharrnn.preparation.text_blocks import LazyText, TextBlock
 
@@ -225,9 +225,7 @@ class StagingFolder:
             if plain.source and not _has_size(self._converted_path(index), plain.size):
                 return None
         spans = first_pass.counts.line_spans
-        if spans and not (_has_size(self._lines_file, spans[-1].end) and lengths_path(self._lines_file).exists()):
-            return None
-        return first_pass
+        return None if spans and not line_blocks.has_all_lines(self._lines_file, spans[-1]) else first_pass
 
     def _make_first_pass(self) -> _FirstPass:
         plain_files = self._make_plain_files()

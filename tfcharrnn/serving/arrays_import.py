@@ -9,9 +9,8 @@ import numpy as np
 from tfcharrnn.config import CELLS, ModelConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.serving import untrusted_files
-from tfcharrnn.serving.run_writer import NUM_GATES, Array
-
-_CELL_ARRAYS = ("kernel", "recurrent_kernel", "bias")
+from tfcharrnn.serving.run_writer import CELL_ARRAYS, NUM_GATES
+from tfcharrnn.serving.untrusted_files import Array
 
 
 def read_arrays(folder: Path) -> dict[str, Array]:
@@ -35,7 +34,7 @@ def infer_config(arrays: dict[str, Array], folder: Path) -> ModelConfig:
     num_layers = 0
     while f"cells/{num_layers}/kernel" in arrays:
         num_layers += 1
-    names = {f"cells/{layer}/{name}" for layer in range(num_layers) for name in _CELL_ARRAYS}
+    names = {f"cells/{layer}/{name}" for layer in range(num_layers) for name in CELL_ARRAYS}
     names |= {"output_kernel", "output_bias", *({"embedding"} & set(arrays))}
     if not num_layers or set(arrays) != names:
         wrong = sorted(names ^ set(arrays)) or ["cells/0/kernel"]
@@ -56,7 +55,7 @@ def infer_config(arrays: dict[str, Array], folder: Path) -> ModelConfig:
     for layer in range(num_layers):
         bias = (2, columns) if cells[0] == "gru" else (columns,)
         cell_shapes = [(input_size, columns), (hidden_size, columns), bias]
-        shapes |= {f"cells/{layer}/{name}": shape for name, shape in zip(_CELL_ARRAYS, cell_shapes, strict=True)}
+        shapes |= {f"cells/{layer}/{name}": shape for name, shape in zip(CELL_ARRAYS, cell_shapes, strict=True)}
         input_size = hidden_size
     for name, shape in shapes.items():
         if arrays[name].shape != shape:

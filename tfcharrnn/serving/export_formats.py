@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _ONNX_TOLERANCE = 1e-4  # on logits after a few symbols, since some networks amplify rounding errors
+_KERAS_GATE_ACTIVATIONS = {"sigmoid": "sigmoid", "hard_sigmoid_6": "hard_sigmoid"}
 
 
 def export_model(
@@ -89,7 +90,7 @@ def _write_npz(trained: TrainedModel, folder: Path) -> None:
             variables |= {f"carried/state/{layer}/{index}": part for index, part in enumerate(state)}
     arrays = {name: variable.numpy() for name, variable in variables.items()}
     symbols = np.array(trained.run.vocabulary.symbols)
-    np.savez(folder / "model.npz", symbols=symbols, config=np.array(json.dumps(_description(trained))), **arrays)
+    np.savez(folder / "model.npz", symbols=symbols, config=np.array(json.dumps(_describe_model(trained))), **arrays)
 
 
 def _write_onnx(trained: TrainedModel, folder: Path) -> None:
@@ -161,7 +162,9 @@ def build_keras_model(trained: TrainedModel) -> keras.Model:
     if config.zero_start:
         table[vocabulary.start_id] = 0.0
     layer_type = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[config.cell]
-    gates = {} if config.cell == "rnn" else {"recurrent_activation": _KERAS_GATES[config.recurrent_activation]}
+    gates = (
+        {} if config.cell == "rnn" else {"recurrent_activation": _KERAS_GATE_ACTIVATIONS[config.recurrent_activation]}
+    )
     lookup = keras.layers.Embedding(*table.shape, trainable=model.embedding is not None, name="embedding")
     layers = [
         layer_type(config.hidden_size, return_sequences=True, name=f"cell_{index}", **gates)
@@ -178,16 +181,13 @@ def build_keras_model(trained: TrainedModel) -> keras.Model:
     return keras.Model(ids, outputs, name="tfcharrnn")
 
 
-_KERAS_GATES = {"sigmoid": "sigmoid", "hard_sigmoid_6": "hard_sigmoid"}
-
-
 def _write_description(trained: TrainedModel, folder: Path) -> None:
     """Writes `vocab.json`, as in a run folder, and `config.json`."""
     trained.run.vocabulary.save(folder / "vocab.json")
-    files.write_json(folder / "config.json", _description(trained))
+    files.write_json(folder / "config.json", _describe_model(trained))
 
 
-def _description(trained: TrainedModel) -> dict[str, Any]:
+def _describe_model(trained: TrainedModel) -> dict[str, Any]:
     """Describes the model by the run's settings, without the paths of its input files."""
     data = config_lib.to_dict(trained.run.data)
     del data["input"]

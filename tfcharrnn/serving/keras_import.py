@@ -12,14 +12,14 @@ import numpy.typing as npt
 from tfcharrnn.config import DataConfig, ModelConfig
 from tfcharrnn.errors import UserError, shorten
 from tfcharrnn.serving import keras_reader
-from tfcharrnn.serving.keras_reader import Array, KerasFile, KerasLayer
-from tfcharrnn.serving.run_writer import NUM_GATES, reorder_symbols
+from tfcharrnn.serving.keras_reader import KerasFile, KerasLayer
+from tfcharrnn.serving.run_writer import CELL_ARRAYS, NUM_GATES, reorder_symbols
+from tfcharrnn.serving.untrusted_files import Array
 from tfcharrnn.verification import numpy_reference
 
-CELLS = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
+CELL_OF_LAYER = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
 # Characters that a prediction sees, if the file does not say.
 DEFAULT_SEQ_LENGTH = 40
-_CELL_ARRAYS = ("kernel", "recurrent_kernel", "bias")
 # Size of the random batch on which the file and the imported model are compared.
 _BATCH, _TIME = 4, 40
 
@@ -62,22 +62,22 @@ class _Dropout(NamedTuple):
     notes: tuple[str, ...]
 
 
-def convert(source: KerasFile) -> ImportedModel:
+def convert_model(source: KerasFile) -> ImportedModel:
     """Converts a chain of Keras layers.
 
     Raises:
         UserError: a layer, setting or shape is not supported; the message names it.
     """
     try:
-        return _convert(source)
+        return _convert_layers(source)
     except UserError as error:
         raise UserError(f"{source.path}: {error}") from None
 
 
-def _convert(source: KerasFile) -> ImportedModel:
+def _convert_layers(source: KerasFile) -> ImportedModel:
     embedding, recurrent, dense = _find_parts(source)
     first = recurrent[0]
-    cell, units = CELLS[first.kind], _get_size(first, "units")
+    cell, units = CELL_OF_LAYER[first.kind], _get_size(first, "units")
     gate = _find_gate_activation(source, first)
     variables: dict[str, Array] = {}
     symbols = input_size = _get_size(dense, "units")
@@ -94,7 +94,7 @@ def _convert(source: KerasFile) -> ImportedModel:
         _check_recurrent(source, layer, is_last=layer is recurrent[-1])
         bias = (2, columns) if cell == "gru" else (columns,)
         arrays = _get_weights(layer, (input_size, columns), (units, columns), bias)
-        variables |= {f"cells/{index}/{name}": array for name, array in zip(_CELL_ARRAYS, arrays, strict=True)}
+        variables |= {f"cells/{index}/{name}": array for name, array in zip(CELL_ARRAYS, arrays, strict=True)}
         input_size = units
     variables["output_kernel"], variables["output_bias"] = _get_weights(dense, (units, symbols), (symbols,))
     dropout = _find_dropout(source, recurrent)
@@ -238,7 +238,7 @@ def compute_logits(source: KerasFile, ids: npt.NDArray[np.integer[Any]]) -> Arra
     """Runs the layers of a file in NumPy and float64.
 
     Args:
-        source: a file that `convert` supports.
+        source: a file that `convert_model` supports.
         ids: symbols in Keras's order, `[batch, time]`.
 
     Returns:
@@ -250,12 +250,12 @@ def compute_logits(source: KerasFile, ids: npt.NDArray[np.integer[Any]]) -> Arra
         has_bias = bool(layer.settings.get("use_bias", True))
         if layer.kind == "Embedding":
             x = weights[0][ids]
-        elif layer.kind in CELLS:
+        elif layer.kind in CELL_OF_LAYER:
             if x is None:
                 x = np.eye(len(weights[0]))[ids]
-            cell = CELLS[layer.kind]
+            cell = CELL_OF_LAYER[layer.kind]
             units, columns = weights[1].shape
-            arrays = dict(zip(_CELL_ARRAYS, weights, strict=has_bias))
+            arrays = dict(zip(CELL_ARRAYS, weights, strict=has_bias))
             arrays.setdefault("bias", np.zeros((2, columns) if cell == "gru" else columns))
             state = (np.zeros((len(ids), units)),) * (2 if cell == "lstm" else 1)
             outputs, _, _ = numpy_reference.layer_forward(

@@ -26,18 +26,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tfcharrnn.errors import UserError, first_line, shorten
+from tfcharrnn.serving.untrusted_files import Array
 
 try:
     import h5py
 except ModuleNotFoundError:
     raise UserError("importing a Keras model needs h5py; pip install 'tfcharrnn[hdf5]'") from None
 
-Array = npt.NDArray[np.floating[Any]]
-
-# Far more than a character model needs; a file that declares more is refused before it is read.
+# Far more than a character model needs; a file that declares more is rejected before it is read.
 _MAX_WEIGHTS = 2**28
 _MAX_JSON_BYTES = 2**24
 _MAX_WEIGHTS_BYTES = 2**32  # includes the optimizer's arrays
@@ -143,12 +141,12 @@ def _read_h5(path: Path, file: IO[bytes]) -> KerasFile:
         version = _check_version(_decode_text(root.attrs.get("keras_version", "")))
         layers = _parse_chain(_parse_json(_decode_text(root.attrs["model_config"])))
         groups = _get_member(root, "model_weights")
-        with_weights = set(_read_names(groups, "layer_names"))
+        names_with_weights = set(_read_names(groups, "layer_names"))
         reader = _ArrayReader()
         result = []
         for layer in layers:
             arrays = []
-            if layer.name in with_weights:
+            if layer.name in names_with_weights:
                 group = _get_member(groups, layer.name)
                 arrays = [reader.read(_get_member(group, name), layer) for name in _read_names(group, "weight_names")]
             result.append(dataclasses.replace(layer, weights=tuple(arrays)))
@@ -271,7 +269,7 @@ def _open_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> IO[byte
         raise UserError(f"it has no {name}, so it is not a .keras file")
     info = archive.getinfo(name)
     if info.file_size > max_bytes:
-        raise UserError(f"its {name} of {info.file_size:,} bytes is larger than the supported {max_bytes:,}")
+        raise UserError(f"its {name} of {info.file_size:,} bytes is larger than the supported {max_bytes:,} bytes")
     return archive.open(info)
 
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
@@ -15,8 +11,10 @@ from tfcharrnn.data.vocabulary import Vocabulary, is_symbol
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.serving import untrusted_files
+from tfcharrnn.serving.untrusted_files import Array
 
-Array = npt.NDArray[np.floating[Any]]
+# the arrays of a cell, in order
+CELL_ARRAYS = ("kernel", "recurrent_kernel", "bias")
 # columns of each cell's kernels as a multiple of the hidden size; the cells themselves need TensorFlow
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 

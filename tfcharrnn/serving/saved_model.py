@@ -199,7 +199,7 @@ class _TextCodec:
 
 
 def _assert_in_bounds(values: dict[str, tf.Tensor]) -> list[tf.Operation]:
-    """Makes assertions that the numbers keep the bounds of the settings of the same names."""
+    """Returns assertions that numbers are within the bounds of the settings with the same names."""
     comparisons = {
         "at_least": (tf.greater_equal, "at least"),
         "at_most": (tf.less_equal, "at most"),

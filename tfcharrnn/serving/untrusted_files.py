@@ -20,6 +20,8 @@ from tfcharrnn import files
 from tfcharrnn.data.vocabulary import is_symbol
 from tfcharrnn.errors import UserError, first_line, shorten
 
+Array = npt.NDArray[np.floating[Any]]
+
 _MARK = object()
 _HIGHEST_PROTOCOL = 5
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
@@ -50,7 +52,7 @@ def read_pickled_vocabulary(path: str | Path) -> dict[str, int]:
         The id of each symbol, from 0 on in order.
 
     Raises:
-        UserError: the file is missing, damaged, or holds anything but such a dict; the message names the opcode.
+        UserError: the file is missing, damaged, or holds anything else; the message names the opcode.
     """
     path = Path(path)
     ids = _DictInterpreter(path).run(files.read_bytes(path))
@@ -63,7 +65,7 @@ def read_pickled_vocabulary(path: str | Path) -> dict[str, int]:
 
 
 class _DictInterpreter:
-    """Interprets a pickle that builds a dict of strings to integers; refuses any other."""
+    """Interprets a pickle that builds a dict of strings to integers, and rejects any other."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -86,21 +88,21 @@ class _DictInterpreter:
                     if self._opcode == "STOP":
                         break
                     if self._opcode == "FRAME" and self._position + 9 + argument > len(data):
-                        raise self._damaged("a frame that is cut short")
+                        raise self._make_error("a truncated frame")
                     self._execute(argument)
         except (ValueError, OverflowError, IndexError, TypeError) as error:  # pickletools raises these
-            raise self._damaged(first_line(error)) from None
+            raise self._make_error(first_line(error)) from None
         if self._position + 1 != len(data):
-            raise self._damaged("data after its end")
+            raise self._make_error("data after its end")
         if len(self._stack) != 1 or not isinstance(self._stack[0], dict):
-            raise self._damaged("anything but one dict")
+            raise self._make_error("not a single dict")
         return self._stack[0]
 
     def _execute(self, argument: Any) -> None:
         """Executes the current opcode, other than STOP."""
         name, stack = self._opcode, self._stack
         if name in _OLD_STRINGS and not argument.isascii():
-            raise self._damaged("bytes of an unknown encoding")
+            raise self._make_error("bytes in an unknown encoding")
         if name in _STRINGS or name in _OLD_STRINGS or name in _INTEGERS:
             stack.append(argument)
         elif name == "EMPTY_DICT":
@@ -119,32 +121,32 @@ class _DictInterpreter:
             self._store(self._pop_to_mark())
         elif name in _PUTS or name == "MEMOIZE":
             if not stack:
-                raise self._damaged(f"{name} of nothing")
+                raise self._make_error(f"{name} on an empty stack")
             self._memo[len(self._memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in _GETS:
             if argument not in self._memo:
-                raise self._damaged(f"{name} of what was never put")
+                raise self._make_error(f"{name} of an unset memo entry")
             stack.append(self._memo[argument])
         elif name == "PROTO":
             if argument > _HIGHEST_PROTOCOL:
-                raise self._damaged(f"protocol {argument}")
+                raise self._make_error(f"protocol {argument}")
         elif name != "FRAME":
             raise UserError(
-                f"{self._path}: its opcode {name} at byte {self._position} is refused, since it could run code; "
-                f"only a dict of str to int is read; {_AS_JSON}"
+                f"{self._path}: its opcode {name} at byte {self._position} is not supported, since it could run code; "
+                f"only a dict of str to int is; {_AS_JSON}"
             )
 
     def _store(self, pairs: list[Any]) -> None:
         """Stores alternating keys and values in the dict on top of the stack."""
         if not self._stack or not isinstance(self._stack[-1], dict):
-            raise self._damaged(f"{self._opcode} without a dict")
+            raise self._make_error(f"{self._opcode} without a dict")
         if len(pairs) % 2:
-            raise self._damaged(f"{self._opcode} of a key without a value")
+            raise self._make_error(f"{self._opcode} of a key without a value")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str) or type(value) is not int:
-                raise self._damaged(f"{type(key).__name__} to {type(value).__name__} where only str to int is read,")
+                raise self._make_error(f"{type(key).__name__} to {type(value).__name__} instead of str to int")
             if key in self._stack[-1]:
-                raise self._damaged(f"{shorten(key)} a second time")
+                raise self._make_error(f"{shorten(key)} twice")
             self._stack[-1][key] = value
 
     def _pop_to_mark(self) -> list[Any]:
@@ -154,9 +156,9 @@ class _DictInterpreter:
                 above = self._stack[index + 1 :]
                 del self._stack[index:]
                 return above
-        raise self._damaged(f"{self._opcode} without a mark")
+        raise self._make_error(f"{self._opcode} without a mark")
 
-    def _damaged(self, reason: str) -> UserError:
+    def _make_error(self, reason: str) -> UserError:
         return UserError(
             f"{self._path}: not a pickled vocabulary, or damaged ({reason} at byte {self._position}); {_AS_JSON}"
         )
@@ -193,42 +195,42 @@ def read_npy(path: str | Path) -> npt.NDArray[Any]:
 def _check_header(file: BinaryIO, size: int, path: Path) -> None:
     """Checks that a `.npy` file is as large as its header says, which NumPy trusts, and that its type is real."""
 
-    def damaged(reason: str) -> UserError:
+    def make_error(reason: str) -> UserError:
         return UserError(f"{path}: not a .npy file, or damaged ({reason}); {_SAVE_AGAIN}")
 
     start = file.read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY":
-        raise damaged("it does not start as one")
+        raise make_error("no .npy signature")
     if start[6:] not in (b"\x01\x00", b"\x02\x00"):
-        raise damaged(f"version {start[6]}.{start[7]}")
+        raise make_error(f"version {start[6]}.{start[7]}")
     length = int.from_bytes(file.read(2 if start[6] == 1 else 4), "little")
     if length > _MAX_HEADER_BYTES:
-        raise damaged(f"a header of {length} bytes")
+        raise make_error(f"a header of {length} bytes")
     header = file.read(length)
     if len(header) < length:
-        raise damaged("its header is cut short")
+        raise make_error("a truncated header")
     text = header.decode("latin-1").strip()
     # a list instead of a type name means an array of records
     if re.search(r"'descr'\s*:\s*(\[|'[<>=|]?[OV])", text):
-        raise UserError(f"{path}: an array of objects could run code when it is read, so it is refused; {_SAVE_AGAIN}")
+        raise UserError(f"{path}: an array of objects is not supported, since reading it could run code; {_SAVE_AGAIN}")
     header_items: dict[str, str] = {}
     position, inside = 0, text[1:-1].rstrip()
     while position < len(inside):
         item = _HEADER_ITEM.match(inside, position)
         if item is None or {name for name in _HEADER_VALUES if item[name]} & header_items.keys():
-            raise damaged("its header is not of the known form")
+            raise make_error("an invalid header")
         header_items |= {name: item[value] for name, value in _HEADER_VALUES.items() if item[name]}
         position = item.end()
     if text[:1] + text[-1:] != "{}" or len(header_items) != 3:
-        raise damaged("its header is not of the known form")
+        raise make_error("an invalid header")
     if not _REAL_TYPE.fullmatch(header_items["descr"]):
         raise UserError(f"{path}: holds {shorten(header_items['descr'])}, not real numbers; {_SAVE_AGAIN}")
     sizes = header_items["shape"].replace("L", "").replace(" ", "")
     if not re.fullmatch(r"|\d{1,19},|\d{1,19}(,\d{1,19})+,?", sizes):
-        raise damaged("its shape is invalid")
+        raise make_error("an invalid shape")
     shape = [int(number) for number in sizes.split(",") if number]
     if len(shape) > _MAX_DIMENSIONS or 0 in shape:
-        raise damaged(f"its shape ({sizes}) holds no numbers or has too many dimensions")
+        raise make_error(f"the shape ({sizes}) is empty or has too many dimensions")
     expected = file.tell() + math.prod(shape) * np.dtype(header_items["descr"]).itemsize
     if expected != size:
-        raise damaged(f"a shape of ({sizes}) needs a file of {expected} bytes, but it has {size}")
+        raise make_error(f"a shape of ({sizes}) needs a file of {expected} bytes, but it has {size}")

@@ -224,7 +224,7 @@ def _read_keras(folder: Path) -> Any:
     from tfcharrnn.serving import keras_import, keras_reader
 
     keras_reader.CHILD_SECONDS = 3
-    return keras_import.convert(keras_reader.read_file_safely(folder / "model"))
+    return keras_import.convert_model(keras_reader.read_file_safely(folder / "model"))
 
 
 def _check_keras(imported: Any, damaged: Files, whole: Any) -> None:
