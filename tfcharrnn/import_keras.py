@@ -18,8 +18,6 @@ from tfcharrnn.config import DataConfig, check_settings
 from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
-# Largest difference allowed between the file's logits and the imported model's, both in float64.
-_TOLERANCE = 1e-6
 
 
 def main() -> None:
@@ -45,12 +43,7 @@ def main() -> None:
     for note in imported.notes:
         cli.print_status(f"note       {note}")
     if _FLAGS.verify:
-        order = run_writer.find_symbol_order(characters)
-        difference = keras_import.find_largest_difference(source, imported, order)
-        if not difference <= _TOLERANCE:
-            raise UserError(
-                f"{source.path}: imported, its logits differ from the file's by {difference:.1e}; report this as a bug"
-            )
+        difference = keras_import.check_logits(source, imported, run_writer.find_symbol_order(characters))
         cli.print_status(f"checked    logits differ from the file's by at most {difference:.1e}")
     data = keras_import.make_data_config(imported, characters, seq_length=_FLAGS.seq_length, stride=_FLAGS.stride)
     run_writer.write_run(imported.config, imported.variables, characters, data, Path(_FLAGS.run_dir))

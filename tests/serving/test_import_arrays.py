@@ -71,6 +71,8 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     assert "has no .npy files" in refused(f"--weights={tmp_path}")
     np.save(weights / "output_bias.npy", np.zeros(7))
     assert "output_kernel.npy has shape (5, 6), but needs (5, 7)" in refused()
+    np.save(weights / "output_bias.npy", np.float32(0))
+    assert "output_kernel.npy has shape (5, 6), but needs (5, 1)" in refused()
     np.save(weights / "output_bias.npy", np.array([None] * 6))
     assert "output_bias.npy" in refused()
     np.save(weights / "output_bias.npy", np.zeros(6))

@@ -513,6 +513,8 @@ def test_a_wrong_import_is_noticed(tmp_path):
     for change in ({"recurrent_activation": "hard_sigmoid_6"}, {"recurrent_activation": "sigmoid"}):
         wrong = dataclasses.replace(imported, config=dataclasses.replace(imported.config, **change))
         assert keras_import.find_largest_difference(source, wrong, order) > 1e-3
+        with pytest.raises(UserError, match=r"old\.h5: the imported model's logits differ from the file's by"):
+            keras_import.check_logits(source, wrong, order)
 
 
 def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):

@@ -45,24 +45,29 @@ def infer_config(arrays: dict[str, Array], folder: Path) -> ModelConfig:
     if not cells:
         raise UserError(f"{folder}: cells.0.recurrent_kernel.npy has shape {recurrent.shape}, which fits no cell")
     embedding = arrays.get("embedding")
-    num_symbols = len(arrays["output_bias"])
-    columns = recurrent.shape[1]
-    shapes = {"output_kernel": (hidden_size, num_symbols), "output_bias": (num_symbols,)}
-    input_size = num_symbols
+    embedding_size = 0
     if embedding is not None:
-        input_size = embedding.shape[-1]
-        shapes["embedding"] = (num_symbols, input_size)
-    for layer in range(num_layers):
-        bias = (2, columns) if cells[0] == "gru" else (columns,)
-        cell_shapes = [(input_size, columns), (hidden_size, columns), bias]
-        shapes |= {f"cells/{layer}/{name}": shape for name, shape in zip(CELL_ARRAYS, cell_shapes, strict=True)}
-        input_size = hidden_size
+        embedding_size = embedding.shape[-1] if embedding.ndim else 1
+    num_symbols = arrays["output_bias"].size
+    shapes = _list_shapes(cells[0], hidden_size, num_layers, embedding_size, num_symbols)
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise UserError(f"{folder}: {name.replace('/', '.')}.npy has shape {arrays[name].shape}, but needs {shape}")
-    return ModelConfig(
-        cell=cells[0],
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        embedding_size=0 if embedding is None else embedding.shape[1],
-    )
+    return ModelConfig(cell=cells[0], hidden_size=hidden_size, num_layers=num_layers, embedding_size=embedding_size)
+
+
+def _list_shapes(
+    cell: str, hidden_size: int, num_layers: int, embedding_size: int, num_symbols: int
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a network's arrays, by name."""
+    columns = NUM_GATES[cell] * hidden_size
+    bias = (2, columns) if cell == "gru" else (columns,)
+    shapes: dict[str, tuple[int, ...]] = {"output_kernel": (hidden_size, num_symbols), "output_bias": (num_symbols,)}
+    if embedding_size:
+        shapes["embedding"] = (num_symbols, embedding_size)
+    input_size = embedding_size or num_symbols
+    for layer in range(num_layers):
+        cell_shapes = [(input_size, columns), (hidden_size, columns), bias]
+        shapes |= {f"cells/{layer}/{name}": shape for name, shape in zip(CELL_ARRAYS, cell_shapes, strict=True)}
+        input_size = hidden_size
+    return shapes

@@ -20,8 +20,10 @@ from tfcharrnn.verification import numpy_reference
 CELL_OF_LAYER = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
 # Characters that a prediction sees, if the file does not say.
 DEFAULT_SEQ_LENGTH = 40
-# Size of the random batch on which the file and the imported model are compared.
+# Size of the random batch on which the file and the imported model are compared, and the largest difference allowed
+# between their logits in float64.
 _BATCH, _TIME = 4, 40
+_TOLERANCE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +293,24 @@ def find_largest_difference(source: KerasFile, imported: ImportedModel, order: S
     ids = np.random.default_rng(0).integers(0, len(order), (_BATCH, _TIME))
     logits, _ = model(tf.constant(np.argsort(order)[ids], tf.int32))
     return float(np.abs(logits.numpy() - compute_logits(source, ids)[..., list(order)]).max())
+
+
+def check_logits(source: KerasFile, imported: ImportedModel, order: Sequence[int]) -> float:
+    """Checks that an imported model computes the file's logits.
+
+    Returns:
+        The largest difference, as `find_largest_difference` computes it.
+
+    Raises:
+        UserError: the difference is larger than rounding explains.
+    """
+    difference = find_largest_difference(source, imported, order)
+    if not difference <= _TOLERANCE:
+        raise UserError(
+            f"{source.path}: the imported model's logits differ from the file's by {difference:.1e}; "
+            "report this as a bug"
+        )
+    return difference
 
 
 def make_data_config(
