@@ -182,7 +182,7 @@ def test_a_signal_to_any_worker_ends_all_at_one_step(text, folder, undisturbed):
     os.kill(pids[1], signal.SIGTERM)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    (step,) = re.findall(rf"stopped    at step (\d+) of {STEPS} and saved", errors)
+    (step,) = re.findall(rf"stopped    at step (\d+) of {STEPS}, saved", errors)
     assert checkpoints.find(run_dir).step == int(step)
     assert sorted(out.splitlines()) == [f"[{index}] {run_dir}" for index in range(2)]
     finish(run_dir)
