@@ -379,8 +379,8 @@ def test_flags_override_a_recipe_wherever_they_stand(tmp_path):
 def test_prepare_takes_the_data_settings_of_a_recipe(tmp_path):
     text = _file(tmp_path, "text.txt", "Some text to learn from\n" * 100)
     succeed("prepare", "--recipe=book_adagrad", f"--input={text}", "--output_dir=data", cwd=tmp_path)
-    config = json.loads((tmp_path / "data" / "dataset.json").read_text())["config"]
-    assert (config["layout"], config["seq_length"], config["lowercase"]) == ("stream", 25, True)
+    data = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    assert (data["layout"], data["seq_length"], data["normalisation"]["lowercase"]) == ("stream", 25, True)
 
 
 def test_a_wrong_recipe_lists_them_all(tmp_path):
