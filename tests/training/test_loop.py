@@ -188,7 +188,7 @@ def test_the_data_folder_says_how_its_text_is_cut(tmp_path):
     for wrong in ({"seq_length": 21}, {"lowercase": False}):
         with pytest.raises(tfcharrnn.ConfigError, match="was prepared with"):
             tfcharrnn.train_model(tmp_path / "s", **settings, **wrong)
-    with pytest.raises(tfcharrnn.ConfigError, match="excludes"):
+    with pytest.raises(tfcharrnn.ConfigError, match=r"^--data_dir and --corpus exclude each other"):
         tfcharrnn.train_model(tmp_path / "s", **settings, corpus="python")
     assert not (tmp_path / "s").exists()
 
@@ -361,6 +361,6 @@ def test_what_cannot_begin_with_another_run_is_told(train, tmp_path, other_text)
     refused("leave out settings that differ", input=(other_text,), hidden_size=13)
     refused("--layout", input=(other_text,), layout="windows")
     refused("exclude each other", tfcharrnn.ConfigError, resume=True)
-    refused("another folder", tfcharrnn.ConfigError, run_dir="first", overwrite=True, input=(other_text,))
+    refused("must differ from --init_from", tfcharrnn.ConfigError, run_dir="first", overwrite=True, input=(other_text,))
     assert checkpoints.list_checkpoints(tmp_path / "first")
     refused("not a run folder", init_from=tmp_path, input=(other_text,))

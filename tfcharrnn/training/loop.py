@@ -101,10 +101,10 @@ def train(
         for call in pipeline.iterate(start, total, events):
             state.metrics.waited += call.wait_seconds
             skips_left = config.skip_bad_steps - state.metrics.skipped
+            sizes = call.sizes.numpy()
             for results in runner.run(call, skips_left, lambda: signals.requested):
                 progress.show_compiled(results)
-                sizes = call.sizes[state.step - call.first_step :].numpy()
-                rows = state.advance(results, sizes, config, length, progress)
+                rows = state.advance(results, sizes[state.step - call.first_step :], config, length, progress)
                 if state.metrics.skipped > config.skip_bad_steps:
                     raise _divergence_error(run, runner, call, state.step, results)
                 if recorder:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive
 from tfcharrnn.data import batching, dataset
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed import cluster
@@ -63,12 +63,9 @@ def train_model(
     Raises:
         UserError: anything the user can mend, in one line.
     """
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
-    if resume and init_from:
-        raise ConfigError("--resume and --init_from exclude each other: a resumed run has its own weights")
-    if data_dir and ("input" in settings or "corpus" in settings):
-        raise ConfigError("--data_dir excludes --input and --corpus: it is a text already prepared")
+    check_exclusive(resume=resume, overwrite=overwrite)
+    check_exclusive(resume=resume, init_from=init_from)
+    check_exclusive(data_dir=data_dir, input="input" in settings, corpus="corpus" in settings)
     saved = run_folder.load(run_dir or run_folder.find_newest_run()) if resume else None
     source = run_folder.load(init_from) if init_from else None
     workers = _join_cluster(saved.training if saved else TrainingConfig(), run_dir, settings, quiet)

@@ -58,10 +58,10 @@ class TrainingState:
             The rows of `metrics.jsonl` that are due before the last of these steps.
         """
         rows = []
-        for index, metrics in enumerate(results.per_step()):
+        for index, (metrics, is_applied) in enumerate(zip(results.per_step(), results.is_finite, strict=True)):
             self.step += 1
             self.metrics.seconds += results.seconds / results.num_steps
-            if np.isfinite(metrics).all():
+            if is_applied:
                 self.metrics.add(metrics, int(sizes[index]))
             else:
                 self.metrics.skipped += 1
