@@ -249,7 +249,7 @@ def test_ctrl_c_saves_and_resuming_ends_in_the_same_weights(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     settings = ["--input=text.txt", *SMALL, "--epochs=100", "--eval_every=0", "--sample_every=0", "--steps_per_call=5"]
     arguments = [sys.executable, "-m", "tfcharrnn.train", *settings, "--run_dir=stopped"]
-    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     with subprocess.Popen(arguments, cwd=tmp_path, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         metrics = tmp_path / "stopped" / "metrics.jsonl"
         deadline = time.monotonic() + 120
