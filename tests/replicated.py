@@ -24,6 +24,21 @@ SETTINGS = {
     "gru with dropout": ("sequences", {"cell": "gru", "num_layers": 2, "dropout": 0.3, "output_dropout": 0.2}, {}),
     "lstm on lines": ("lines", {"cell": "lstm", "embedding_size": 5}, {"reduction": "sum", "clip_value": 0.5}),
     "rnn on a stream": ("stream", {"cell": "rnn", "learned_initial_state": True}, {"optimizer": "adagrad"}),
+    "regularised": (
+        "stream",
+        {
+            "cell": "gru",
+            "num_layers": 2,
+            "embedding_size": 5,
+            "locked_dropout": True,
+            "dropout": 0.3,
+            "output_dropout": 0.4,
+            "input_dropout": 0.1,
+            "embedding_dropout": 0.1,
+            "weight_drop": 0.2,
+        },
+        {"optimizer": "adamw", "average": 0.9, "schedule": "wsd", "warmup_steps": 10},
+    ),
     "keras on windows": ("windows", {"cell": "gru", "implementation": "keras"}, {"optimizer": "sgd"}),
     "incomplete batches": ("sequences", {"cell": "gru", "dropout": 0.3}, {"drop_remainder": False, "reduction": "sum"}),
     "incomplete of lines": ("lines", {"cell": "gru"}, {"drop_remainder": False}),
@@ -60,7 +75,7 @@ def train(number, layout, model, training):
             ids = tf.where(tf.range(BATCH)[:, tf.newaxis] < sizes[:, tf.newaxis, tf.newaxis], ids, 0)
         for results in trainer.run(Call(first, min(CALL, steps - first), sizes, ids, 0.0)):
             rows += results.per_step()
-    values = list(trainer.model.variables)
+    values = [*trainer.model.variables, *(trainer.average.model.variables if trainer.average else ())]
     values += tf.nest.flatten([trainer.carried.state, trainer.carried.symbols]) if trainer.carried else []
     return {"steps": rows, "weights": [v.numpy().astype(float).ravel().tolist()[:2000] for v in values]}
 

@@ -22,11 +22,11 @@ IMPLEMENTATIONS = ("auto", "custom", "keras", "cudnn")
 PRECISIONS = ("float32", "bfloat16")
 INITIALIZERS = ("glorot", "glorot_joint", "normal", "uniform")
 RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
-OPTIMIZERS = ("adam", "adagrad", "sgd")
+OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 COMPRESSIONS = ("none", "gzip")
 EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx")
 STRATEGIES = ("none", "mirrored", "multi_worker")
-SCHEDULES = ("constant", "exponential", "cosine")
+SCHEDULES = ("constant", "exponential", "cosine", "linear", "wsd")
 
 
 def option(
@@ -196,6 +196,18 @@ class ModelConfig(_CheckedConfig):
     output_dropout: float = option(
         0.0, "Fraction of activations dropped after the last recurrent layer in training.", at_least=0.0, below=1.0
     )
+    input_dropout: float = option(
+        0.0, "Fraction of the embedding's activations dropped in training.", at_least=0.0, below=1.0
+    )
+    embedding_dropout: float = option(
+        0.0, "Fraction of the symbols whose embedding is dropped in a training step.", at_least=0.0, below=1.0
+    )
+    weight_drop: float = option(
+        0.0, "Fraction of the recurrent kernels' weights dropped in a training step.", at_least=0.0, below=1.0
+    )
+    locked_dropout: bool = option(
+        False, "Drop the same activations at every step of a sequence, instead of drawing them anew."
+    )
     initializer: str = option(
         "glorot",
         "Initial weights: glorot (recurrent ones orthogonal), glorot_joint (a cell's two kernels drawn as one matrix, "
@@ -210,6 +222,9 @@ class ModelConfig(_CheckedConfig):
             raise ConfigError(
                 f"--recurrent_activation={self.recurrent_activation}: --cell=rnn has no gates; use lstm or gru"
             )
+        for name in ("input_dropout", "embedding_dropout"):
+            if getattr(self, name) and not self.embedding_size:
+                raise ConfigError(f"--{name}: acts on the embedding, and there is none; set --embedding_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +235,11 @@ class TrainingConfig(_CheckedConfig):
     epochs: int = option(30, "Passes over the training text, unless --steps is given.", at_least=1, at_most=10_000_000)
     steps: int = option(0, "Training steps in total; 0: use --epochs.", at_least=0, at_most=10**12)
     shuffle: str = option("epoch", "When the examples are shuffled: every epoch, or once.", choices=("epoch", "once"))
+    random_start: bool = option(
+        False,
+        "layout=stream|sequences: read the text as a ring, and begin every epoch at a random character of it, so that "
+        "no two epochs are cut alike.",
+    )
     shuffle_buffer: int = option(
         2**26,
         "Symbols held in memory for shuffling. A larger training text is read from disk part by part: its files in "
@@ -234,6 +254,23 @@ class TrainingConfig(_CheckedConfig):
         choices=("mean", "sum"),
     )
     optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
+    beta_1: float = option(
+        0.9, "optimizer=adam|adamw: decay of the running mean of the gradients.", at_least=0.0, below=1.0
+    )
+    beta_2: float = option(
+        0.999, "optimizer=adam|adamw: decay of the running mean of their squares.", at_least=0.0, below=1.0
+    )
+    epsilon: float = option(1e-7, "optimizer=adam|adamw: added to the root of that mean.", above=0.0)
+    weight_decay: float = option(
+        0.1, "optimizer=adamw: share of each matrix that a step at learning rate 1 would remove.", at_least=0.0
+    )
+    average: float = option(
+        0.0,
+        "Weight of the previous value in an exponential moving average of the weights, which validation, samples and "
+        "generate then use; 0: off.",
+        at_least=0.0,
+        below=1.0,
+    )
     learning_rate: float = option(0.001, "Peak learning rate.", above=0.0)
     schedule: str = option("constant", "Learning-rate schedule.", choices=SCHEDULES)
     decay_rate: float = option(
@@ -243,7 +280,18 @@ class TrainingConfig(_CheckedConfig):
         at_most=1.0,
     )
     decay_after: int = option(10, "schedule=exponential: epochs at the full rate before the decay.", at_least=0)
-    warmup_steps: int = option(0, "schedule=cosine: steps of linear warm-up before the decay to zero.", at_least=0)
+    warmup_steps: int = option(
+        0, "schedule=cosine|linear|wsd: steps of linear warm-up from zero to the full rate.", at_least=0
+    )
+    decay_fraction: float = option(
+        0.2, "schedule=wsd: fraction of the steps, at the end, in which the rate decays.", above=0.0, at_most=1.0
+    )
+    final_rate: float = option(
+        0.0,
+        "schedule=cosine|linear|wsd: learning rate at the end, as a fraction of the peak.",
+        at_least=0.0,
+        at_most=1.0,
+    )
     clip_value: float = option(0.0, "Clip each gradient value to [-clip_value, clip_value]; 0: off.", at_least=0.0)
     clip_norm: float = option(5.0, "Scale gradients down to this global norm; 0: off.", at_least=0.0)
     skip_bad_steps: int = option(0, "Non-finite steps to skip before stopping.", at_least=0)
@@ -268,7 +316,7 @@ class TrainingConfig(_CheckedConfig):
     log_every: int = option(10, "Steps between rows of metrics.jsonl; 0: only the last.", at_least=0)
     eval_every: int = option(200, "Steps between validations; 0: only at the end.", at_least=0)
     sample_every: int = option(200, "Steps between samples of text; 0: only at the end.", at_least=0)
-    sample_length: int = option(300, "Characters in a sample during training.", at_least=1, at_most=1_000_000)
+    sample_length: int = option(300, "Symbols in a sample during training.", at_least=1, at_most=1_000_000)
     checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
     keep_checkpoints: int = option(
         3, "Newest checkpoints to keep, besides the one with the lowest loss; 0: all.", at_least=0

@@ -1,10 +1,11 @@
 """Checks the gradients of the loss by every parameter against central differences, in float64.
 
 Prints a table of relative errors, |a - n| / max(1e-6, |a| + |n|) in the Euclidean norm; each figure is the largest of
-all variables of a model. There are four kinds of texts:
+all variables of a model. There are five kinds of texts:
 
 whole: a training batch;
 learned: a batch of at least 16, from a learned initial state, with dropout;
+dropout: such a batch with every kind of dropout, locked, and dropped weights;
 padded: texts of several lengths, from a carried state, whose gradient is checked as well;
 skipped: texts from a carried state, with a mask that skips steps anywhere (custom only).
 """

@@ -93,6 +93,12 @@ def permutation(size: int, seed: int, purpose: Purpose, step: int, index: int = 
     return np.argsort(bits.random_raw(size), kind="stable")
 
 
+def integer(size: int, seed: int, purpose: Purpose, step: int, index: int = 0) -> int:
+    """Returns a random number of `range(size)`."""
+    bits = np.random.Philox(key=[seed * 256 + int(purpose), step * 2**20 + index]).random_raw(2)
+    return (int(bits[0]) << 64 | int(bits[1])) % size
+
+
 def permute_range(
     first: int, last: int, size: int, seed: int, purpose: Purpose, step: int, index: int = 0
 ) -> npt.NDArray[np.int64]:

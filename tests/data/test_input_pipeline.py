@@ -152,9 +152,9 @@ def test_every_step_of_a_stream_begins_where_the_one_before_ended(size, seq_leng
     length = max(size - 1, 0) // batch_size
     if length < seq_length:
         with pytest.raises(UserError, match=rf"^--batch_size={batch_size}: .*--seq_length={seq_length}"):
-            StreamSampler(np.arange(size, dtype=np.int32), seq_length, batch_size)
+            StreamSampler(np.arange(size, dtype=np.int32), seq_length, TrainingConfig(batch_size=batch_size))
         return
-    sampler = StreamSampler(np.arange(size, dtype=np.int32), seq_length, batch_size)
+    sampler = StreamSampler(np.arange(size, dtype=np.int32), seq_length, TrainingConfig(batch_size=batch_size))
     assert sampler.steps_per_epoch == length // seq_length
     targets, ends = [], np.zeros(0)
     for step in range(2 * sampler.steps_per_epoch):
@@ -177,7 +177,7 @@ def test_every_step_of_a_stream_begins_where_the_one_before_ended(size, seq_leng
 
 def test_batches_of_a_stream_are_its_text_read_on_and_on():
     ids = np.random.default_rng(0).integers(0, 9, 95).astype(np.int32)
-    sampler = StreamSampler(ids, 5, 3)  # streams of 31, six steps an epoch
+    sampler = StreamSampler(ids, 5, TrainingConfig(batch_size=3))  # streams of 31, six steps an epoch
     rows = np.array(steps_of(sampler, 0, 12, [5], 4))
     for row in range(3):
         text = np.concatenate([rows[:6, row, :-1].ravel(), rows[5, row, -1:]])

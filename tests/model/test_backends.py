@@ -57,7 +57,7 @@ def test_a_layer_of_each_backend_gives_the_same(cell_name, one_hot):
     )
     state = tuple(tf.constant(rng.normal(size=(8, 6))) for _ in range(cell.num_state_tensors))
     outputs, last = recurrence.run_layer(cell, inputs, state)
-    keras_outputs, keras_last = backends.run_keras(cell, inputs, state)
+    keras_outputs, keras_last = backends.run_keras(cell, inputs, state, tf.convert_to_tensor(cell.recurrent_kernel))
     np.testing.assert_allclose(outputs, keras_outputs, rtol=1e-11, atol=1e-12)
     for got, expected in zip(last, keras_last, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-12)
@@ -157,7 +157,7 @@ def test_the_flat_weights_mean_the_same_cell(name):
     state = tuple(rng.normal(size=(BATCH, HIDDEN)) for _ in range(cell.num_state_tensors))
     weights = {key: getattr(cell, key).numpy() for key in ("kernel", "recurrent_kernel", "bias")}
     _, expected, _ = numpy_reference.layer_forward(name, x[np.newaxis], state, weights)
-    flat = backends.flatten_weights(cell).numpy()
+    flat = backends.flatten_weights(cell, cell.recurrent_kernel).numpy()
     gates = cell.num_gates
     assert flat.shape == (gates * HIDDEN * (INPUT + HIDDEN + 2),)
     for got, want in zip(step_as_cudnn_documents_it(name, flat, x, state), expected, strict=True):
@@ -167,7 +167,7 @@ def test_the_flat_weights_mean_the_same_cell(name):
 def test_gradients_flow_through_the_flat_weights():
     cell = CELLS["gru"](INPUT, HIDDEN, np.random.default_rng(0))
     with tf.GradientTape() as tape:
-        total = tf.reduce_sum(backends.flatten_weights(cell))
+        total = tf.reduce_sum(backends.flatten_weights(cell, cell.recurrent_kernel))
     for variable, gradient in zip(
         cell.trainable_variables, tape.gradient(total, cell.trainable_variables), strict=True
     ):

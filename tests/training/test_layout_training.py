@@ -30,7 +30,7 @@ VOCABULARY, BATCH, SEQ_LENGTH, STEPS = 6, 3, 4, 5
 def stream():
     """A stream with three steps an epoch, and the batches of five steps."""
     ids = np.random.default_rng(4).integers(0, VOCABULARY, 40).astype(np.int32)
-    order = StreamSampler(ids, SEQ_LENGTH, BATCH)
+    order = StreamSampler(ids, SEQ_LENGTH, TrainingConfig(batch_size=BATCH))
     assert order.steps_per_epoch == 3
     batches = [[ids[start : start + SEQ_LENGTH + 1] for start in order.get_spans(step)[0]] for step in range(STEPS)]
     return order, tf.constant(np.array(batches))

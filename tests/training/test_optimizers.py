@@ -102,6 +102,30 @@ def test_adam_after_a_million_steps_is_not_corrected():
     assert variable.numpy().item() == pytest.approx(-0.1 * 0.5 / (math.sqrt(v) + 1e-7), rel=1e-12)
 
 
+def test_adamw_decays_matrices_alone():
+    """The decoupled decay of Loshchilov & Hutter (2019): the same step as Adam's, less rate * decay * weight."""
+    shapes = {"kernel": (3, 4), "bias": (2, 5), "initial_state": (5,)}
+
+    def make():
+        rng = np.random.default_rng(0)
+        return [tf.Variable(rng.normal(size=shape), dtype=tf.float64, name=name) for name, shape in shapes.items()]
+
+    plain, decayed = make(), make()
+    before = [variable.numpy() for variable in plain]
+    g = [np.ones(shape) for shape in shapes.values()]
+    apply(optimizers.Adam(plain), plain, g, 0.01, 0)
+    apply(optimizers.make_optimizer(decayed, TrainingConfig(optimizer="adamw", weight_decay=0.3)), decayed, g, 0.01, 0)
+    np.testing.assert_allclose(decayed[0], plain[0] - 0.01 * 0.3 * before[0], rtol=1e-12)
+    for got, expected in zip(decayed[1:], plain[1:], strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_adams_constants_are_flags():
+    config = TrainingConfig(beta_1=0.8, beta_2=0.95, epsilon=1e-3, weight_decay=0.5)
+    adam = optimizers.make_optimizer(variables(tf.float64), config)
+    assert (adam.beta_1, adam.beta_2, adam.epsilon, adam.weight_decay) == (0.8, 0.95, 1e-3, 0.0)
+
+
 def test_adams_moments_are_kept_but_not_trained():
     trained = variables(tf.float32)
     adam = optimizers.Adam(trained)
@@ -110,6 +134,23 @@ def test_adams_moments_are_kept_but_not_trained():
     assert not any(np.any(moment) for moment in moments)
     assert not {id(variable) for variable in adam.trainable_variables} & {id(moment) for moment in moments}
     assert {id(moment) for moment in moments} <= {id(variable) for variable in adam.variables}
+
+
+# Averages
+
+
+def test_average_forgets_the_first_weights_and_then_keeps_its_decay():
+    model = CharRNN(ModelConfig(hidden_size=3), 5)
+    average = optimizers.WeightAverage(model, 0.5)
+    bias, mean = model.output_bias, np.zeros(5)
+    for step in range(30):
+        bias.assign(np.random.default_rng(step).normal(size=5))
+        decay = min(0.5, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * bias.numpy()
+        average.update(tf.constant(step, tf.int64))
+        np.testing.assert_allclose(average.model.output_bias, mean, atol=1e-6)
+    average.update(tf.constant(30, tf.int64), tf.constant(False))
+    np.testing.assert_allclose(average.model.output_bias, mean, atol=1e-6)
 
 
 # Clipping
@@ -188,9 +229,27 @@ def test_cosine_schedule():
     assert rate(without, 0) == pytest.approx(0.1) and rate(without, 500) == pytest.approx(0.05)
 
 
+def test_linear_schedule_ends_at_its_floor():
+    config = TrainingConfig(learning_rate=0.1, schedule="linear", warmup_steps=100, final_rate=0.1)
+    assert rate(config, 49, total=1100) == pytest.approx(0.05)
+    assert rate(config, 100, total=1100) == pytest.approx(0.1)
+    assert rate(config, 600, total=1100) == pytest.approx(0.055)
+    assert rate(config, 1100, total=1100) == rate(config, 5000, total=1100) == pytest.approx(0.01)
+
+
+def test_warmup_stable_decay_schedule():
+    config = TrainingConfig(learning_rate=0.1, schedule="wsd", warmup_steps=100, decay_fraction=0.25)
+    assert rate(config, 9, total=1000) == pytest.approx(0.01)
+    assert rate(config, 100, total=1000) == rate(config, 750, total=1000) == pytest.approx(0.1)
+    assert rate(config, 875, total=1000) == pytest.approx(0.05)
+    assert rate(config, 1000, total=1000) == 0.0
+    floor = TrainingConfig(learning_rate=0.1, schedule="cosine", final_rate=0.2)
+    assert rate(floor, 500, total=1000) == pytest.approx(0.06) and rate(floor, 1000, total=1000) == pytest.approx(0.02)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
-    schedule=st.sampled_from(["constant", "exponential", "cosine"]),
+    schedule=st.sampled_from(["constant", "exponential", "cosine", "linear", "wsd"]),
     decay_rate=st.floats(1e-6, 1.0),
     decay_after=st.integers(0, 20),
     warmup=st.integers(0, 300),
@@ -207,7 +266,7 @@ def test_no_rate_is_negative_or_above_the_highest(
     value = rate(config, step, steps_per_epoch, total)
     assert 0.0 <= value <= 0.01 * (1 + 1e-15)
     following = rate(config, step + 1, steps_per_epoch, total)
-    if schedule != "cosine" or step >= warmup:
+    if schedule in ("constant", "exponential") or step >= warmup:
         assert following <= value * (1 + 1e-15)
 
 
@@ -267,6 +326,18 @@ def test_steps_are_those_of_a_plain_loop():
         assert norm > 0.1  # so that it is clipped
     for got, expected in zip(weights(trainer).values(), paper.theta, strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("implementation", ["custom", "keras"])
+def test_a_step_that_is_not_applied_leaves_the_average(implementation):
+    trainer = make_trainer(implementation, average=0.9)
+    run(trainer, 0, 2, random_batches())
+    before = [variable.numpy() for variable in trainer.average.model.variables]
+    assert any(np.any(a != w) for a, w in zip(before, trainer.model.variables, strict=True))
+    trainer.model.output_bias.assign(np.full(VOCABULARY, np.nan))
+    run(trainer, 2, 1, random_batches())
+    for got, expected in zip(trainer.average.model.variables, before, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("implementation", ["custom", "keras"])

@@ -15,14 +15,17 @@ import numpy.typing as npt
 
 from tfcharrnn import rng
 from tfcharrnn.config import DataConfig, TrainingConfig
+from tfcharrnn.data.chunking import sequence_stride
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.examples import Examples, Spans, count_training_examples, gather
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.layouts import LAYOUTS
 
 # Examples of different lengths are padded to at most this many widths, each of which is compiled once.
 _NUM_WIDTHS = 5
 _WIDTH_MULTIPLE = 8
+# id of `<S>` in the layout `sequences`
+_START_ID = 0
 
 
 class BatchSampler(abc.ABC):
@@ -61,9 +64,11 @@ class InMemorySampler(BatchSampler):
 
     Attributes:
         ids: all symbols, `[symbols]`.
+        is_ring: the first symbol follows the last.
     """
 
     ids: npt.NDArray[np.int32]
+    is_ring: bool = False
 
     @abc.abstractmethod
     def get_spans(self, step: int) -> Spans:
@@ -72,7 +77,7 @@ class InMemorySampler(BatchSampler):
     def load_batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
         """Gathers the spans of consecutive steps."""
         starts, lengths = (np.stack(arrays) for arrays in zip(*map(self.get_spans, steps), strict=True))
-        return gather(self.ids, starts, lengths, width)
+        return gather(self.ids, starts, lengths, width, is_ring=self.is_ring)
 
 
 class ShuffledSampler(InMemorySampler):
@@ -127,25 +132,80 @@ class ShuffledSampler(InMemorySampler):
         return len(self._get_indices(step))
 
 
-class StreamSampler(InMemorySampler):
-    """Reads a text as `batch_size` parallel streams: each step continues all of them where the last one ended."""
+class RingSampler(ShuffledSampler):
+    """Shuffles the sequences of a text that is read as a ring, and cut from another character on in every epoch."""
 
-    def __init__(self, ids: npt.NDArray[np.int32], seq_length: int, batch_size: int, rows: range | None = None):
+    def __init__(
+        self,
+        characters: npt.NDArray[np.int32],
+        num_examples: int,
+        data: DataConfig,
+        config: TrainingConfig,
+        rows: range | None = None,
+    ):
+        """Plans the epochs.
+
+        Args:
+            characters: the text, without `<S>`.
+            num_examples: sequences in an epoch.
+            data: the lengths of a sequence and of the overlap.
+            config: batch size, seed and kind of shuffling.
+            rows: the rows of each batch that this process feeds; None: all.
+
+        Raises:
+            UserError: fewer examples than one batch needs.
+        """
+        # a span starts one character early; `<S>` then replaces that character
+        starts = np.arange(num_examples) * sequence_stride(data.seq_length, data.overlap) - 1
+        super().__init__(Examples(characters, starts, np.full(num_examples, data.seq_length)), config, rows)
+        self.is_ring = True
+
+    def get_spans(self, step: int) -> Spans:
+        """Returns the spans of a step."""
+        starts, lengths = super().get_spans(step)
+        return Spans(starts + draw_ring_start(len(self.ids), self._config, step // self.steps_per_epoch), lengths)
+
+    def load_batches(self, steps: range, width: int) -> npt.NDArray[np.int32]:
+        """Gathers the spans of consecutive steps and puts `<S>` before each; empty rows are zeros, too."""
+        batches = super().load_batches(steps, width)
+        batches[..., 0] = _START_ID
+        return batches
+
+
+def draw_ring_start(size: int, config: TrainingConfig, epoch: int) -> int:
+    """Draws the character of a text of `size` characters at which an epoch with `--random_start` begins."""
+    return rng.integer(size, config.seed, rng.Purpose.SHUFFLE, epoch, index=3)
+
+
+class StreamSampler(InMemorySampler):
+    """Reads a text as parallel streams: each step continues all of them where the last one ended."""
+
+    def __init__(self, ids: npt.NDArray[np.int32], seq_length: int, config: TrainingConfig, rows: range | None = None):
         """Divides a text into streams of equal length; a few characters at its end may be left over.
+
+        Args:
+            ids: the text.
+            seq_length: characters in a training step.
+            config: the number of streams (batch size), and whether every epoch begins at a random character.
+            rows: the rows of each batch that this process feeds; None: all.
 
         Raises:
             UserError: a stream would be shorter than one step.
         """
         self.ids = ids
-        self.batch_size = batch_size
-        self.rows = range(batch_size) if rows is None else rows
+        self.is_ring = config.random_start
+        self.batch_size = config.batch_size
+        self.rows = range(config.batch_size) if rows is None else rows
         self.mean_width = seq_length + 1.0
-        self._seq_length = seq_length
-        self._stream_length, self.steps_per_epoch = divide_into_streams(len(ids), seq_length, batch_size)
+        self._config, self._seq_length = config, seq_length
+        self._stream_length, self.steps_per_epoch = divide_into_streams(len(ids), seq_length, config.batch_size)
 
     def get_spans(self, step: int) -> Spans:
         """Returns the spans of a step; each ends with the first symbol of the next step's."""
-        first = step % self.steps_per_epoch * self._seq_length
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self._seq_length
+        if self.is_ring:
+            first += draw_ring_start(len(self.ids), self._config, epoch)
         starts = np.array(self.rows, np.int64) * self._stream_length + first
         return Spans(starts, np.full(len(starts), self._seq_length + 1, np.int64))
 
@@ -154,12 +214,15 @@ class StreamSampler(InMemorySampler):
         return self._seq_length + 1
 
 
-def check_fills_batch(characters: int, records: int, data: DataConfig, config: TrainingConfig) -> None:
-    """Checks that the training split is large enough for a batch.
+def check_fits_layout(characters: int, records: int, data: DataConfig, config: TrainingConfig) -> None:
+    """Checks that the layout has what the training options ask for, and that the training split fills a batch.
 
     Raises:
-        UserError: it is too small.
+        ConfigError: the layout cannot begin an epoch at any character.
+        UserError: the split is too small.
     """
+    if config.random_start and data.layout not in ("sequences", "stream"):
+        raise ConfigError(f"--random_start: applies to --layout=sequences|stream, not to {data.layout}")
     if LAYOUTS[data.layout].carries_state:
         divide_into_streams(characters, data.seq_length, config.batch_size)
     else:

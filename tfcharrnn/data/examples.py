@@ -74,11 +74,24 @@ class Examples:
 
 
 def gather(
-    ids: npt.NDArray[Any], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int
+    ids: npt.NDArray[Any],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    width: int,
+    *,
+    is_ring: bool = False,
 ) -> npt.NDArray[Any]:
-    """Copies spans of `ids`, none longer than `width`, into rows padded with zeros: `[...]` to `[..., width]`."""
+    """Copies spans of `ids` into rows padded with zeros: `[...]` to `[..., width]`.
+
+    Args:
+        ids: `[symbols]`.
+        starts: where each span begins, `[...]`.
+        lengths: symbols in each, `[...]`, at most `width`.
+        width: length of a row.
+        is_ring: the first symbol follows the last, so a span may go past the end.
+    """
     positions = np.arange(width)
-    rows = ids.take(starts[..., np.newaxis] + positions, mode="clip")
+    rows = ids.take(starts[..., np.newaxis] + positions, mode="wrap" if is_ring else "clip")
     if np.any(lengths < width):
         rows[positions >= lengths[..., np.newaxis]] = 0
     return rows

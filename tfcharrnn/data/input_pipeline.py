@@ -12,7 +12,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn.config import TrainingConfig
-from tfcharrnn.data.batching import BatchSampler, ShuffledSampler, StreamSampler
+from tfcharrnn.data.batching import BatchSampler, RingSampler, ShuffledSampler, StreamSampler
+from tfcharrnn.data.chunking import join_characters
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.examples import make_training_examples
 from tfcharrnn.data.out_of_core import OutOfCoreShuffledSampler, OutOfCoreStreamSampler
@@ -33,8 +34,12 @@ def make_sampler(data: DataFolder, config: TrainingConfig, rows: range | None = 
     fits_in_memory = data.count_symbols("train") <= config.shuffle_buffer
     if data.layout.carries_state:
         if fits_in_memory:
-            return StreamSampler(data.read("train").ids, data.config.seq_length, config.batch_size, rows)
+            return StreamSampler(data.read("train").ids, data.config.seq_length, config, rows)
         return OutOfCoreStreamSampler(data, config, rows)
+    if fits_in_memory and config.random_start:
+        records = data.read("train")
+        characters = join_characters(records, data.vocabulary, data.config)
+        return RingSampler(characters, len(records), data.config, config, rows)
     if fits_in_memory:
         return ShuffledSampler(make_training_examples(data.read("train"), data.config), config, rows)
     return OutOfCoreShuffledSampler(data, config, rows)

@@ -30,9 +30,10 @@ from tfcharrnn.data.batching import (
     count_batches,
     count_lengths,
     divide_into_streams,
+    draw_ring_start,
     round_up,
 )
-from tfcharrnn.data.chunking import CHUNK_LENGTH
+from tfcharrnn.data.chunking import CHUNK_LENGTH, join_characters, sequence_stride
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.examples import Examples, count_training_examples, cut_windows, gather
 
@@ -234,7 +235,7 @@ class OutOfCoreShuffledSampler(OutOfCoreSampler):
         first, last = begin + steps.start * len(rows), begin + steps.stop * len(rows)
         if steps.stop == self.steps_per_epoch:
             last = end  # if examples are to be dropped, the shuffling decides which
-        parts = [self._read_examples(shard_range) for shard_range in self._locate(epoch, first, last)]
+        parts = [self._read_examples(shard_range, epoch) for shard_range in self._locate(epoch, first, last)]
         offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
         ids = self._join(part.ids for part in parts)
         # the last span, of index -1, is that of an empty row
@@ -257,14 +258,35 @@ class OutOfCoreShuffledSampler(OutOfCoreSampler):
                 yield _ShardRange(shard, begin, end)
             at += int(counts[shard])
 
-    def _read_examples(self, shard_range: _ShardRange) -> Examples:
+    def _read_examples(self, shard_range: _ShardRange, epoch: int) -> Examples:
         offset = int(self._shard_starts[shard_range.shard])
         first, last = offset + shard_range.first, offset + shard_range.last
+        if self._config.random_start:
+            return self._read_shifted(first, last, epoch)
         if self._data.config.layout != "windows":
             return self._shards.read(first, last)
         stride, seq_length = self._data.config.stride, self._data.config.seq_length
         ids = self._shards.read_text(first * stride, (last - 1) * stride + seq_length + 1)
         return cut_windows(np.concatenate(list(ids)), seq_length, stride)
+
+    def _read_shifted(self, first: int, last: int, epoch: int) -> Examples:
+        """Reads sequences that begin at another character in every epoch, up to where the next one begins otherwise.
+
+        The very last sequence of the text, which no other follows, is read as it is.
+        """
+        data = self._data.config
+        stride = sequence_stride(data.seq_length, data.overlap)
+        shift = draw_ring_start(stride, self._config, epoch)
+        num_records = self._data.splits["train"].records
+        records = self._shards.read(first, min(last + 1, num_records))
+        characters = join_characters(records, self._data.vocabulary, data)
+        starts = np.arange(last - first) * stride + shift
+        if last == num_records:
+            starts[-1] -= shift
+        rows = np.empty((last - first, data.seq_length), np.int32)
+        rows[:, 0] = records.ids[0]  # `<S>`
+        rows[:, 1:] = characters[starts[:, np.newaxis] + np.arange(data.seq_length - 1)]
+        return Examples.from_rows(rows)
 
     @property
     def _varies_in_length(self) -> bool:
@@ -333,14 +355,23 @@ class OutOfCoreStreamSampler(OutOfCoreSampler):
         )
         self.mean_width = seq_length + 1.0
         self._seq_length, self._stream_length = seq_length, streams.length
+        self._size = data.splits["train"].characters
 
     def _read_lane(self, lane: int, epoch: int, steps: range) -> _Lane:
         begin = lane * self._stream_length
+        if self._config.random_start:
+            begin += draw_ring_start(self._size, self._config, epoch)
         first, last = begin + steps.start * self._seq_length, begin + steps.stop * self._seq_length + 1
         starts = np.arange(len(steps), dtype=np.int64)[:, np.newaxis] * self._seq_length
-        return _Lane(
-            self._join(self._shards.read_text(first, last)), starts, np.full_like(starts, self._seq_length + 1)
-        )
+        return _Lane(self._join(self._read_ring(first, last)), starts, np.full_like(starts, self._seq_length + 1))
+
+    def _read_ring(self, first: int, last: int) -> Iterator[npt.NDArray[np.int32]]:
+        """Reads the symbols from `first` to before `last`, at most the whole text, of a text that repeats itself."""
+        turns = first // self._size * self._size
+        first, last = first - turns, last - turns
+        yield from self._shards.read_text(first, min(last, self._size))
+        if last > self._size:
+            yield from self._shards.read_text(0, last - self._size)
 
     def get_width(self, step: int) -> int:
         """Returns the width of every step: its input and the symbol that follows."""

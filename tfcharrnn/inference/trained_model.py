@@ -18,6 +18,7 @@ from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN, StreamState
 from tfcharrnn.preparation import cache, corpora
+from tfcharrnn.preparation.corpora import Corpus
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.checkpoints import Checkpoint
@@ -192,7 +193,7 @@ def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedM
     layout = LAYOUTS[run.data.layout]
     model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
     carried = StreamState(model, run.training.batch_size) if layout.carries_state else None
-    checkpoints.restore(found, {"model": model} | ({"carried": carried} if carried else {}))
+    checkpoints.restore_weights(found, model, **({"carried": carried} if carried else {}))
     normalise = functools.partial(corpora.normalise, config=run.data)
     sampler = Sampler(model, run.vocabulary, run.data.seq_length, carried, normalise)
     return TrainedModel(run, found, model, sampler, Evaluator(model))

@@ -1,7 +1,8 @@
 """The backends that run a recurrent layer, as `--implementation` names them: custom, keras and cudnn.
 
-All use the same variables. `Backend.run_layer` takes a cell, its inputs (symbols, or vectors `[time, batch, input]`)
-and the state before the first step, and returns the outputs, `[time, batch, hidden]`, and the state after the last.
+All use the same variables. `Backend.run_layer` takes a cell, its inputs (symbols, or vectors `[time, batch, input]`),
+the state before the first step and the recurrent kernel, from which dropout may have removed weights. It returns the
+outputs, `[time, batch, hidden]`, and the state after the last step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tfcharrnn.model.input_projection import SymbolInput
 if TYPE_CHECKING:
     from tfcharrnn.config import ModelConfig
 
-RunLayer = Callable[[Cell, "SymbolInput | tf.Tensor", State], tuple[tf.Tensor, State]]
+RunLayer = Callable[[Cell, "SymbolInput | tf.Tensor", State, tf.Tensor], tuple[tf.Tensor, State]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +94,11 @@ def _to_vectors(cell: Cell, inputs: SymbolInput | tf.Tensor) -> tf.Tensor:
 # Keras
 
 
-def run_keras(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+def run_keras(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel: tf.Tensor) -> tuple[tf.Tensor, State]:
     """Runs a layer with Keras's `SimpleRNN`, `LSTM` or `GRU` on the cell's variables."""
     x = _to_vectors(cell, inputs)
     layer = _build_keras_layer(type(cell), cell.input_size, cell.hidden_size, cell.kernel.dtype.name)
-    weights = [tf.convert_to_tensor(v) for v in (cell.kernel, cell.recurrent_kernel, cell.bias)]
+    weights = [tf.convert_to_tensor(v) for v in (cell.kernel, kernel, cell.bias)]
     (outputs, *last), _ = layer.stateless_call(
         weights, layer.non_trainable_variables, tf.transpose(x, [1, 0, 2]), initial_state=list(state)
     )
@@ -142,7 +143,7 @@ def is_cudnn_available() -> bool:
     return bool(tf.config.list_physical_devices("GPU")) and tf.test.is_built_with_cuda()
 
 
-def run_cudnn(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+def run_cudnn(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel: tf.Tensor) -> tuple[tf.Tensor, State]:
     """Runs a layer with cuDNN on the cell's variables, in one call; the gradients are cuDNN's own."""
     x = _to_vectors(cell, inputs)
     time, batch, _ = x.shape
@@ -151,7 +152,7 @@ def run_cudnn(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State) -> tupl
         input=x,
         input_h=state[0][tf.newaxis],
         input_c=state[1][tf.newaxis] if is_lstm else tf.zeros([], x.dtype),
-        params=flatten_weights(cell),
+        params=flatten_weights(cell, kernel),
         sequence_lengths=tf.fill([batch], time),
         rnn_mode=_CUDNN_MODES[type(cell)],
         is_training=True,
@@ -161,8 +162,8 @@ def run_cudnn(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State) -> tupl
     return result.output, last
 
 
-def flatten_weights(cell: Cell) -> tf.Tensor:
-    """Returns the variables of a cell as the one vector that cuDNN takes.
+def flatten_weights(cell: Cell, kernel: tf.Tensor) -> tf.Tensor:
+    """Returns the variables of a cell, with `kernel` as its recurrent kernel, as the one vector that cuDNN takes.
 
     It consists of the matrices, all those of the input before all those of the state, each `[hidden, input]` where
     ours are `[input, hidden]`; then the biases in the same order. The gates are in the order i, f, c, o as ours, but
@@ -174,7 +175,7 @@ def flatten_weights(cell: Cell) -> tf.Tensor:
     """
     order = _CUDNN_GATES[type(cell)]
     parts = []
-    for matrix in (cell.kernel, cell.recurrent_kernel):
+    for matrix in (cell.kernel, kernel):
         gates = tf.split(tf.transpose(matrix), cell.num_gates, axis=0)
         parts += [tf.reshape(gates[index], [-1]) for index in order]
     second_bias = tf.zeros_like(cell.input_bias) if cell.recurrent_bias is None else cell.recurrent_bias

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +14,7 @@ from tfcharrnn.layouts import LAYOUTS, Layout
 from tfcharrnn.model import backends, input_projection
 from tfcharrnn.model.cells import State, get_cell_class
 from tfcharrnn.model.cells.base import matmul
+from tfcharrnn.model.dropout import Dropout
 from tfcharrnn.model.initializers import get_initializers
 from tfcharrnn.model.input_projection import SymbolInput
 
@@ -109,6 +109,13 @@ class CharRNN(tf.Module):
             named |= {f"initial_states/{layer}/{index}": variable for index, variable in enumerate(state)}
         return named
 
+    def copy(self) -> CharRNN:
+        """Returns another model with the same configuration and the same weights."""
+        other = CharRNN(self.config, self.vocabulary_size, dtype=self.dtype, layout=self.layout)
+        for variable, value in zip(other.trainable_variables, self.trainable_variables, strict=True):
+            variable.assign(value)
+        return other
+
     def initial_state(self, batch_size: int) -> tuple[State, ...]:
         """Returns the state before the first symbol, zero or learned: for each layer tensors `[batch, hidden]`."""
         if self.initial_states is None:
@@ -132,7 +139,7 @@ class CharRNN(tf.Module):
         """
         batch_size = ids.shape[0]
         state = self.initial_state(batch_size) if state is None else state
-        hidden, state = self._run_layers(ids, state, _Dropout(dropout_key, range(batch_size), batch_size))
+        hidden, state = self._run_layers(ids, state, self._make_dropout(dropout_key, range(batch_size), batch_size))
         return tf.transpose(self._compute_logits(hidden), [1, 0, 2]), state
 
     def losses(
@@ -194,7 +201,8 @@ class CharRNN(tf.Module):
         for first, end in itertools.pairwise(bounds):
             inputs, targets = split_batch(ids[first:end])
             before = tf.nest.map_structure(lambda array, first=first, end=end: array[first:end], tuple(state))
-            hidden, after = self._run_layers(inputs, before, _Dropout(dropout_key, rows[first:end], batch_size))
+            dropout = self._make_dropout(dropout_key, rows[first:end], batch_size)
+            hidden, after = self._run_layers(inputs, before, dropout)
             if self.layout.last_only:
                 hidden, targets = hidden[-1:], targets[:, -1:]
             logits = self._compute_logits(hidden)
@@ -221,24 +229,33 @@ class CharRNN(tf.Module):
         """Returns the mean of `losses` over the predicted symbols, a scalar in nats a character."""
         return tf.reduce_sum(self.losses(ids, None, dropout_key)[0]) / self.count_targets(ids)
 
+    def _make_dropout(self, key: tf.Tensor | None, rows: range, batch_size: int) -> Dropout:
+        return Dropout(key, rows, batch_size, self.config.locked_dropout)
+
     def _run_layers(
-        self, ids: tf.Tensor, state: Sequence[State], dropout: _Dropout
+        self, ids: tf.Tensor, state: Sequence[State], dropout: Dropout
     ) -> tuple[tf.Tensor, tuple[State, ...]]:
         """Runs all layers on ids `[batch, time]`.
 
         Returns:
             The outputs of the last layer, `[time, batch, hidden]`, and the state after the last symbol.
         """
-        embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
-        inputs = self._replace_start(tf.transpose(ids))
-        hidden: SymbolInput | tf.Tensor = SymbolInput(inputs, self.vocabulary_size, embedding, self.config.zero_start)
+        config, embedding = self.config, None
+        if self.embedding is not None:
+            embedding = dropout.drop_symbols(tf.convert_to_tensor(self.embedding), config.embedding_dropout)
+        symbols = self._replace_start(tf.transpose(ids))
+        hidden: SymbolInput | tf.Tensor = SymbolInput(symbols, self.vocabulary_size, embedding, config.zero_start)
+        if config.input_dropout and dropout.key is not None:
+            hidden = dropout.drop_activations(hidden.to_vectors(self.dtype), 0, config.input_dropout)
         last = []
         for layer, cell in enumerate(self.cells):
             if layer:
-                hidden = dropout.apply(hidden, layer, self.config.dropout)
-            hidden, layer_state = self.backend.run_layer(cell, hidden, state[layer])
+                hidden = dropout.drop_activations(hidden, layer, config.dropout)
+            kernel = tf.convert_to_tensor(cell.recurrent_kernel)
+            kernel = dropout.drop_recurrent_kernel(kernel, layer, config.weight_drop)
+            hidden, layer_state = self.backend.run_layer(cell, hidden, state[layer], kernel)
             last.append(layer_state)
-        return dropout.apply(hidden, len(self.cells), self.config.output_dropout), tuple(last)
+        return dropout.drop_activations(hidden, len(self.cells), config.output_dropout), tuple(last)
 
     def _replace_start(self, ids: tf.Tensor) -> tf.Tensor:
         """Replaces `<S>` with the id of the zero vector if the model has `--zero_start`."""
@@ -281,33 +298,6 @@ class Stepper(NamedTuple):
 
     advance: Callable[[tf.Tensor, Sequence[State]], tuple[State, ...]]
     logits: Callable[[Sequence[State]], tf.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Dropout:
-    """Dropout for some rows of a batch; which values it drops does not depend on how the batch is divided.
-
-    Attributes:
-        key: `[2]`, from `tfcharrnn.rng.key`; None: no dropout.
-        rows: the rows of the batch.
-        batch_size: the number of rows of the whole batch.
-    """
-
-    key: tf.Tensor | None
-    rows: range
-    batch_size: int
-
-    def apply(self, x: tf.Tensor, layer: int, rate: float) -> tf.Tensor:
-        """Zeroes a share `rate` of `x` `[time, rows, hidden]` and scales up the rest (Srivastava et al. 2014)."""
-        if not rate or self.key is None:
-            return x
-        time, _, size = x.shape
-        key = self.key + tf.constant([0, layer], tf.int64)
-        if len(self.rows) == self.batch_size:
-            uniform = rng.uniform([time, self.batch_size, size], key)
-        else:
-            uniform = rng.uniform_rows(time, self.batch_size, size, self.rows)(key)
-        return tf.where(uniform >= rate, x / (1.0 - rate), tf.zeros_like(x))
 
 
 class StreamState(tf.Module):

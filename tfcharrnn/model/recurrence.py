@@ -22,7 +22,11 @@ from tfcharrnn.model.input_projection import SymbolInput, project_inputs, sum_ro
 
 
 def run_layer(
-    cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, mask: tf.Tensor | None = None
+    cell: Cell,
+    inputs: SymbolInput | tf.Tensor,
+    state: State,
+    kernel: tf.Tensor | None = None,
+    mask: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, State]:
     """Runs a layer over a sequence.
 
@@ -30,13 +34,14 @@ def run_layer(
         cell: the cell.
         inputs: symbols, or vectors `[time, batch, input]`.
         state: the state before the first step, tensors `[batch, hidden]`.
+        kernel: the recurrent kernel, such as one with dropped weights; None: the cell's.
         mask: bool `[time, batch]`; where it is false, the step is skipped and the state stays the same.
 
     Returns:
         The outputs, `[time, batch, hidden]`, and the state after the last step.
     """
     source, ids = project_inputs(cell, inputs)
-    kernel = tf.convert_to_tensor(cell.recurrent_kernel)
+    kernel = tf.convert_to_tensor(cell.recurrent_kernel if kernel is None else kernel)
     bias = cell.recurrent_bias
     biases = () if bias is None else (bias,)  # `tf.custom_gradient` takes tensors, not None
 

@@ -191,6 +191,25 @@ def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
         raise UserError(f"{checkpoint.path}: cannot be read ({first_line(error)}); choose another checkpoint") from None
 
 
+def restore_weights(checkpoint: Checkpoint, model: Any, **objects: Any) -> None:
+    """Restores the weights to use a model with: their running average, if the checkpoint has one.
+
+    Args:
+        checkpoint: the checkpoint.
+        model: the model.
+        **objects: further arguments of `restore`.
+
+    Raises:
+        UserError: see `restore`.
+    """
+    try:
+        names = tf.train.load_checkpoint(str(checkpoint.path / _PREFIX)).get_variable_to_shape_map()
+    except Exception:  # `restore` says what is wrong
+        names = {}
+    has_average = any(name.startswith("average/") for name in names)
+    restore(checkpoint, {"average" if has_average else "model": model, **objects})
+
+
 def _named_variables(root: tf.train.Checkpoint) -> Iterator[tuple[str, tf.Variable]]:
     """Yields all variables below an object with their names in a checkpoint."""
     view = tf.train.TrackableView(root)

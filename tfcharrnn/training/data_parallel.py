@@ -45,6 +45,7 @@ class DataParallelTrainer:
     Attributes:
         model: the model of the first replica; after every step all replicas have the same weights.
         optimizer: the optimizer of the first replica.
+        average: with `--average` the running average of the weights of the first replica; else None.
         carried: for a stream, the state of all rows of a batch at the end of the last call; else None.
         steps_per_call: how many batches a call has room for.
     """
@@ -65,7 +66,8 @@ class DataParallelTrainer:
             with tf.device(device):
                 self._replicas.append(_Replica(make_model(), config, width, length, rows))
         first = self._replicas[0]
-        self.model, self.optimizer, self.steps_per_call = first.model, first.optimizer, first.steps_per_call
+        self.model, self.optimizer, self.average = first.model, first.optimizer, first.average
+        self.steps_per_call = first.steps_per_call
         self.carried = StreamState(self.model, config.batch_size) if first.carried else None
         self._is_synchronized = False
         self._step = tf.function(self._step_on_replicas)
@@ -168,7 +170,8 @@ class _Replica(Trainer):
     @property
     def synchronized(self) -> list[tf.Variable]:
         """The variables that must be the same in all replicas."""
-        return [*self.model.variables, *self.optimizer.variables]
+        average = self.average.model.variables if self.average else ()
+        return [*self.model.variables, *self.optimizer.variables, *average]
 
     def _gradients_of_sum(
         self, ids: tf.Tensor, states: States, step: tf.Tensor, size: tf.Tensor | None

@@ -89,7 +89,9 @@ def train(
     progress = Progress(run, data, runner.model, length, start, cluster, quiet=quiet)
     recorder = Recorder(run, data, runner, state, length, progress) if cluster.is_chief else None
     if weights is not None:
-        checkpoints.restore(weights, {"model": runner.model})
+        checkpoints.restore_weights(weights, runner.model)
+        if runner.average is not None:
+            checkpoints.restore_weights(weights, runner.average.model)
     if recorder:
         if weights is not None:
             recorder.save()  # a resume then needs no other run
@@ -141,8 +143,9 @@ class Recorder:
         self._state = state
         self._length = length
         self._validation = evaluation_examples.load_evaluation_examples(data, "val")
-        self._evaluate = Evaluator(runner.model)
-        self._sampler = Sampler(runner.model, data.vocabulary, data.config.seq_length, runner.carried)
+        model = runner.average.model if runner.average else runner.model
+        self._evaluate = Evaluator(model)
+        self._sampler = Sampler(model, data.vocabulary, data.config.seq_length, runner.carried)
         self._logs = LogWriter(run.path, state.metrics.log_sizes)
         self._callbacks = [progress, *make_callbacks(run, runner.model)]
 

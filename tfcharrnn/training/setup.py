@@ -28,11 +28,29 @@ Settings = dict[str, Any]
 # model settings that say how it is computed; a resumed run may change them
 _COMPUTE_SETTINGS = ("implementation", "precision")
 # model settings that a run which starts with another run's weights may change
-_FREE_SETTINGS = (*_COMPUTE_SETTINGS, "dropout", "output_dropout")
+_FREE_SETTINGS = (
+    *_COMPUTE_SETTINGS,
+    "dropout",
+    "output_dropout",
+    "input_dropout",
+    "embedding_dropout",
+    "weight_drop",
+    "locked_dropout",
+)
 # settings that say on which devices a run trains
 _DEVICE_SETTINGS = ("strategy", "num_replicas")
 # training settings that a resumed run must keep, so that its steps mean the same
-_FIXED_SETTINGS = ("batch_size", "seed", "optimizer", "shuffle", "shuffle_buffer", "drop_remainder", "reduction")
+_FIXED_SETTINGS = (
+    "batch_size",
+    "seed",
+    "optimizer",
+    "average",
+    "shuffle",
+    "random_start",
+    "shuffle_buffer",
+    "drop_remainder",
+    "reduction",
+)
 
 
 def train_model(
@@ -130,7 +148,7 @@ def prepare_run(
         data = data.with_vocabulary(source.vocabulary)
     check_zero_start(model, data.layout)
     train_split = data.splits["train"]
-    batching.check_fills_batch(train_split.characters, train_split.records, data_config, training)
+    batching.check_fits_layout(train_split.characters, train_split.records, data_config, training)
     path = Path(run_dir) if run_dir else _choose_run_dir(model.cell)
     num_files = len(train_split.shards)
     run = Run(path, data_config, str(data_dir), data.fingerprint, model, training, data.vocabulary, num_files)

@@ -17,6 +17,7 @@ from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.model.cells import State
 from tfcharrnn.model.char_rnn import CharRNN, StreamState
 from tfcharrnn.training import optimizers
+from tfcharrnn.training.optimizers import WeightAverage
 
 # One state for each layer.
 States = tuple[State, ...]
@@ -119,12 +120,14 @@ class StepRunner(Protocol):
     Attributes:
         model: the model; its weights are those after the last step.
         optimizer: the optimizer with its moments.
+        average: with `--average` the running average of the weights; else None.
         carried: for a stream, the state that goes from one step to the next; else None.
         steps_per_call: how many batches a call has room for.
     """
 
     model: CharRNN
     optimizer: optimizers.Optimizer
+    average: WeightAverage | None
     carried: StreamState | None
     steps_per_call: int
 
@@ -166,7 +169,8 @@ class Trainer:
         self.length = length
         self.rows = range(config.batch_size) if rows is None else rows
         self.variables = model.trainable_variables
-        self.optimizer = optimizers.OPTIMIZERS[config.optimizer](self.variables)
+        self.optimizer = optimizers.make_optimizer(self.variables, config)
+        self.average = WeightAverage(model, config.average) if config.average else None
         self.carried = StreamState(model, len(self.rows)) if model.layout.carries_state else None
         # per weight and character two operations in the forward pass and four in the backward pass
         flops = 6 * model.num_parameters * config.batch_size * width
@@ -306,14 +310,15 @@ class Trainer:
         rate = optimizers.learning_rate(self.config, step, *self.length)
         is_finite = tf.math.is_finite(loss_sum) & tf.math.is_finite(norm)
 
+        def apply(finite: tf.Tensor | None = None) -> tf.Tensor:
+            self.optimizer.apply(self.variables, gradients, rate, step, finite)
+            if self.average is not None:
+                self.average.update(step, finite)
+            return is_finite
+
         if self.jit_compile:  # a `tf.where` fuses with the update; a branch would cost a third of the step
-            self.optimizer.apply(self.variables, gradients, rate, step, is_finite)
+            apply(is_finite)
         else:
-
-            def apply() -> tf.Tensor:
-                self.optimizer.apply(self.variables, gradients, rate, step)
-                return is_finite
-
             tf.cond(is_finite, apply, lambda: is_finite)
         return StepMetrics(loss_sum, num_characters, norm, rate), is_finite
 

@@ -18,7 +18,7 @@ from tfcharrnn.training.train_step import RunLength, StepResults, StepRunner
 
 
 class TrainingState:
-    """Model, optimizer, step, carried state and running metrics: what a run needs to resume bit for bit.
+    """What a run needs to resume bit for bit: model, optimizer, averages, step, carried state and running metrics.
 
     Attributes:
         step: updates done.
@@ -34,6 +34,8 @@ class TrainingState:
             "optimizer": runner.optimizer,
             "step": self._step_variable,
         }
+        if runner.average is not None:
+            self._objects["average"] = runner.average.model
         if runner.carried is not None:
             self._objects["carried"] = runner.carried
 

@@ -138,6 +138,25 @@ def build_learned_start(config: GradcheckConfig, model_config: ModelConfig) -> P
     return Problem(lambda: model.loss(ids, dropout_key=key), model.named_variables)
 
 
+def build_regularised(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
+    """Builds the loss with every kind of dropout, with one mask for all steps of a sequence and dropped weights."""
+    on_input = 0.3 if model_config.embedding_size else 0.0
+    model_config = dataclasses.replace(
+        model_config,
+        locked_dropout=True,
+        dropout=0.3,
+        output_dropout=0.3,
+        input_dropout=on_input,
+        embedding_dropout=on_input,
+        weight_drop=0.3,
+    )
+    generator = np.random.default_rng(config.seed)
+    model = make_random_model(generator, model_config)
+    ids = _make_random_ids(generator, max(_HALVED_BATCH, config.batch_size), config.seq_length)
+    key = rng.key(config.seed, rng.Purpose.DROPOUT, 0)
+    return Problem(lambda: model.loss(ids, dropout_key=key), model.named_variables)
+
+
 def build_padded_texts(config: GradcheckConfig, model_config: ModelConfig) -> Problem:
     """Builds the loss of padded lines of several lengths from a carried state; padding does not count."""
     generator = np.random.default_rng(config.seed)
@@ -168,7 +187,7 @@ def build_skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> P
         hidden: SymbolInput | tf.Tensor = SymbolInput(inputs, _VOCABULARY, embedding)
         total = tf.zeros([], tf.float64)
         for cell, before, d_after in zip(model.cells, _read_state(state), _read_state(d_last), strict=True):
-            hidden, after = recurrence.run_layer(cell, hidden, before, mask)
+            hidden, after = recurrence.run_layer(cell, hidden, before, mask=mask)
             total += tf.add_n([tf.reduce_mean(a * d) for a, d in zip(after, d_after, strict=True)])
         logits = tf.tensordot(hidden, model.output_kernel, 1) + model.output_bias
         return total + tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
@@ -179,6 +198,7 @@ def build_skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> P
 BUILDERS: dict[str, Builder] = {
     "whole": build_whole_texts,
     "learned": build_learned_start,
+    "dropout": build_regularised,
     "padded": build_padded_texts,
     "skipped": build_skipped_steps,
 }
