@@ -315,9 +315,18 @@ class TrainingConfig(_CheckedConfig):
     )
     log_every: int = option(10, "Steps between rows of metrics.jsonl; 0: only the last.", at_least=0)
     eval_every: int = option(200, "Steps between validations; 0: only at the end.", at_least=0)
+    patience: int = option(
+        0,
+        "Stop after this many validations in a row without a new lowest validation loss; 0: train to the end.",
+        at_least=0,
+    )
     sample_every: int = option(200, "Steps between samples of text; 0: only at the end.", at_least=0)
     sample_length: int = option(300, "Symbols in a sample during training.", at_least=1, at_most=1_000_000)
-    checkpoint_every: int = option(200, "Steps between checkpoints; 0: only at the end.", at_least=0)
+    checkpoint_every: int = option(
+        200,
+        "Steps between checkpoints, besides one at each new lowest validation loss; 0: only at the end.",
+        at_least=0,
+    )
     keep_checkpoints: int = option(
         3, "Newest checkpoints to keep, besides the one with the lowest loss; 0: all.", at_least=0
     )

@@ -1,5 +1,6 @@
 """The training loop: what it writes and when, and that stopping and resuming change nothing."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,10 +11,11 @@ import tensorflow as tf
 import tfcharrnn
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.data import input_pipeline
+from tfcharrnn.inference.evaluation import Evaluator
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs import run_folder as run_lib
-from tfcharrnn.training import metrics, setup, train_step
+from tfcharrnn.training import metrics, optimizers, setup, train_step
 from tfcharrnn.training.signals import StopSignals
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
@@ -70,7 +72,8 @@ def test_events_happen_exactly_where_they_were_asked_for(train, tmp_path):
     samples = (tmp_path / "r" / "samples.txt").read_text()
     assert [f"step {step}," in samples for step in (5, 10, 15, 20, 23)] == [True] * 5
     assert samples.count("--- step") == 5
-    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == [6, 12, 18, 23]
+    lowest = {c.step for c in checkpoints.list_checkpoints(tmp_path / "r") if c.losses.val is not None}
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == sorted({6, 12, 18, 23} | lowest)
 
 
 def test_a_smoothed_loss_of_zero_is_not_taken_for_missing(train, tmp_path, monkeypatch):
@@ -116,6 +119,118 @@ def test_the_newest_and_the_best_checkpoints_are_kept(train, tmp_path):
     assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == sorted({best, 35, 40})
     assert checkpoints.find(tmp_path / "r", "best").step == best
     assert checkpoints.find(tmp_path / "r", "best").losses.val == losses[best]
+
+
+@pytest.fixture
+def rising(monkeypatch):
+    """Makes the validation loss fall until step 15 and rise from there on."""
+    evaluate = Evaluator.__call__
+
+    def call(self, *arguments, **settings):
+        step = int(np.round(self._model.output_bias.numpy()[0]))  # set by the optimizer below
+        return dataclasses.replace(evaluate(self, *arguments, **settings), loss=1.0 + abs(step - 15) / 7)
+
+    def apply(self, variables, gradients, learning_rate, step, finite=None):
+        for variable in variables:
+            variable.assign(tf.ones_like(variable) * tf.cast(step + 1, variable.dtype))
+
+    monkeypatch.setattr(Evaluator, "__call__", call)
+    monkeypatch.setattr(optimizers.SGD, "apply", apply)
+    return {"optimizer": "sgd", "eval_every": 5, "log_every": 5, "sample_every": 0}
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 17])
+def test_the_best_is_kept_whatever_checkpoint_every(checkpoint_every, train, rising, tmp_path):
+    result = train(tmp_path / "r", steps=40, checkpoint_every=checkpoint_every, keep_checkpoints=1, **rising)
+    assert result.best == (15, 1.0, 5) and result.val_loss == 1.0 + 25 / 7
+    assert checkpoints.find(tmp_path / "r", "best").step == 15
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == [15, 40]
+
+
+def test_patience_ends_a_run_whose_validation_loss_rises(train, rising, tmp_path, capsys):
+    settings = rising | {"checkpoint_every": 0, "keep_checkpoints": 1, "quiet": False}
+    result = train(tmp_path / "r", steps=400, patience=3, **settings)
+    assert result.step == 30 and result.best == (15, 1.0, 3) and not result.interrupted
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "r")] == [15, 30]
+    assert (tmp_path / "r" / "samples.txt").read_text().count("--- step") == 1  # at the end
+    shown = capsys.readouterr().err
+    assert shown.count("note       validation loss has not fallen since step 15; the best is kept\n") == 1
+    assert "done       step 30 of 400, out of patience, in " in shown
+    assert "; lowest 1.0000 after step 15; sample with\n" in shown
+    assert shown.endswith(f" --run_dir={tmp_path / 'r'} --checkpoint=best\n")
+    with pytest.raises(tfcharrnn.UserError, match=r"has not fallen since step 15; to continue, raise --patience"):
+        tfcharrnn.train_model(tmp_path / "r", resume=True, quiet=True)
+    assert tfcharrnn.train_model(tmp_path / "r", resume=True, patience=0, steps=35, quiet=True).step == 35
+
+
+def test_patience_counts_on_across_a_resume(train, rising, tmp_path):
+    settings = rising | {"checkpoint_every": 5, "keep_checkpoints": 0, "patience": 4}
+    assert train(tmp_path / "whole", steps=400, **settings).step == 35
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in (30, 35):
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"step-{step:08d}")
+    assert tfcharrnn.train_model(tmp_path / "cut", resume=True, quiet=True).step == 35
+    assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
+
+
+def test_a_run_resumed_from_an_early_checkpoint_knows_its_best(train, tmp_path):
+    train(tmp_path / "r", steps=20, eval_every=5, checkpoint_every=5, keep_checkpoints=0, learning_rate=0.3)
+    losses = {c.step: c.losses.val for c in checkpoints.list_checkpoints(tmp_path / "r")}
+    for path in (tmp_path / "r" / "checkpoints").glob("step-*/checkpoint.json"):
+        value = json.loads(path.read_text())
+        del value["log"]["best"]  # as earlier versions wrote it
+        path.write_text(json.dumps(value))
+    result = tfcharrnn.train_model(tmp_path / "r", resume=True, steps=21, quiet=True)
+    assert result.best.loss == min(*losses.values(), result.val_loss)
+
+
+REGULARISED = {
+    "embedding_size": 5,
+    "locked_dropout": True,
+    "dropout": 0.2,
+    "output_dropout": 0.3,
+    "input_dropout": 0.1,
+    "embedding_dropout": 0.1,
+    "weight_drop": 0.2,
+    "optimizer": "adamw",
+    "average": 0.9,
+    "schedule": "wsd",
+    "warmup_steps": 5,
+    "random_start": True,
+}
+
+
+@pytest.mark.parametrize(("layout", "shuffle_buffer"), [("sequences", 600), ("stream", 2**26)])
+def test_a_resumed_run_with_every_regulariser_equals_an_undisturbed_one(layout, shuffle_buffer, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    settings = {**SMALL, **REGULARISED, "layout": layout, "shuffle_buffer": shuffle_buffer, "val_fraction": 0.1}
+    settings |= {"input": [str(tmp_path / "text.txt")], "keep_checkpoints": 0, "eval_every": 60, "checkpoint_every": 13}
+    tfcharrnn.train_model(tmp_path / "whole", steps=130, **settings)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in (60, 65, 78, 91, 104, 117, 120, 130):
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"step-{step:08d}", ignore_errors=True)
+    assert checkpoints.find(tmp_path / "cut").step == 52  # in the third epoch
+    tfcharrnn.train_model(tmp_path / "cut", resume=True, quiet=True)
+    assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
+    assert final_weights(tmp_path / "cut") == final_weights(tmp_path / "whole")
+    assert (tmp_path / "cut" / "samples.txt").read_bytes() == (tmp_path / "whole" / "samples.txt").read_bytes()
+
+
+def test_the_average_is_what_is_validated_generated_from_and_started_with(train, tmp_path):
+    result = train(tmp_path / "r", steps=30, average=0.9)
+    trained = tfcharrnn.load_model(tmp_path / "r")
+    reader = tf.train.load_checkpoint(str(trained.checkpoint.path / "ckpt"))
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    for name, variable in trained.model.named_variables.items():
+        np.testing.assert_array_equal(variable, reader.get_tensor(f"average/{name}{suffix}"))
+        assert np.any(variable.numpy() != reader.get_tensor(f"model/{name}{suffix}"))
+    assert trained.evaluate_split("val").loss == pytest.approx(result.val_loss, abs=1e-9)
+    train(tmp_path / "next", steps=1, init_from=tmp_path / "r", average=0.5, learning_rate=1e-30)
+    started = tfcharrnn.load_model(tmp_path / "next", checkpoint="0").model
+    for got, expected in zip(started.variables, trained.model.variables, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(tfcharrnn.UserError, match=r"a resumed run keeps its --average=0\.9"):
+        tfcharrnn.train_model(tmp_path / "r", resume=True, steps=40, average=0.0, quiet=True)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])

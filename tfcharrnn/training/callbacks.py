@@ -13,6 +13,7 @@ from tfcharrnn.errors import UserError, warn
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import plotting
 from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.training.metrics import BestValidation
 
 # drawing the plot may take at most this share of the training time
 _PLOTTING_SHARE = 0.05
@@ -26,6 +27,7 @@ class StepReport(NamedTuple):
         loss: mean training loss of the last steps, in nats a character.
         chars_per_second: training speed of the last steps.
         val_loss: the validation loss, if it was measured at this step.
+        best: the lowest validation loss so far; None before the first validation.
         rows: the new rows of `metrics.jsonl`.
     """
 
@@ -33,6 +35,7 @@ class StepReport(NamedTuple):
     loss: float
     chars_per_second: float
     val_loss: float | None
+    best: BestValidation | None
     rows: list[dict[str, Any]]
 
 

@@ -20,7 +20,7 @@ from tfcharrnn.runs.logs import LogWriter
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.training.callbacks import StepReport, make_callbacks
 from tfcharrnn.training.data_parallel import DataParallelTrainer
-from tfcharrnn.training.metrics import RunningMetrics
+from tfcharrnn.training.metrics import BestValidation, RunningMetrics
 from tfcharrnn.training.progress import Progress
 from tfcharrnn.training.signals import StopSignals
 from tfcharrnn.training.train_step import RunLength, StepResults, StepRunner, Trainer
@@ -36,6 +36,7 @@ class Result:
         step: updates done.
         loss: training loss of the last steps, in nats a character.
         val_loss: last validation loss in nats a character, or None if there was none.
+        best: the lowest validation loss and its step, which `--checkpoint=best` restores; None if there was none.
         interrupted: whether a signal stopped the run before its end.
         is_shared: whether other workers took part.
     """
@@ -44,6 +45,7 @@ class Result:
     step: int
     loss: float
     val_loss: float | None
+    best: BestValidation | None
     interrupted: bool
     is_shared: bool = False
 
@@ -86,6 +88,12 @@ def train(
     cluster.check_consistent({"text": int(data.fingerprint[:12], 16), "first step": start, "number of steps": total})
     if start >= total:
         raise UserError(f"{run.path}: is complete: step {start:,} of {total:,}; to continue, raise --steps or --epochs")
+    best = state.metrics.best
+    if best and state.metrics.is_out_of_patience:
+        raise UserError(
+            f"{run.path}: is complete: its validation loss has not fallen since step {best.step:,}; to continue, "
+            "raise --patience"
+        )
     progress = Progress(run, data, runner.model, length, start, cluster, quiet=quiet)
     recorder = Recorder(run, data, runner, state, length, progress) if cluster.is_chief else None
     if weights is not None:
@@ -111,17 +119,21 @@ def train(
                     raise _divergence_error(run, runner, call, state.step, results)
                 if recorder:
                     recorder.record(results, rows)
-            if results.stopped:
+            if results.stopped or state.metrics.is_out_of_patience:
                 break
     cluster.barrier()  # until the chief has written everything
     val_loss = recorder.val_loss if recorder else None
-    interrupted = state.step < total
-    progress.finish(state.step, val_loss, interrupted=interrupted)
-    return Result(str(run.path), state.step, results.loss, val_loss, interrupted, is_shared=cluster.num_workers > 1)
+    interrupted = state.step < total and not state.metrics.is_out_of_patience
+    best = state.metrics.best
+    progress.finish(state.step, val_loss, best, interrupted=interrupted)
+    is_shared = cluster.num_workers > 1
+    return Result(str(run.path), state.step, results.loss, val_loss, best, interrupted, is_shared=is_shared)
 
 
 class Recorder:
     """Validates, logs, samples and saves, in this order, at the steps that the training options name and at the last.
+
+    A new lowest validation loss is saved at once.
 
     Only the chief worker has one. A resumed run's log files are truncated to their sizes at its checkpoint.
 
@@ -157,17 +169,16 @@ class Recorder:
             rows: the rows of metrics due before the last of these steps.
         """
         config, metrics, step = self._run.training, self._state.metrics, self._state.step
-        is_last = step == self._length.total_steps or results.stopped
-
-        val_loss = None
+        val_loss, is_best = None, False
         if self._validation.num_examples and self._is_due(config.eval_every):
             val_loss = self.val_loss = self._evaluate(self._validation, config.batch_size).loss
+            is_best = metrics.add_validation(step, val_loss)
 
         if (val_loss is not None or self._is_due(config.log_every)) and not metrics.is_empty:
             epoch = step / self._length.steps_per_epoch
             rows = [*rows, metrics.take_row(step, epoch, results.chars_per_second, val_loss)]
         self._logs.write_rows(rows)
-        report = StepReport(step, results.loss, results.chars_per_second, val_loss, rows)
+        report = StepReport(step, results.loss, results.chars_per_second, val_loss, metrics.best, rows)
         for callback in self._callbacks:
             callback.on_steps(report)
 
@@ -179,12 +190,12 @@ class Recorder:
             for callback in self._callbacks:
                 callback.on_sample(step, text)
 
-        is_saved = self._is_due(config.checkpoint_every) or results.stopped
+        is_saved = self._is_due(config.checkpoint_every) or results.stopped or is_best
         if is_saved:
             self.save(val_loss)
         if is_saved or val_loss is not None:
             for callback in self._callbacks:
-                callback.on_checkpoint(step, is_last=is_last)
+                callback.on_checkpoint(step, is_last=self._is_due(0) or results.stopped)
 
     def save(self, val_loss: float | None = None) -> None:
         """Writes a checkpoint, with the validation loss if it was measured at this step, and prunes old ones."""
@@ -195,7 +206,8 @@ class Recorder:
     def _is_due(self, interval: int) -> bool:
         """Returns whether something that happens every `interval` steps (0: never), and at the end, is due."""
         step = self._state.step
-        return step == self._length.total_steps or (interval > 0 and step % interval == 0)
+        is_end = step == self._length.total_steps or self._state.metrics.is_out_of_patience
+        return is_end or (interval > 0 and step % interval == 0)
 
 
 def _make_runner(run: Run, data: DataFolder, cluster: Cluster, width: float, length: RunLength) -> StepRunner:

@@ -41,6 +41,20 @@ class Window(NamedTuple):
         )
 
 
+class BestValidation(NamedTuple):
+    """The lowest validation loss so far.
+
+    Attributes:
+        step: the step after which it was measured; it has a checkpoint.
+        loss: in nats a character.
+        num_since: validations since then, none of them lower.
+    """
+
+    step: int
+    loss: float
+    num_since: int = 0
+
+
 class RunningMetrics:
     """Metrics that continue across a resume.
 
@@ -51,6 +65,7 @@ class RunningMetrics:
     Attributes:
         smooth_loss: exponentially smoothed training loss; None before the first step.
         window: sums since the last row.
+        best: the lowest validation loss; None before the first validation.
         skipped: steps not applied because their loss or gradients were not finite.
         log_sizes: sizes of the log files at the last checkpoint, in bytes by name.
         seconds: time spent in training steps.
@@ -62,6 +77,7 @@ class RunningMetrics:
         self._uniform_loss = math.log(vocabulary_size)
         self.smooth_loss: float | None = None
         self.window = Window()
+        self.best: BestValidation | None = None
         self.skipped = 0
         self.log_sizes: dict[str, int] = {}
         self.seconds = 0.0
@@ -73,6 +89,7 @@ class RunningMetrics:
         return {
             "smooth_loss": self.smooth_loss,
             "window": list(self.window),
+            "best": None if self.best is None else list(self.best),
             "skipped": self.skipped,
             "sizes": self.log_sizes,
             "seconds": self.seconds,
@@ -89,6 +106,9 @@ class RunningMetrics:
         self.window = Window(
             float(steps), float(loss_sum), float(num_characters), float(grad_norm_sum), float(learning_rate)
         )
+        if value.get("best") is not None:  # absent from early checkpoints
+            best_step, best_loss, num_since = value["best"]
+            self.best = BestValidation(int(best_step), float(best_loss), int(num_since))
         self.skipped = int(value.get("skipped", 0))
         self.log_sizes = {str(name): int(size) for name, size in value["sizes"].items()}
         self.seconds = float(value.get("seconds", 0.0))  # absent from early checkpoints
@@ -107,6 +127,19 @@ class RunningMetrics:
                 self.smooth_loss = float(self._config.smoothing_start)
         self.smooth_loss = loss if self.smooth_loss is None else keep * self.smooth_loss + (1.0 - keep) * loss
         self.window = self.window.add(step)
+
+    def add_validation(self, step: int, val_loss: float) -> bool:
+        """Counts a validation; returns whether its loss is the lowest so far."""
+        if self.best is None or val_loss < self.best.loss:
+            self.best = BestValidation(step, val_loss)
+            return True
+        self.best = self.best._replace(num_since=self.best.num_since + 1)
+        return False
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the validation loss has not fallen for `--patience` validations."""
+        return self.best is not None and 0 < self._config.patience <= self.best.num_since
 
     @property
     def is_empty(self) -> bool:

@@ -16,6 +16,7 @@ from tfcharrnn.errors import command_line
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.training.callbacks import Callback, StepReport
+from tfcharrnn.training.metrics import BestValidation
 from tfcharrnn.training.train_step import RunLength, StepResults
 
 # without a terminal for a progress bar, at most one line in this many seconds
@@ -134,12 +135,14 @@ class Progress(Callback):
         if report.val_loss is not None:
             line += f"  val_loss {report.val_loss:.4f}"
         self._print(f"{line}  {report.chars_per_second:,.0f} characters/s  {_format_duration(left)} left")
+        if report.val_loss is not None and report.best is not None and report.best.num_since == 1:
+            self._print(f"note       validation loss has not fallen since step {report.best.step:,}; the best is kept")
 
     def on_sample(self, step: int, text: str) -> None:
         """Shows a generated text."""
         self._print(f"--- sample at step {step:,} ---\n{text}\n---")
 
-    def finish(self, step: int, val_loss: float | None, *, interrupted: bool) -> None:
+    def finish(self, step: int, val_loss: float | None, best: BestValidation | None, *, interrupted: bool) -> None:
         """Shows how the run ended and how to continue."""
         if interrupted:
             self._print(
@@ -148,9 +151,14 @@ class Progress(Callback):
             )
             return
         loss = "" if val_loss is None else f", validation loss {val_loss:.4f} nats a character"
+        which = ""
+        if best is not None and best.num_since:
+            loss += f"; lowest {best.loss:.4f} after step {best.step:,}"
+            which = " --checkpoint=best"
+        early = "" if step == self._length.total_steps else f" of {self._length.total_steps:,}, out of patience,"
         elapsed = _format_duration(time.perf_counter() - self._start_time)
-        self._print(f"done       step {step:,} in {elapsed}{loss}; sample with")
-        self._print(f"           {command_line('generate')} --run_dir={self._run_dir}")
+        self._print(f"done       step {step:,}{early} in {elapsed}{loss}; sample with")
+        self._print(f"           {command_line('generate')} --run_dir={self._run_dir}{which}")
 
     def _print(self, text: str) -> None:
         if self._quiet:

@@ -95,6 +95,8 @@ def train_model(
             else:
                 run, data = prepare_run(run_dir, data_dir, settings, source, quiet=quiet)
             workers.check_batch_size(run.training.batch_size)
+            if run.training.patience and workers.num_workers > 1:  # only the chief validates
+                raise ConfigError("--patience: is not available with several workers; set --steps")
             if workers.is_chief:
                 if not resume:
                     run_folder.check_new_run_dir(run.path, overwrite=overwrite)

@@ -112,3 +112,7 @@ class TrainingState:
                 f"remove {checkpoint.path.name} to resume from the checkpoint before it"
             ) from None
         self.step = checkpoint.step
+        if self.metrics.best is None:  # a checkpoint written before it was recorded
+            for earlier in checkpoints.list_checkpoints(run_dir):
+                if earlier.losses.val is not None and earlier.step <= self.step:
+                    self.metrics.add_validation(earlier.step, earlier.losses.val)
