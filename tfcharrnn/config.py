@@ -23,6 +23,8 @@ PRECISIONS = ("float32", "bfloat16")
 INITIALIZERS = ("glorot", "glorot_joint", "normal", "uniform")
 RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
+# the value of --encoding with which each byte of a text is a symbol
+BYTES = "bytes"
 COMPRESSIONS = ("none", "gzip")
 EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx")
 STRATEGIES = ("none", "mirrored", "multi_worker")
@@ -97,9 +99,12 @@ class DataConfig(_CheckedConfig):
         "and xz files are decompressed.",
     )
     corpus: str = option("", "Name of a corpus, instead of --input; a wrong name lists the known ones.")
-    encoding: str = option("utf-8", "Encoding of the --input files.")
-    lowercase: bool = option(False, "Convert the text to lower case.")
-    drop_digits: bool = option(False, "Remove every decimal digit from the text.")
+    encoding: str = option(
+        "utf-8",
+        "Encoding of the --input files; bytes: each byte is a symbol, also of a --corpus, whatever the file holds.",
+    )
+    lowercase: bool = option(False, "Convert the text to lower case; encoding=bytes: only the letters A to Z.")
+    drop_digits: bool = option(False, "Remove every decimal digit from the text; encoding=bytes: only 0 to 9.")
     drop_chars: str = option("", "Remove each of these characters from the text.")
     layout: str = option(
         "sequences",
@@ -149,12 +154,29 @@ class DataConfig(_CheckedConfig):
             )
         check_exclusive(input=self.input, corpus=self.corpus)
         try:
-            re.compile(self.delimiter)
+            self.compile_delimiter()
         except (re.error, RecursionError, OverflowError) as error:
             raise ConfigError(
                 f"--delimiter={shorten(self.delimiter)}: not a regular expression ({first_line(error)})"
             ) from None
+        self._check_bytes()
         self._check_layout()
+
+    @property
+    def of_bytes(self) -> bool:
+        """Whether each byte of the text is a symbol; see `tfcharrnn.data.symbols`."""
+        return self.encoding == BYTES
+
+    def compile_delimiter(self) -> re.Pattern[str]:
+        r"""Compiles `delimiter`; among bytes, \s, \w and \d match ASCII only, never parts of characters."""
+        return re.compile(self.delimiter, re.ASCII if self.of_bytes else 0)
+
+    def _check_bytes(self) -> None:
+        """Checks that no character outside ASCII, which has several bytes, stands for one byte."""
+        for name, remedy in (("drop_chars", "leave out others"), ("delimiter", r"write others as bytes, such as \xff")):
+            if self.of_bytes and not getattr(self, name).isascii():
+                value = shorten(getattr(self, name))
+                raise ConfigError(f"--{name}={value}: --encoding=bytes takes only ASCII characters here; {remedy}")
 
     def _check_layout(self) -> None:
         """Checks that no setting of another layout is given, which would have no effect."""
@@ -354,7 +376,12 @@ class TrainingConfig(_CheckedConfig):
 class GenerationConfig(_CheckedConfig):
     """Generation options."""
 
-    length: int = option(1000, "Characters to generate after the prime.", at_least=0, at_most=1_000_000_000)
+    length: int = option(
+        1000,
+        "Symbols to generate after the prime: characters, or bytes of a model with --encoding=bytes.",
+        at_least=0,
+        at_most=1_000_000_000,
+    )
     prime: str = option("", "Text that the model reads first and continues; it is printed too.")
     temperature: float = option(
         1.0, "Divides the logits: below 1 more predictable text, above 1 more varied.", at_least=1e-6, at_most=1e6

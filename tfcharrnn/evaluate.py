@@ -9,15 +9,22 @@ training, an --input of the layouts sequences and stream whole, and lines and wi
 not count, and each character counts once, except where the examples of a split overlap (--overlap). Without <S>, the
 first character, or the first window, is not predicted.
 
+--window=256 cuts the text into windows of 256 characters, each read from the initial state. --dynamic reads it whole,
+and a copy of the model goes on learning from it: after each 64 characters, once they are counted, it takes a step of
+gradient descent (Krause et al. 2018). Adaptive n-grams, gzip and xz learn from what they have read, too.
+
+For a model of bytes (train --encoding=bytes), a character is a byte.
+
 The object has loss (nats per character), bits_per_char, perplexity, characters (number predicted), accuracy (fraction
-that the model ranked first), unknown (characters ignored by --unknown=skip), read and step; with --by_character also
-the loss of each class of characters, and with --baselines the bits per character of n-gram models, gzip and xz.
+that the model ranked first), unknown (characters ignored by --unknown=skip), read and step; with --dynamic also the
+dynamic_rate, with --by_character the loss of each class of characters, and with --baselines the bits per character of
+n-gram models, gzip and xz.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -25,13 +32,22 @@ from tfcharrnn import cli
 from tfcharrnn.config import check_exclusive
 from tfcharrnn.errors import ConfigError, UserError
 
+if TYPE_CHECKING:
+    from tfcharrnn.inference.eval_inputs import EvalInput
+    from tfcharrnn.inference.evaluation import Evaluation
+    from tfcharrnn.inference.trained_model import TrainedModel
+
 _FLAGS = flags.FLAGS
-_NOT_WITH_SCORE = ("read", "unknown", "by_character", "baselines", "batch_size")
+_NOT_WITH_SCORE = ("read", "window", "dynamic", "unknown", "by_character", "baselines", "batch_size")
 
 
 def main() -> None:
     """Reads the flags, restores the model and prints its evaluation or scores."""
     check_exclusive(input=_FLAGS.input, split=_FLAGS["split"].present, score=_FLAGS.score)
+    check_exclusive(read=_FLAGS.read, window=_FLAGS.window)
+    check_exclusive(read=_FLAGS.read == "examples", window=_FLAGS.window, dynamic=_FLAGS.dynamic)
+    if _FLAGS.dynamic_rate and not _FLAGS.dynamic:
+        raise ConfigError("--dynamic_rate: is for --dynamic")
     for name in _NOT_WITH_SCORE:
         if _FLAGS.score and _FLAGS[name].present:
             raise ConfigError(f"--{name} has no effect with --score; leave it out")
@@ -39,28 +55,25 @@ def main() -> None:
         raise ConfigError("--unknown is for --input; a split has no unknown characters")
     cli.load_tensorflow()
     from tfcharrnn.analysis import baselines
-    from tfcharrnn.inference import trained_model
-    from tfcharrnn.preparation import corpora
+    from tfcharrnn.inference import eval_inputs, trained_model
 
     trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     vocabulary = trained.run.vocabulary
     if _FLAGS.input or _FLAGS.score:
-        paths = tuple(_FLAGS.input) or (_FLAGS.score,)
-        config = dataclasses.replace(trained.run.data, input=paths, corpus="", encoding=_FLAGS.encoding)
-        corpus = corpora.load(config, between="")
+        corpus = trained.read_files(_FLAGS.input or [_FLAGS.score], _FLAGS.encoding, between="")
         if _FLAGS.score:
-            for score in trained.score(corpus.text.removesuffix("\n").split("\n"), corpus.name):
+            for score in trained.score_symbols(corpus.text.removesuffix("\n").split("\n"), corpus.name):
                 print(score)
             return
-        eval_input = trained.make_text_input(corpus.text, corpus.name, read=_FLAGS.read, unknown=_FLAGS.unknown)
-        evaluation, whole = trained.evaluate(eval_input, _FLAGS.batch_size), eval_input.in_order
+        eval_input = eval_inputs.make_text_input(
+            corpus.text, vocabulary, trained.run.data, corpus.name, read=_FLAGS.read, unknown=_FLAGS.unknown
+        )
+    elif _FLAGS.window or _FLAGS.dynamic:
+        eval_input = trained.make_split_input(_FLAGS.split, _FLAGS.data_dir)
     else:
         eval_input = None  # loaded only if needed, since a split may be larger than memory
-        evaluation = trained.evaluate_split(
-            _FLAGS.split, _FLAGS.data_dir, read=_FLAGS.read, batch_size=_FLAGS.batch_size
-        )
-        whole = trained.model.layout.carries_state or _FLAGS.read == "whole"
-    result = evaluation.to_dict() | {"read": "whole" if whole else "examples"}
+    evaluation, how = _evaluate(trained, eval_input)
+    result = evaluation.to_dict() | how
     if _FLAGS.by_character:
         result["by_character"] = evaluation.by_class(vocabulary)
     if _FLAGS.baselines:
@@ -72,8 +85,27 @@ def main() -> None:
             except UserError as error:
                 cli.print_status(f"note: no baselines trained on the training text: {error}")
         size = len(vocabulary) - trained.model.layout.num_unpredicted
-        result["baselines"] = baselines.measure(eval_input.ids, eval_input.text(vocabulary), size, training)
+        text, of_bytes = eval_input.text(vocabulary), vocabulary.of_bytes
+        result["baselines"] = baselines.measure(eval_input.ids, text, size, training, of_bytes=of_bytes)
     print(json.dumps({**result, "step": trained.checkpoint.step}))
+
+
+def _evaluate(trained: TrainedModel, eval_input: EvalInput | None) -> tuple[Evaluation, dict[str, Any]]:
+    """Measures a text, or without one the split, as the flags say; returns also what to report about how."""
+    if eval_input and _FLAGS.window:
+        evaluation = trained.evaluate_windows(eval_input, _FLAGS.window, _FLAGS.batch_size)
+        return evaluation, {"read": f"windows of {_FLAGS.window}"}
+    if eval_input and _FLAGS.dynamic:
+        evaluation, rate = trained.evaluate_dynamic(eval_input, _FLAGS.dynamic_rate, _FLAGS.data_dir)
+        return evaluation, {"read": "whole", "dynamic_rate": rate}
+    if eval_input:
+        evaluation, is_whole = trained.evaluate(eval_input, _FLAGS.batch_size), eval_input.in_order
+    else:
+        evaluation = trained.evaluate_split(
+            _FLAGS.split, _FLAGS.data_dir, read=_FLAGS.read, batch_size=_FLAGS.batch_size
+        )
+        is_whole = trained.model.layout.carries_state or _FLAGS.read == "whole"
+    return evaluation, {"read": "whole" if is_whole else "examples"}
 
 
 def define_flags() -> None:
@@ -82,7 +114,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "The split of the run's data to evaluate on.")
     flags.DEFINE_list("input", [], "Text files to evaluate on instead, joined without a separator.")
     flags.DEFINE_string("score", "", "A text file; print the log-probability of each line instead.")
-    flags.DEFINE_string("encoding", "utf-8", "Encoding of the --input and --score files.")
+    flags.DEFINE_string("encoding", "utf-8", "Encoding of the --input and --score files; a model of bytes reads any.")
     flags.DEFINE_string("data_dir", "", "The run's data folder if it has moved.")
     flags.DEFINE_enum(
         "read",
@@ -90,6 +122,13 @@ def define_flags() -> None:
         ["", "whole", "examples"],
         "whole: the text in one piece, carrying the state over; examples: cut as in training. By default an --input of "
         "layouts sequences and stream is read whole, and a --split as in training.",
+    )
+    flags.DEFINE_integer(
+        "window", 0, "Read the text in windows of this many characters, each from the initial state.", lower_bound=0
+    )
+    flags.DEFINE_bool("dynamic", False, "Let a copy of the model go on learning from the text as it is read.")
+    flags.DEFINE_float(
+        "dynamic_rate", 0.0, "Learning rate for --dynamic; 0: chosen on the validation split.", lower_bound=0.0
     )
     flags.DEFINE_enum("unknown", "error", ["error", "skip"], "What to do with characters outside the vocabulary.")
     flags.DEFINE_bool("by_character", False, "Also report the loss by kind of character: letters, digits, spaces, ...")

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from tfcharrnn import cli
-from tfcharrnn.config import DataConfig, check_settings
+from tfcharrnn.config import BYTES, DataConfig, check_settings
 from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
@@ -25,6 +25,8 @@ def main() -> None:
     cli.require_flags(model="the Keras model file", run_dir="the run folder to create")
     if bool(_FLAGS.characters) == bool(_FLAGS.text):
         raise ConfigError("--characters or --text, but not both, must name the model's characters")
+    if _FLAGS.encoding == BYTES:
+        raise ConfigError(f"--encoding={BYTES}: the symbols of an imported model are characters")
     from tfcharrnn.serving import keras_import, keras_reader, run_writer
 
     lengths = {"seq_length": _FLAGS.seq_length or keras_import.DEFAULT_SEQ_LENGTH, "stride": _FLAGS.stride}

@@ -20,6 +20,8 @@ from absl import flags
 
 from tfcharrnn import cli
 from tfcharrnn.analysis import novelty
+from tfcharrnn.config import BYTES
+from tfcharrnn.data.symbols import symbols_to_text
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.preparation import corpora
 
@@ -30,6 +32,8 @@ _MAX_SHOWN = 300
 def main() -> None:
     """Reads the flags, compares the texts, and prints a table or a JSON object."""
     cli.require_flags(generated="the file of a generated text")
+    if _FLAGS.encoding == BYTES:
+        raise ConfigError(f"--encoding={BYTES}: texts are compared by characters; to compare bytes, pass latin-1")
     if bool(_FLAGS.training) == bool(_FLAGS.run_dir):
         raise ConfigError("pass either --training, a text file, or --run_dir, the run that generated the text")
     generated = _read_text(_FLAGS.generated)
@@ -60,18 +64,19 @@ def _read_text(path: str) -> str:
 
 
 def _read_run_texts() -> dict[str, str]:
-    """Reads the training text of a run and its validation text, if any, as the model saw them."""
+    """Reads the training text of a run and its validation text, if any, as `generate` would print them."""
     cli.load_tensorflow()
     from tfcharrnn.inference import eval_inputs, trained_model
     from tfcharrnn.runs import run_folder as run_lib
 
     run = run_lib.load(_FLAGS.run_dir)
     data = trained_model.open_run_data(run, _FLAGS.data_dir)
-    return {
-        split: eval_inputs.make_split_input(data.read(split), run.vocabulary, data.config).text(run.vocabulary)
-        for split in ("train", "val")
-        if data.splits[split].records
-    }
+
+    def read_text(split: str) -> str:
+        symbols = eval_inputs.make_split_input(data.read(split), run.vocabulary, data.config).text(run.vocabulary)
+        return symbols_to_text(symbols, run.vocabulary.of_bytes).replace("\r\n", "\n")
+
+    return {split: read_text(split) for split in ("train", "val") if data.splits[split].records}
 
 
 def define_flags() -> None:

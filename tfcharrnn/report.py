@@ -7,8 +7,6 @@ are listed first. The text is the beginning of the run's validation data, a file
 
 from __future__ import annotations
 
-import dataclasses
-
 from absl import flags
 
 from tfcharrnn import cli
@@ -23,14 +21,12 @@ def main() -> None:
     cli.load_tensorflow()
     from tfcharrnn.analysis import html_report, report_text
     from tfcharrnn.inference import trained_model
-    from tfcharrnn.preparation import corpora
 
     trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     text = None
     if _FLAGS.text:
-        config = dataclasses.replace(trained.run.data, input=(_FLAGS.text,), corpus="", encoding=_FLAGS.encoding)
-        corpus = corpora.load(config)
-        text = report_text.ReportText(report_text.cut_text(corpus.text, config), corpus.name)
+        corpus = trained.read_files([_FLAGS.text], _FLAGS.encoding)
+        text = report_text.ReportText(report_text.cut_text(corpus.text, trained.run.data), corpus.name)
     path = html_report.write_report(
         trained,
         _FLAGS.output,
@@ -48,7 +44,7 @@ def define_flags() -> None:
     cli.define_run_flags()
     flags.DEFINE_string("output", "", "The file to write; by default report.html in the run folder.")
     flags.DEFINE_string("text", "", "A text file; show the units on its beginning.")
-    flags.DEFINE_string("encoding", "utf-8", "Encoding of the --text file.")
+    flags.DEFINE_string("encoding", "utf-8", "Encoding of the --text file; a model of bytes reads any.")
     flags.DEFINE_string("prime", "", "Generate the text, starting with this.")
     flags.DEFINE_integer("characters", 1000, "Number of characters to show.", 1, 20_000)
     flags.DEFINE_enum("split", "val", ["train", "val", "test", "none"], "The split of the run's data to evaluate.")

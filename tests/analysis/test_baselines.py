@@ -97,3 +97,11 @@ def test_compressors_are_told_in_bits_a_character():
     assert "ngrams_after_training" not in result
     again = baselines.measure(ids_of(text), text, 20, ids_of(text))
     assert again["ngrams_after_training"]["order_5"] < again["ngrams"]["order_5"] / 3
+
+
+def test_compressors_of_bytes_are_told_in_bits_a_byte():
+    data = ("naïve café — 🙂\n" * 40).encode() + b"\xff\xfe"
+    symbols = data.decode("latin-1")
+    result = baselines.measure(ids_of(symbols), symbols, 20, of_bytes=True)
+    assert result["characters"] == len(data)
+    assert result["gzip"] * len(data) == pytest.approx(8 * len(gzip.compress(data, 9)))

@@ -133,6 +133,26 @@ def test_lines_are_shown_with_their_ends(tmp_path):
     assert not (tmp_path / "run" / "report.html").exists()
 
 
+def test_bytes_are_shown_as_the_characters_that_they_spell(tmp_path):
+    line, glyphs = "né — 字".encode() + b"\xff\n", [*"n·é ··— ··字", r"\xff", "\n"]
+    (tmp_path / "data.bin").write_bytes(line * 80)
+    setup.train_model(
+        tmp_path / "run", input=(str(tmp_path / "data.bin"),), encoding="bytes", layout="stream", seq_length=15,
+        hidden_size=6, batch_size=2, steps=10, val_fraction=0.25, quiet=True,
+    )  # fmt: skip
+    trained = trained_model.load_model(tmp_path / "run")
+    data = embedded(html_report.write_report(trained, characters=2 * len(line)))
+    shown = data["text"]
+    assert shown["glyphs"] == glyphs * 2
+    assert shown["symbols"][:4] == ["n", r"\xc3", r"\xa9", " "]
+    assert set(shown["symbols"]) == set(shown["vocabulary"])
+    names = [feature["name"] for feature in shown["features"]]
+    assert "newline" in names and all(len(unpacked(table, [len(names), 6])) for table in shown["correlations"])
+    assert data["evaluations"][0]["characters"] == 20 * len(line) - 1
+    text = html_report.report_text.generate_text(trained, 50, "né").part
+    assert text.encode("latin-1").startswith("né".encode())
+
+
 def test_a_run_with_little_in_it_has_a_report(run_dir, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(run_dir, path)

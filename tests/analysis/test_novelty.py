@@ -76,15 +76,18 @@ def test_the_tool_prints_a_table_or_an_object(tmp_path):
     assert done.returncode == 1 and done.stderr.decode().count("\n") == 1
 
 
-@pytest.mark.parametrize("layout", ["sequences", "lines"])
-def test_the_training_text_of_a_run_is_found(tmp_path, layout):
-    lines = "".join(f"{n} times {n} is {n * n}\n" for n in range(300))
-    (tmp_path / "text.txt").write_text(lines)
-    settings = {"seq_length": 21, "overlap": 0.4} if layout == "sequences" else {}
+@pytest.mark.parametrize(
+    ("layout", "encoding"), [("sequences", "utf-8"), ("sequences", "bytes"), ("lines", "utf-8"), ("lines", "bytes")]
+)
+def test_the_training_text_of_a_run_is_found(tmp_path, layout, encoding):
+    lines = "".join(f"{n}² = {n} · {n} is {n * n}\n" for n in range(300))
+    (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
+    settings = {"seq_length": 22, "overlap": 0.4} if layout == "sequences" else {}
+    settings["encoding"] = encoding
     config = tfcharrnn.DataConfig(input=(str(tmp_path / "text.txt"),), layout=layout, val_fraction=0.2, **settings)
     data = tfcharrnn.prepare_data(config, tmp_path / "data")
     tfcharrnn.train_model(tmp_path / "run", data_dir=data.path, steps=1, hidden_size=4, batch_size=4, quiet=True)
-    (tmp_path / "sample.txt").write_text(lines)
+    (tmp_path / "sample.txt").write_text(lines, encoding="utf-8")
     done = tool("--generated=sample.txt", "--run_dir=run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     value = json.loads(done.stdout)
@@ -93,3 +96,10 @@ def test_the_training_text_of_a_run_is_found(tmp_path, layout):
     assert value["generated"]["copied"]["4"] > value["held_out"]["copied"]["20"]
     if layout == "sequences":
         assert value["generated"]["longest"] == value["training_characters"]
+
+
+def test_bytes_are_not_compared(tmp_path):
+    (tmp_path / "a.txt").write_text("abc")
+    done = tool("--generated=a.txt", "--training=a.txt", "--encoding=bytes", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.decode().count("\n") == 1
+    assert "--encoding=bytes: texts are compared by characters" in done.stderr.decode()

@@ -117,3 +117,21 @@ def test_the_beginning_of_a_reading_is_whole():
         if isinstance(one, np.ndarray):
             np.testing.assert_allclose(one, other, atol=1e-6)
     assert trace.truncate(3).symbols == short.symbols
+
+
+def test_a_byte_has_the_features_of_its_character():
+    data, count = "“é”, “ß” — \udcff\nÉ “字”\n".encode("utf-8", "surrogateescape") * 3, 3
+    symbols = tuple(data.decode("latin-1"))
+    values = np.random.default_rng(0).normal(size=[len(symbols), count]).astype(np.float32)
+    rest = (
+        np.zeros(len(symbols), np.float32),
+        np.zeros([len(symbols), 1], np.int32),
+        np.zeros([len(symbols), 1], np.float32),
+    )
+    trace = Trace(symbols, (LayerActivations(0, "h", values),), *rest, of_bytes=True)
+    features, (r,) = unit_activations.correlate_with_features(trace)
+    names = [feature.name for feature in features]
+    assert {"inside quotes", "capital letter", "space"} <= set(names)
+    characters = data.decode("utf-8", "surrogateescape")
+    is_capital = np.concatenate([[c == "É"] * len(c.encode("utf-8", "surrogateescape")) for c in characters])
+    np.testing.assert_allclose(r[names.index("capital letter")], np.corrcoef(is_capital, values.T)[0, 1:], atol=1e-6)

@@ -1,6 +1,7 @@
 import pytest
 
 from tfcharrnn.config import GenerationConfig
+from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.repl import Conversation
 
@@ -8,7 +9,9 @@ from tfcharrnn.inference.repl import Conversation
 class Echo:
     """A sampler that writes the prime and then its seed, as often as it is asked for characters."""
 
-    def stream(self, config):
+    vocabulary = Vocabulary("a")
+
+    def stream_symbols(self, config):
         if "~" in config.prime:
             raise UserError("--prime: the model's vocabulary does not have '~'")
         text = config.prime + str(config.seed % 10) * config.length
@@ -97,7 +100,7 @@ class Offering(Echo):
     def predict_next(self, config, count):
         return [("ab c"[len(config.prime) % 4], 0.75), ("z", 0.25)][:count]
 
-    def generate(self, config):
+    def generate_symbols(self, config):
         words = [" ran home", " ran on", " sat, then"]
         return [config.prime.lower() + words[index % 3] for index in range(config.num_samples)]
 
@@ -140,7 +143,7 @@ def test_quit_leaves(conversation):
 
 def test_ctrl_c_keeps_what_was_written(written):
     class Interrupted(Echo):
-        def stream(self, config):
+        def stream_symbols(self, config):
             yield ["ab"]
             raise KeyboardInterrupt
 

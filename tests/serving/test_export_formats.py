@@ -10,6 +10,8 @@ import folders
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from paths import ROOT
 
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
@@ -21,7 +23,7 @@ from tfcharrnn.model.char_rnn import CharRNN, StreamState
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs.checkpoints import Losses
 from tfcharrnn.runs.run_folder import Run
-from tfcharrnn.serving import export_formats
+from tfcharrnn.serving import export_formats, saved_model
 from tfcharrnn.training import setup
 
 TEXT = "LATIN SMALL LETTER A\nGREEK: Größe, naïve — 日本 🙂\n"
@@ -30,9 +32,10 @@ DEFAULTS = {"length": 40, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 
 
 def write_run(path, layout="sequences", *, text=TEXT, data=None, seed=0, **model):
     """A run folder of a model with random weights, so large that what was read decides what comes."""
-    vocabulary = Vocabulary.from_text(text, LAYOUTS[layout].special)
     config = ModelConfig(**{"cell": "gru", "hidden_size": 16, **model})
     data = DataConfig(**{"layout": layout, **(data or {})})
+    symbols = Vocabulary.from_text(text, LAYOUTS[layout].special).symbols
+    vocabulary = Vocabulary(symbols, of_bytes=data.of_bytes)
     run = Run(path, data, "", "", config, TrainingConfig(batch_size=3), vocabulary)
     network, rng = CharRNN(config, len(vocabulary), layout=LAYOUTS[layout]), np.random.default_rng(seed)
     for variable in network.trainable_variables:
@@ -194,6 +197,35 @@ def test_text_is_normalised_as_in_training(tmp_path, serve):
         assert serve(path, "score", text=[prime])["outputs"]["log_probability"] == pytest.approx(
             trained.score([prime]), rel=1e-5
         )
+
+
+@pytest.mark.parametrize("layout", ["sequences", "lines"])
+def test_a_model_of_bytes_takes_and_gives_text(tmp_path, serve, layout):
+    # the symbols are many starts of characters and few other bytes, so that some of what is drawn is valid
+    text = "aB\r\n\ufffd".encode() + bytes([0, 0x80, 0x9F, 0xBF, 0xC3, 0xC4, 0xE2, 0xED, 0xEF, 0xF0, 0xF4, 0xFF])
+    run = write_run(tmp_path / "run", layout, text=text.decode("latin-1"), data={"encoding": "bytes"}, seed=2)
+    trained, path = trained_model.load_model(run), export_formats.export_model(run)
+    for prime in ["", "ß", "\ufffd", "aB\r\n"]:
+        expected = trained.generate(**DEFAULTS | {"length": 500}, prime=prime)
+        assert serve(path, "generate", **DEFAULTS | {"length": 500}, prime=[prime]) == {"outputs": [expected]}, prime
+        score = serve(path, "score", text=[prime])["outputs"]["log_probability"]
+        assert score == pytest.approx(trained.score([prime]), rel=1e-5)
+    assert r"does not have] [\xa9 z]" in serve(path, "score", text=["éz"])["error"].replace("\\\\", "\\")
+
+
+# bytes that start, continue and end characters of all sizes, or never occur
+TRICKY = [*"aX\nß字\ufffd🙂".encode(), *b"\0\x80\x9f\xa0\xbf\xc0\xc1\xe0\xed\xee\xf1\xf4\xf5\xff"]
+
+
+@given(st.binary(max_size=12) | st.lists(st.sampled_from(TRICKY), max_size=12).map(bytes), st.booleans())
+def test_the_graph_decodes_bytes_as_python_does(data, lowercase):
+    vocabulary = Vocabulary(["<S>", *map(chr, range(256))], of_bytes=True)
+    codec = saved_model._ByteCodec(vocabulary, DataConfig(encoding="bytes", lowercase=lowercase, drop_chars="x"))
+    ids = codec.encode(tf.constant([data, b"", bytes(range(256))]))
+    expected = (data.lower() if lowercase else data).replace(b"x", b"")
+    assert (ids[0].numpy() - 1).tolist() == list(expected) and not len(ids[1])
+    shown = expected.decode("utf-8", "backslashreplace").encode()
+    assert codec.decode(tf.concat([[0], ids[0]], axis=0)).numpy() == shown
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfcharrnn.data.symbols import symbols_to_bytes
+
 MAX_ORDER = 5
 # only this many characters of a longer text are measured
 MAX_CHARACTERS = 2**24
 
 
 def measure(
-    ids: npt.NDArray[np.int32], text: str, alphabet_size: int, training: npt.NDArray[np.int32] | None = None
+    ids: npt.NDArray[np.int32],
+    text: str,
+    alphabet_size: int,
+    training: npt.NDArray[np.int32] | None = None,
+    *,
+    of_bytes: bool = False,
 ) -> dict[str, Any]:
     """Measures all baselines of a text in bits per character, in the format of `evaluate --baselines`.
 
@@ -25,9 +32,10 @@ def measure(
         text: the same text as characters, for the compressors.
         alphabet_size: number of possible symbols.
         training: the model's training text, if available, `[symbols]`.
+        of_bytes: whether the characters are bytes.
     """
     ids, text = ids[:MAX_CHARACTERS], text[:MAX_CHARACTERS]
-    data = text.encode("utf-8")
+    data = symbols_to_bytes(text, of_bytes)
     result: dict[str, Any] = {"characters": len(ids), "ngrams": _label_orders(measure_ngrams(ids, alphabet_size))}
     if training is not None:
         bits = measure_ngrams(ids, alphabet_size, training[-MAX_CHARACTERS:])

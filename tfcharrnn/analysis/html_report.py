@@ -16,6 +16,7 @@ from tfcharrnn import files
 from tfcharrnn.analysis import baselines, html_page, report_text, unit_activations
 from tfcharrnn.analysis.report_text import MEASURED_CHARACTERS, SPLIT_NAMES, ReportText
 from tfcharrnn.analysis.unit_activations import Trace
+from tfcharrnn.data.symbols import group_characters, symbols_to_text, text_to_symbols
 from tfcharrnn.errors import UserError, warn
 from tfcharrnn.inference.eval_inputs import EvalInput
 from tfcharrnn.inference.trained_model import TrainedModel, open_run_data
@@ -152,7 +153,8 @@ def _evaluate_baselines(
 ) -> list[EvaluationRow]:
     vocabulary = trained.run.vocabulary
     alphabet_size = len(vocabulary) - trained.model.layout.num_unpredicted
-    measured = baselines.measure(eval_input.ids, eval_input.text(vocabulary), alphabet_size, training)
+    text, of_bytes = eval_input.text(vocabulary), vocabulary.of_bytes
+    measured = baselines.measure(eval_input.ids, text, alphabet_size, training, of_bytes=of_bytes)
     suffix = "" if training is None else ", after the training text"
     by_order = measured["ngrams" if training is None else "ngrams_after_training"]
     bits = {f"n-gram model of {name.replace('_', ' ')}{suffix}": value for name, value in by_order.items()}
@@ -169,6 +171,7 @@ def _trace_text(trained: TrainedModel, text: ReportText | None, characters: int)
     if text is None:
         return None
     model, vocabulary, layout = trained.model, trained.run.vocabulary, LAYOUTS[trained.run.data.layout]
+    of_bytes = vocabulary.of_bytes
     part = report_text.truncate(text.part, max(characters, MEASURED_CHARACTERS))
     trace = unit_activations.trace_text(model, vocabulary, part, name=text.source)
     features, correlations = unit_activations.correlate_with_features(trace)
@@ -191,8 +194,9 @@ def _trace_text(trained: TrainedModel, text: ReportText | None, characters: int)
         "reading": reading,
         "measured": len(trace.symbols),
         "loss": float(predicted.mean()) if len(predicted) else None,
-        "symbols": list(shown.symbols),
-        "vocabulary": list(vocabulary.symbols),
+        "symbols": [symbols_to_text(symbol, of_bytes) for symbol in shown.symbols],
+        "glyphs": _draw_glyphs(shown.text) if of_bytes else None,
+        "vocabulary": [symbols_to_text(symbol, of_bytes) for symbol in vocabulary.symbols],
         "special": vocabulary.num_special,
         "losses": _round(shown.losses),
         "guesses": shown.guesses.tolist(),
@@ -202,6 +206,14 @@ def _trace_text(trained: TrainedModel, text: ReportText | None, characters: int)
         "features": [{"name": feature.name, "needs_memory": feature.needs_memory} for feature in features],
         "correlations": [_encode_bytes(np.round(100 * r).astype(np.int8)) for r in correlations],
     }
+
+
+def _draw_glyphs(symbols: str) -> list[str]:
+    """Returns what to show for each byte of a text: a character at its last byte, and a dot at the bytes before."""
+    glyphs = []
+    for character, size in zip(*group_characters(symbols, True), strict=True):
+        glyphs += ["·"] * (size - 1) + [symbols_to_text(text_to_symbols(character, True), True)]
+    return glyphs
 
 
 def _encode_layers(trace: Trace) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfcharrnn.analysis import text_features
 from tfcharrnn.analysis.text_features import Feature
 from tfcharrnn.data.chunking import Part
+from tfcharrnn.data.symbols import group_characters
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.layouts import END, START
 from tfcharrnn.model import recurrence
@@ -50,6 +51,7 @@ class Trace:
         guesses: ids of the most probable symbols at each position, best first, `[time, guesses]`; -1 where there is no
             prediction.
         probabilities: their probabilities, `[time, guesses]`.
+        of_bytes: whether the characters are bytes.
     """
 
     symbols: tuple[str, ...]
@@ -57,6 +59,7 @@ class Trace:
     losses: Floats
     guesses: npt.NDArray[np.int32]
     probabilities: Floats
+    of_bytes: bool = False
 
     @property
     def text(self) -> str:
@@ -67,7 +70,12 @@ class Trace:
         """Returns the trace of the first `length` symbols."""
         layers = tuple(dataclasses.replace(layer, values=layer.values[:length]) for layer in self.layers)
         return Trace(
-            self.symbols[:length], layers, self.losses[:length], self.guesses[:length], self.probabilities[:length]
+            self.symbols[:length],
+            layers,
+            self.losses[:length],
+            self.guesses[:length],
+            self.probabilities[:length],
+            self.of_bytes,
         )
 
 
@@ -117,7 +125,8 @@ def trace_text(
         for index, state in enumerate(states)
         for part_name, values in zip("hc", state, strict=False)
     )
-    return Trace(tuple(vocabulary.symbols[i] for i in inputs.shown), layers, losses, guesses, probabilities)
+    symbols = tuple(vocabulary.symbols[i] for i in inputs.shown)
+    return Trace(symbols, layers, losses, guesses, probabilities, vocabulary.of_bytes)
 
 
 def correlate(values: npt.NDArray[np.floating], targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -141,13 +150,14 @@ def correlate(values: npt.NDArray[np.floating], targets: npt.NDArray[np.float64]
 
 
 def correlate_with_features(trace: Trace) -> tuple[tuple[Feature, ...], list[npt.NDArray[np.float64]]]:
-    """Computes how closely each unit tracks each feature of the text.
+    """Computes how closely each unit tracks each feature of the text; a byte has the features of its character.
 
     Returns:
         The features that occur often enough, and for each of `trace.layers` the correlations, `[features, hidden]`.
     """
-    values = text_features.measure_features(trace.text)
-    targets = np.array(list(values.values())).reshape(len(values), len(trace.symbols))
+    text, sizes = group_characters(trace.text, trace.of_bytes)
+    values = text_features.measure_features(text)
+    targets = np.repeat(np.array(list(values.values())).reshape(len(values), len(text)), sizes, axis=1)
     return tuple(values), [correlate(layer.values, targets) for layer in trace.layers]
 
 

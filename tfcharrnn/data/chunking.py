@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Protocol
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from tfcharrnn import rng
 from tfcharrnn.config import DataConfig
-from tfcharrnn.data.examples import Examples, cut_stream, make_evaluation_examples
+from tfcharrnn.data.examples import STREAM_CHUNK, Examples, cut_stream, make_evaluation_examples
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import ConfigError
 from tfcharrnn.layouts import PAD, START
@@ -83,7 +82,7 @@ def split_lines(text: str, config: DataConfig) -> tuple[list[str], dict[str, int
     if is_newline(config.delimiter):
         return filter_lines(text.split("\n"), config)
     ends, starts = [], [0]
-    for match in re.finditer(config.delimiter, text):
+    for match in config.compile_delimiter().finditer(text):
         ends.append(match.start())
         starts.append(match.end())
     ends.append(len(text))
@@ -163,9 +162,20 @@ def join_characters(records: Examples, vocabulary: Vocabulary, config: DataConfi
     return np.concatenate([rows[0, 1:-step], rows[:, -step:].ravel()])
 
 
-def make_stream_examples(ids: npt.NDArray[np.int32], start_id: int | None) -> Examples:
-    """Cuts a text, with one `<S>` before it unless `start_id` is None, into examples to be read as one stream."""
-    return cut_stream(ids if start_id is None else np.concatenate([np.array([start_id], np.int32), ids]))
+def make_stream_examples(ids: npt.NDArray[np.int32], start_id: int | None, size: int = STREAM_CHUNK) -> Examples:
+    """Cuts a text, with one `<S>` before it unless `start_id` is None, into examples to be read as one stream.
+
+    Args:
+        ids: the text, `[characters]`.
+        start_id: the id of `<S>`.
+        size: predictions in an example.
+    """
+    return cut_stream(ids if start_id is None else np.concatenate([np.array([start_id], np.int32), ids]), size)
+
+
+def make_window_examples(ids: npt.NDArray[np.int32], size: int, start_id: int | None) -> Examples:
+    """Cuts a text into windows of `size` predictions, to be read each on its own; see `make_stream_examples`."""
+    return cut_stream(ids, size) if start_id is None else _cut_all_sequences(ids, size + 1, start_id)
 
 
 def encode_text(text: str, vocabulary: Vocabulary, config: DataConfig, name: str) -> Examples:

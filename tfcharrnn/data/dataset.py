@@ -147,13 +147,19 @@ class DataFolder:
         """Returns the same data with the ids of another vocabulary.
 
         Raises:
-            UserError: the vocabulary lacks a character of the data, or has different special symbols.
+            UserError: the vocabulary lacks a character of the data or has different special symbols, or only one of the
+                two is of bytes.
         """
         if vocabulary == self.vocabulary:
             return self
         special = self.vocabulary.symbols[: self.vocabulary.num_special]
         if vocabulary.symbols[: vocabulary.num_special] != special:
             raise UserError(f"{self.name}: was prepared with other special symbols than the model's; prepare it again")
+        if vocabulary.of_bytes != self.vocabulary.of_bytes:
+            raise UserError(
+                f"{self.name}: was prepared with --encoding={self.config.encoding}, but the model's symbols are "
+                f"{'bytes' if vocabulary.of_bytes else 'characters'}; prepare it again with the model's --encoding"
+            )
         characters = vocabulary.encode("".join(self.vocabulary.symbols[len(special) :]), self.name)
         translation = np.concatenate([np.arange(len(special), dtype=np.int32), characters])
         return dataclasses.replace(self, vocabulary=vocabulary, translation=translation)
@@ -185,7 +191,7 @@ def open_data(path: str | Path) -> DataFolder:
         raise UserError(f"{where}: damaged ({reason}); prepare the data again") from None
     except (ValueError, UserError) as error:
         raise UserError(f"{where}: damaged ({first_line(error)}); prepare the data again") from None
-    vocabulary = Vocabulary.load(path / "vocab.json")
+    vocabulary = Vocabulary.load(path / "vocab.json", of_bytes=config.of_bytes)
     return DataFolder(path, name, fingerprint, config, vocabulary, splits, dropped)
 
 

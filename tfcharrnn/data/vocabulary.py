@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tfcharrnn.data.symbols import quote_symbols
 from tfcharrnn.errors import UserError, shorten
 from tfcharrnn.files import read_json, write_json
 from tfcharrnn.layouts import END, PAD, START
@@ -15,6 +18,7 @@ from tfcharrnn.layouts import END, PAD, START
 FORMAT = 1
 _SPECIAL = (START, PAD, END)
 _NUM_CODE_POINTS = 0x110000
+_NUM_BYTES = 256
 # characters processed at a time: few enough for their code points to stay in the processor's cache
 _BLOCK_SIZE = 2**16
 
@@ -25,15 +29,17 @@ class Vocabulary:
     Attributes:
         symbols: all symbols, in id order.
         num_special: number of special symbols.
+        of_bytes: whether its characters are bytes; see `tfcharrnn.data.symbols`.
     """
 
-    def __init__(self, symbols: Sequence[str]):
+    def __init__(self, symbols: Sequence[str], *, of_bytes: bool = False):
         """Makes a vocabulary of symbols in id order.
 
         Raises:
-            UserError: a duplicate, a symbol that is neither special nor a single character, or a wrong order.
+            UserError: a duplicate, a symbol that is neither special nor a single character or byte, or a wrong order.
         """
         self.symbols = tuple(symbols)
+        self.of_bytes = of_bytes
         self.num_special = 0
         while self.num_special < len(self.symbols) and self.symbols[self.num_special] in _SPECIAL:
             self.num_special += 1
@@ -55,6 +61,10 @@ class Vocabulary:
                 f"vocabulary: {characters[index + 1]!r} after {characters[index]!r}: "
                 "characters must be unique and sorted by code point"
             )
+        if of_bytes and self._code_points[-1] >= _NUM_BYTES:
+            raise UserError(
+                f"vocabulary: {characters[-1]!r} is not a byte, and its text was prepared with --encoding=bytes"
+            )
         self._ids = np.full(_NUM_CODE_POINTS, -1, np.int32)
         self._ids[self._code_points] = np.arange(self.num_special, len(self.symbols), dtype=np.int32)
 
@@ -66,8 +76,12 @@ class Vocabulary:
         return cls([*special, *map(chr, characters.code_points())])
 
     @classmethod
-    def load(cls, path: Path) -> Vocabulary:
+    def load(cls, path: Path, *, of_bytes: bool = False) -> Vocabulary:
         """Reads `vocab.json`.
+
+        Args:
+            path: the file.
+            of_bytes: whether its characters are bytes.
 
         Raises:
             UserError: the file is missing, damaged or has another format.
@@ -79,7 +93,7 @@ class Vocabulary:
         if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
             raise UserError(f"{path}: 'symbols' is not a list of strings; the file is damaged")
         try:
-            return cls(symbols)
+            return cls(symbols, of_bytes=of_bytes)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -90,11 +104,12 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def __reduce__(self) -> tuple[type, tuple[Sequence[str]]]:
-        return type(self), (self.symbols,)  # making the tables is faster than sending them to another process
+    def __reduce__(self) -> tuple[Any, tuple[Sequence[str]]]:
+        # making the tables is faster than sending them to another process
+        return functools.partial(type(self), of_bytes=self.of_bytes), (self.symbols,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.symbols == other.symbols
+        return isinstance(other, Vocabulary) and self.symbols == other.symbols and self.of_bytes == other.of_bytes
 
     def __hash__(self) -> int:
         return hash(self.symbols)
@@ -128,7 +143,7 @@ class Vocabulary:
             start += len(block)
         if len(ids) and ids.min() < 0:
             unknown = sorted(set(text).difference(self.symbols))
-            shown = ", ".join(repr(character) for character in unknown[:10])
+            shown = ", ".join(quote_symbols(character, self.of_bytes) for character in unknown[:10])
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
             raise UserError(f"{what}: the model's vocabulary does not have {shown}{more}; it has {self.describe()}")
         return ids
@@ -153,9 +168,10 @@ class Vocabulary:
     def describe(self) -> str:
         """Describes the characters for messages: all of them, or the first forty."""
         characters = "".join(self.symbols[self.num_special :])
+        shown = quote_symbols(characters[:40], self.of_bytes)
         if len(characters) <= 40:
-            return repr(characters)
-        return f"{len(characters)} characters, {characters[:40]!r} and more"
+            return shown
+        return f"{len(characters)} {'bytes' if self.of_bytes else 'characters'}, {shown} and more"
 
 
 class CharacterSet:

@@ -35,7 +35,7 @@ class EvalInput:
     unknown: int = 0
 
     def text(self, vocabulary: Vocabulary) -> str:
-        """Returns the characters as text, with a newline for the end of a line."""
+        """Returns the symbols as a string, with a newline for the end of a line."""
         ends = np.flatnonzero(self.ids == (-1 if vocabulary.end_id is None else vocabulary.end_id))
         return "\n".join(vocabulary.decode(part) for part in np.split(self.ids, ends))
 
@@ -65,7 +65,7 @@ def make_text_input(
     """Makes the input for a normalised text.
 
     Args:
-        text: the text.
+        text: its symbols.
         vocabulary: the model's vocabulary.
         config: the data options of the model.
         name: the name of the text, for errors.

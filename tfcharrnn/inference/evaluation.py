@@ -27,13 +27,16 @@ CHARACTER_CLASSES = ("lower", "upper", "digit", "space", "newline", "punctuation
 _MAX_PARTIAL_SUMS = 2**20
 
 
-def classify_symbol(symbol: str) -> str:
-    """Returns the class of a symbol: `end` is `</S>`; `other` is, for example, a letter of a caseless script."""
+def classify_symbol(symbol: str, *, of_bytes: bool = False) -> str:
+    """Returns the class of a symbol: `end` is `</S>`; `other` is, for example, a letter of a caseless script.
+
+    A byte outside ASCII is part of a character, and `other`.
+    """
     if symbol == END:
         return "end"
     if symbol == "\n":
         return "newline"
-    if len(symbol) != 1:
+    if len(symbol) != 1 or (of_bytes and not symbol.isascii()):
         return "other"
     if symbol.isspace():
         return "space"
@@ -91,7 +94,7 @@ class Evaluation:
             return {}
         sums = {name: np.zeros(3) for name in CHARACTER_CLASSES}
         for symbol, *totals in zip(vocabulary.symbols, *self.by_symbol, strict=True):
-            sums[classify_symbol(symbol)] += totals
+            sums[classify_symbol(symbol, of_bytes=vocabulary.of_bytes)] += totals
         return {
             name: {"loss": float(nats / count), "accuracy": float(hits / count), "characters": int(count)}
             for name, (nats, hits, count) in sums.items()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tfcharrnn.config import GenerationConfig
+from tfcharrnn.data.symbols import TextDecoder, quote_symbols, symbols_to_text, text_to_symbols
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.sampling import Sampler
 
@@ -51,13 +52,14 @@ class Conversation:
 
     Attributes:
         config: the settings; the seed is incremented with each answer.
-        text: the text so far.
+        text: the symbols of the text so far.
     """
 
     def __init__(self, sampler: Sampler, config: GenerationConfig, write: Callable[[str], object]):
         self.config = config
         self.text = ""
         self._sampler = sampler
+        self._of_bytes = sampler.vocabulary.of_bytes
         self._write = write
         self._history: list[_Turn] = []
         self._choice = _Choice("", 0)
@@ -76,6 +78,7 @@ class Conversation:
         if line.startswith("/") and not line.startswith("//"):
             return self._run_command(*line[1:].partition(" ")[::2])
         line = line.removeprefix("/") if line.startswith("//") else line
+        line = text_to_symbols(line, self._of_bytes, "text")
         if self._choice.num_offered:
             return self._append_choice(line)
         self._continue_text(line if line else self.text, is_new=bool(line))
@@ -85,14 +88,15 @@ class Conversation:
         """Writes the continuation of `prime`, and `prime` itself if it is new."""
         text_before, written = self.text, 0
         shown_from = 0 if is_new else len(prime)
-        pieces = []
+        pieces, decoder = [], TextDecoder(self._of_bytes)
         try:
-            for (piece,) in self._sampler.stream(dataclasses.replace(self.config, prime=prime)):
-                self._write(piece[max(shown_from - written, 0) :])
+            for (piece,) in self._sampler.stream_symbols(dataclasses.replace(self.config, prime=prime)):
+                self._write(decoder.decode(piece[max(shown_from - written, 0) :]))
                 pieces.append(piece)
                 written += len(piece)
         except KeyboardInterrupt:  # keep what was written
             pass
+        self._write(decoder.decode("", is_last=True))
         self._history.append(_Turn(text_before, prime))
         self.text = "".join(pieces)
         self.config = dataclasses.replace(self.config, seed=(self.config.seed + 1) % 2**31)
@@ -110,7 +114,7 @@ class Conversation:
             self.text = text_before
             raise
         self._history.append(_Turn(text_before, self.text))
-        self._write(addition)
+        self._write(symbols_to_text(addition, self._of_bytes))
         return offer
 
     def _offer_choices(self) -> str:
@@ -121,12 +125,20 @@ class Conversation:
             choices = self._sampler.predict_next(config, count)
         else:
             samples = dataclasses.replace(config, num_samples=_WORD_SAMPLES, length=_WORD_LENGTH, stop="")
-            texts = self._sampler.generate(samples)
+            texts = self._sampler.generate_symbols(samples)
             start = len(self._sampler.normalise(self.text))  # the prefix of every text
-            words = Counter(match[0] for text in texts if (match := re.match(r"\W*\w*", text[start:])))
+            words = Counter(self._find_word(text[start:]) for text in texts)
             choices = [(word, times / _WORD_SAMPLES) for word, times in words.most_common(count)]
-        self._offered = [text for text, _ in choices]
-        return "  ".join(f"{index} {text!r} {share:.2f}" for index, (text, share) in enumerate(choices, start=1))
+        self._offered = [symbols for symbols, _ in choices]
+        return "  ".join(
+            f"{index} {quote_symbols(symbols, self._of_bytes)} {share:.2f}"
+            for index, (symbols, share) in enumerate(choices, start=1)
+        )
+
+    def _find_word(self, symbols: str) -> str:
+        """Returns the symbols of the first word and of what precedes it."""
+        match = re.match(r"\W*\w*", symbols_to_text(symbols, self._of_bytes, "surrogateescape"))
+        return text_to_symbols(match[0], self._of_bytes) if match else ""
 
     def _run_command(self, name: str, value: str) -> str:
         if name in ("quit", "exit"):
@@ -142,7 +154,8 @@ class Conversation:
             if name == "again":
                 self._continue_text(prime, is_new=True)
                 return ""
-            return f"the text now ends with {self.text[-40:]!r}" if self.text else "the text is now empty"
+            shown = symbols_to_text(self.text, self._of_bytes)[-40:]
+            return f"the text now ends with {shown!r}" if shown else "the text is now empty"
         if name in ("pick", "words"):
             if not re.fullmatch(r"\s*\d{1,9}\s*", value):  # str.isdigit would let ² pass, which int refuses
                 raise UserError(f"/{name} takes a number. Received: {value!r}")

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfcharrnn import rng
 from tfcharrnn.config import GenerationConfig
+from tfcharrnn.data.symbols import TextDecoder, text_to_symbols
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.gumbel_max import gumbel_noise, sample_symbols
@@ -75,7 +76,7 @@ class Sampler:
         model: the model.
         vocabulary: its symbols.
         carried: where training stopped reading a stream, or None.
-        normalise: normalises a prime as the training text was.
+        normalise: normalises the symbols of a prime as those of the training text.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Sampler:
             vocabulary: its symbols.
             seq_length: characters that a prediction sees in the layout `windows`.
             carried: where training stopped reading a stream; None: a stream needs a prime.
-            normalise: normalises a prime as the training text was.
+            normalise: normalises the symbols of a prime as those of the training text.
         """
         self.model = model
         self.vocabulary = vocabulary
@@ -103,7 +104,9 @@ class Sampler:
         self._compiled = functools.cache(self._compile)
 
     def stream(self, config: GenerationConfig) -> Iterator[list[str]]:
-        """Generates text piece by piece.
+        r"""Generates text piece by piece.
+
+        Bytes are decoded as UTF-8, and those that are not valid are escaped, as in `\xff`.
 
         Yields:
             The next piece of each of the `num_samples` texts; a text begins with its prime.
@@ -111,9 +114,21 @@ class Sampler:
         Raises:
             UserError: the prime has characters outside the vocabulary, or is missing where one is needed.
         """
+        of_bytes = self.vocabulary.of_bytes
+        decoders = [TextDecoder(of_bytes) for _ in range(config.num_samples)]
+        prime = text_to_symbols(config.prime, of_bytes, "--prime")
+        for pieces in self.stream_symbols(dataclasses.replace(config, prime=prime)):
+            yield [decoder.decode(piece) for decoder, piece in zip(decoders, pieces, strict=True)]
+        rest = [decoder.decode("", is_last=True) for decoder in decoders]
+        if any(rest):
+            yield rest
+
+    def stream_symbols(self, config: GenerationConfig) -> Iterator[list[str]]:
+        """Generates the symbols of texts piece by piece, like `stream`, from the symbols of a prime."""
         config = dataclasses.replace(config, prime=self.normalise(config.prime))
         end_id = self.vocabulary.end_id
-        filters = [_StopFilter(config.prime, config.stop) for _ in range(config.num_samples)]
+        stop = text_to_symbols(config.stop, self.vocabulary.of_bytes, "--stop")
+        filters = [_StopFilter(config.prime, stop) for _ in range(config.num_samples)]
         for ids, _ in self._generate_ids(config):
             pieces = []
             for stop_filter, row in zip(filters, ids.T, strict=True):
@@ -129,18 +144,21 @@ class Sampler:
 
     def generate(self, config: GenerationConfig) -> list[str]:
         """Generates whole texts, with the errors of `stream`."""
-        empty = [""] * config.num_samples
-        return ["".join(pieces) for pieces in zip(empty, *self.stream(config), strict=True)]
+        return _join_pieces(self.stream(config), config.num_samples)
+
+    def generate_symbols(self, config: GenerationConfig) -> list[str]:
+        """Generates the symbols of whole texts from the symbols of a prime, with the errors of `stream`."""
+        return _join_pieces(self.stream_symbols(config), config.num_samples)
 
     def predict_next(self, config: GenerationConfig, count: int) -> list[tuple[str, float]]:
-        """Finds the likeliest characters after a prime.
+        """Finds the likeliest symbols after a prime.
 
         Args:
-            config: has the prime and the temperature.
+            config: has the symbols of the prime, and the temperature.
             count: how many to return at most.
 
         Returns:
-            The characters, likeliest first, with their probabilities; "" is the end of the text.
+            The symbols, likeliest first, with their probabilities; "" is the end of the text.
         """
         prime = self.normalise(config.prime)
         *_, (_, logits) = self._generate_ids(dataclasses.replace(config, prime=prime, length=1, num_samples=1))
@@ -325,6 +343,10 @@ class Sampler:
             return self.run_loop(self.make_step(), sample, noise_at, forced, count, symbols, context)
 
         return run
+
+
+def _join_pieces(pieces: Iterator[list[str]], num_samples: int) -> list[str]:
+    return ["".join(parts) for parts in zip([""] * num_samples, *pieces, strict=True)]
 
 
 class _StopFilter:

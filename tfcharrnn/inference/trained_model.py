@@ -7,11 +7,13 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tfcharrnn.config import GenerationConfig
+from tfcharrnn.config import BYTES, GenerationConfig
 from tfcharrnn.data import chunking, evaluation_examples
 from tfcharrnn.data.dataset import DataFolder
+from tfcharrnn.data.symbols import text_to_symbols
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.inference import eval_inputs
+from tfcharrnn.inference.dynamic_evaluation import DynamicEvaluator
 from tfcharrnn.inference.eval_inputs import EvalInput
 from tfcharrnn.inference.evaluation import Evaluation, Evaluator
 from tfcharrnn.inference.sampling import Sampler
@@ -114,6 +116,49 @@ class TrainedModel:
         result = self.evaluator(eval_input.examples, size, in_order=eval_input.in_order)
         return dataclasses.replace(result, unknown=eval_input.unknown)
 
+    def evaluate_windows(self, eval_input: EvalInput, size: int, batch_size: int = 0) -> Evaluation:
+        """Measures the loss on a text cut into windows of `size` characters, each read from the initial state.
+
+        Raises:
+            ConfigError: the layout has no text to cut.
+        """
+        self._check_reads_whole("window")
+        examples = chunking.make_window_examples(eval_input.ids, size, self.model.layout.start_id)
+        result = self.evaluator(examples, batch_size or self.run.training.batch_size, in_order=False)
+        return dataclasses.replace(result, unknown=eval_input.unknown)
+
+    def evaluate_dynamic(
+        self, eval_input: EvalInput, rate: float = 0.0, data_dir: str | Path = ""
+    ) -> tuple[Evaluation, float]:
+        """Measures the loss on a text that a copy of the model goes on learning from as it reads.
+
+        Args:
+            eval_input: the text.
+            rate: learning rate of the step after each piece; 0: the best on the validation split.
+            data_dir: the data folder with that split, if it has moved.
+
+        Returns:
+            The evaluation, and the rate.
+
+        Raises:
+            ConfigError: the layout cannot be read as one text.
+            UserError: there is no validation split to choose the rate on.
+        """
+        self._check_reads_whole("dynamic")
+        evaluator = DynamicEvaluator(self.model)
+        if not rate:
+            try:
+                rate = evaluator.choose_rate(self.make_split_input("val", data_dir, "whole").ids)
+            except UserError as error:
+                raise UserError(f"{error}; or give --dynamic_rate, which is chosen on the validation split") from None
+        result = evaluator.evaluate(eval_input.ids, rate)
+        return dataclasses.replace(result, unknown=eval_input.unknown), rate
+
+    def _check_reads_whole(self, flag: str) -> None:
+        layout = self.run.data.layout
+        if layout not in ("sequences", "stream"):
+            raise ConfigError(f"--{flag}: reads one continuous text, for --layout=sequences|stream, not {layout}")
+
     def make_split_input(self, split: str = "val", data_dir: str | Path = "", read: str = "") -> EvalInput:
         """Makes the input of `evaluate_split`."""
         data = self._open_split(split, data_dir)
@@ -131,8 +176,30 @@ class TrainedModel:
         self, text: str | Iterable[str], name: str = "text", *, read: str = "", unknown: str = "error"
     ) -> EvalInput:
         """Makes the input of `evaluate_text`."""
-        text = corpora.normalise(text if isinstance(text, str) else "".join(text), self.run.data)
-        return eval_inputs.make_text_input(text, self.run.vocabulary, self.run.data, name, read=read, unknown=unknown)
+        symbols = self._to_symbols(text if isinstance(text, str) else "".join(text), name)
+        return eval_inputs.make_text_input(
+            symbols, self.run.vocabulary, self.run.data, name, read=read, unknown=unknown
+        )
+
+    def read_files(self, paths: Sequence[str], encoding: str = "utf-8", *, between: str = "\n") -> Corpus:
+        """Reads the symbols of files, normalised as in training; for a model of bytes, the files as they are.
+
+        Args:
+            paths: the files, as in `--input`.
+            encoding: their encoding.
+            between: separator of two files.
+
+        Raises:
+            ConfigError: the encoding is not that of the model's symbols.
+            UserError: a file is unavailable, not in its encoding, or leaves no text.
+        """
+        if self.run.data.of_bytes and encoding not in ("utf-8", BYTES):
+            raise ConfigError(f"--encoding={encoding}: {self.run.path} reads the bytes of any file; leave it out")
+        if encoding == BYTES and not self.run.data.of_bytes:
+            raise ConfigError(f"--encoding={BYTES}: {self.run.path} reads characters; name the encoding of the file")
+        encoding = BYTES if self.run.data.of_bytes else encoding
+        config = dataclasses.replace(self.run.data, input=tuple(paths), corpus="", encoding=encoding)
+        return corpora.load(config, between=between)
 
     def score(self, lines: Sequence[str], name: str = "text") -> list[float]:
         """Returns log p(line | `<S>`) of each line in nats, including the end of the line if the layout has one.
@@ -144,6 +211,10 @@ class TrainedModel:
         Raises:
             UserError: a line has characters outside the vocabulary, or the layout has no `<S>`.
         """
+        return self.score_symbols([self._to_symbols(line, name) for line in lines], name)
+
+    def score_symbols(self, lines: Sequence[str], name: str = "text") -> list[float]:
+        """Scores lines of normalised symbols, like `score`."""
         layout = LAYOUTS[self.run.data.layout]
         if layout.start_id is None:
             able = "|".join(other.name for other in LAYOUTS.values() if other.start_id is not None)
@@ -151,9 +222,13 @@ class TrainedModel:
                 f"{self.run.path}: the layout {layout.name} has no <S> to score a line from; "
                 f"train a model with --layout={able}"
             )
-        lines = [corpora.normalise(line, self.run.data) for line in lines]
-        examples = chunking.encode_lines(lines, self.run.vocabulary, name)
+        examples = chunking.encode_lines(list(lines), self.run.vocabulary, name)
         return (0.0 - self.evaluator.sum_losses(examples, self.run.training.batch_size)).tolist()
+
+    def _to_symbols(self, text: str, name: str) -> str:
+        """Returns the symbols of a text, normalised as in training."""
+        data = self.run.data
+        return corpora.normalise(text_to_symbols(text, data.of_bytes, name), data)
 
 
 def open_run_data(run: Run, data_dir: str | Path = "") -> DataFolder:

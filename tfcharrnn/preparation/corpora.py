@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import string
 import sysconfig
 import unicodedata
 import zipfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.dataset import join_names
+from tfcharrnn.data.symbols import choose_codec, text_to_symbols
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.files import sha256
 from tfcharrnn.preparation import input_files
@@ -58,7 +60,7 @@ class InputFile:
         path: its location.
         name: its name in `dataset.json`.
         label: its name in error messages.
-        encoding: its text encoding.
+        encoding: the codec that decodes it to symbols.
         member: for a zip archive, the member to read.
     """
 
@@ -143,12 +145,13 @@ def find_inputs(config: DataConfig) -> tuple[InputFile, ...]:
     """
     if config.input:
         paths = input_files.find_files(config.input)
-        return tuple(InputFile(path, Path(path).name, path, config.encoding) for path in paths)
+        codec = choose_codec(config.encoding)
+        return tuple(InputFile(path, Path(path).name, path, codec) for path in paths)
     if config.corpus in DOWNLOADS:
         download = DOWNLOADS[config.corpus]
         with _report_download_errors(config.corpus, download):
             path = _fetch(config.corpus, download)
-        return (InputFile(str(path), config.corpus, config.corpus, "utf-8", download.member),)
+        return (InputFile(str(path), config.corpus, config.corpus, _download_codec(config), download.member),)
     return ()
 
 
@@ -163,9 +166,9 @@ def load(config: DataConfig, *, between: str = "\n") -> Corpus:
         UserError: a file or corpus is unavailable, not in its encoding, or leaves no text.
     """
     if config.input:
-        corpus = _load_files(config.input, config.encoding, between)
+        corpus = _load_files(config.input, choose_codec(config.encoding), between)
     else:
-        corpus = _load_corpus(config.corpus or DEFAULT_CORPUS)
+        corpus = _load_corpus(config.corpus or DEFAULT_CORPUS, config)
     text = normalise(corpus.text, config)
     if not text:
         raise no_text_error(corpus.name)
@@ -178,7 +181,12 @@ def no_text_error(name: str) -> UserError:
 
 
 def normalise(text: str, config: DataConfig) -> str:
-    """Applies `--lowercase`, `--drop_digits` and `--drop_chars`; Windows line ends become plain newlines."""
+    """Applies `--lowercase`, `--drop_digits` and `--drop_chars`; Windows line ends become plain newlines.
+
+    Bytes are normalised as ASCII, and their line ends stay as they are.
+    """
+    if config.of_bytes:
+        return _normalise_bytes(text, config)
     if "\r" in text:  # searching for one character is much faster than for two
         text = text.replace("\r\n", "\n")
     if config.lowercase:
@@ -189,6 +197,14 @@ def normalise(text: str, config: DataConfig) -> str:
     if dropped:
         text = text.translate({ord(character): None for character in dropped})
     return text
+
+
+def _normalise_bytes(symbols: str, config: DataConfig) -> str:
+    dropped = config.drop_chars + string.digits * config.drop_digits
+    if not (config.lowercase or dropped):
+        return symbols
+    data = symbols.encode("latin-1")  # methods of `bytes` know only ASCII
+    return (data.lower() if config.lowercase else data).translate(None, dropped.encode("ascii")).decode("latin-1")
 
 
 def decode(data: bytes, encoding: str, name: str) -> str:
@@ -219,7 +235,9 @@ def report_decode_errors(encoding: str, name: str, read: int | None = None, char
     try:
         yield
     except LookupError:
-        raise ConfigError(f"--encoding={encoding}: not a text encoding that Python knows; try utf-8") from None
+        raise ConfigError(
+            f"--encoding={encoding}: not a text encoding that Python knows; try utf-8, or bytes"
+        ) from None
     except UnicodeDecodeError as error:
         at = error.start + (0 if read is None else read - len(error.object))
         raise UserError(
@@ -248,18 +266,24 @@ def empty_file_error(path: str) -> UserError:
     return UserError(f"{path}: is empty; --input needs text")
 
 
-def _load_corpus(name: str) -> Corpus:
+def _load_corpus(name: str, config: DataConfig) -> Corpus:
     if name in EMBEDDED:
         text = EMBEDDED[name]()
         data = text.encode("utf-8")
+        text = text_to_symbols(text, config.of_bytes, name)
     elif name in DOWNLOADS:
         data = _read_download(name, DOWNLOADS[name])
-        text = decode(data, "utf-8", name)
+        text = decode(data, _download_codec(config), name)
     else:
         raise ConfigError(
             f"--corpus={name}: not one of {', '.join(corpus_names())}; for your own text pass --input=FILE"
         )
     return Corpus(name, text, (Source(name, len(data), sha256(data)),))
+
+
+def _download_codec(config: DataConfig) -> str:
+    """Returns the codec that decodes a downloaded corpus to symbols."""
+    return choose_codec(config.encoding if config.of_bytes else "utf-8")
 
 
 def _read_download(name: str, download: Download) -> bytes:

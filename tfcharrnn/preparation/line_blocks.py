@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -173,7 +172,7 @@ class LineFinder:
     """
 
     def __init__(self, config: DataConfig):
-        self._pattern = re.compile(config.delimiter)
+        self._pattern = config.compile_delimiter()
         self._config = config
         # the text in memory, and the positions in it where the search resumes and where the current line starts
         self._text, self._search, self._line = "", 0, 0

@@ -129,7 +129,7 @@ def write_shards(
     Raises:
         UserError: the text cannot be read, or the write fails.
     """
-    vocabulary = Vocabulary([*LAYOUTS[config.layout].special, *map(chr, text.code_points)])
+    vocabulary = Vocabulary([*LAYOUTS[config.layout].special, *map(chr, text.code_points)], of_bytes=config.of_bytes)
     shards = list(_plan_shards(text, config, staging.splits_file if staging else None))
     notes = staging.notes if staging else None
     written = {shard.name: _read_complete(folder, notes, shard.name) for shard in shards}

@@ -159,14 +159,15 @@ def load(path: str | Path) -> Run:
             raise UserError(f"{config_path}: {name!r} is missing or of the wrong type; the file is damaged")
         return value[name]
 
+    data = config_lib.from_dict(DataConfig, get_section("data", dict), str(config_path))
     return Run(
         path=path,
-        data=config_lib.from_dict(DataConfig, get_section("data", dict), str(config_path)),
+        data=data,
         data_dir=get_section("data_dir", str),
         fingerprint=get_section("data_fingerprint", str),
         model=config_lib.from_dict(ModelConfig, get_section("model", dict), str(config_path)),
         training=config_lib.from_dict(TrainingConfig, get_section("training", dict), str(config_path)),
-        vocabulary=Vocabulary.load(path / "vocab.json"),
+        vocabulary=Vocabulary.load(path / "vocab.json", of_bytes=data.of_bytes),
         num_files=get_section("data_files", int) if "data_files" in value else 0,
     )
 

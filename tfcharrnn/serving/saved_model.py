@@ -11,14 +11,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfcharrnn.config import DataConfig, GenerationConfig
+from tfcharrnn.data.symbols import symbols_to_text
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.inference.gumbel_max import sample_symbols
 from tfcharrnn.inference.sampling import SAMPLE, Context, StepFunction, TextStart
 from tfcharrnn.inference.trained_model import TrainedModel
+from tfcharrnn.preparation import corpora
 
 # ids of characters that the normalisation drops, and of those outside the vocabulary
 _DROPPED, _UNKNOWN = -1, -2
 _MAX_NAMED = 10  # unknown characters that an error names
+# each byte alone: ASCII as it is, others escaped
+_BYTE_NAMES = [symbols_to_text(chr(byte), True) for byte in range(256)]
 
 # the inputs of `generate` besides the prime: settings of the same names, with the same bounds
 _NUMBERS = {
@@ -45,7 +49,8 @@ class Servable(tf.Module):
         self.model, self.carried = trained.model, trained.sampler.carried
         self._sampler = trained.sampler
         self._seq_length = trained.run.data.seq_length
-        self._codec = _TextCodec(trained.run.vocabulary, trained.run.data)
+        vocabulary, data = trained.run.vocabulary, trained.run.data
+        self._codec = _ByteCodec(vocabulary, data) if data.of_bytes else _TextCodec(vocabulary, data)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "prime"), *_NUMBER_SPECS], autograph=False)
     def generate(self, prime: tf.Tensor, *numbers: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -196,6 +201,55 @@ class _TextCodec:
         """Returns the text of ids `[symbols]`, a scalar, without special symbols."""
         ids = tf.boolean_mask(ids, ids >= self._num_special)
         return tf.strings.unicode_encode(tf.gather(self._code_points, ids - self._num_special), "UTF-8")
+
+
+class _ByteCodec:
+    """Converts between text and ids of bytes, with the normalisation of the training text."""
+
+    def __init__(self, vocabulary: Vocabulary, config: DataConfig):
+        self._num_special = vocabulary.num_special
+        characters = vocabulary.symbols[vocabulary.num_special :]
+        self._bytes = [character.encode("latin-1") for character in characters]
+        self._ids = np.full(256, _UNKNOWN, np.int32)
+        for byte in range(256):
+            symbol = corpora.normalise(chr(byte), config)
+            if symbol in characters:
+                self._ids[byte] = vocabulary.encode(symbol)[0]
+            elif not symbol:
+                self._ids[byte] = _DROPPED
+
+    def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Normalises texts `[batch]` and returns the ids of their bytes, int32 `[batch, (symbols)]`.
+
+        Bytes outside the vocabulary fail an assertion that names them.
+        """
+        rows = tf.strings.bytes_split(texts)
+        numbers = _number_bytes(rows.flat_values)
+        ids = tf.gather(self._ids, numbers)
+        unknown = tf.unique(tf.boolean_mask(numbers, ids == _UNKNOWN))[0][:_MAX_NAMED]
+        names = tf.strings.reduce_join(tf.gather(_BYTE_NAMES, unknown), separator=" ")
+        message = ["the model's vocabulary does not have", names]
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(unknown) == 0, message)]):
+            return tf.ragged.boolean_mask(rows.with_flat_values(ids), rows.with_flat_values(ids != _DROPPED))
+
+    def decode(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns the text of ids `[symbols]`, a scalar, with bytes that are not UTF-8 escaped, as `generate` does."""
+        ids = tf.boolean_mask(ids, ids >= self._num_special)
+        data = tf.strings.reduce_join(tf.gather(self._bytes, ids - self._num_special))
+        code_points, starts = tf.strings.unicode_decode_with_offsets(data, "UTF-8", errors="replace")
+        starts = tf.cast(starts, tf.int32)
+        sizes = tf.concat([starts[1:], [tf.strings.length(data)]], axis=0)[: tf.size(starts)] - starts
+        parts = tf.strings.substr(tf.fill(tf.shape(starts), data), starts, sizes)
+        # a replacement character stands for bytes that are not valid, or for itself
+        is_invalid = (code_points == 0xFFFD) & (parts != "\ufffd".encode())
+        names = tf.gather(_BYTE_NAMES, _number_bytes(tf.strings.bytes_split(parts).flat_values))
+        escaped = tf.strings.reduce_join(tf.RaggedTensor.from_row_lengths(names, sizes), axis=1)
+        return tf.strings.reduce_join(tf.where(is_invalid, escaped, parts))
+
+
+def _number_bytes(strings: tf.Tensor) -> tf.Tensor:
+    """Returns the numbers of strings of one byte each, int32 `[strings]`."""
+    return tf.cast(tf.reshape(tf.io.decode_raw(strings, tf.uint8), [-1]), tf.int32)
 
 
 def _assert_in_bounds(values: dict[str, tf.Tensor]) -> list[tf.Operation]:
