@@ -253,6 +253,13 @@ class ModelConfig(_CheckedConfig):
 class TrainingConfig(_CheckedConfig):
     """Training options."""
 
+    minutes: float = option(
+        0.0,
+        "Choose cell, sizes, batch, dropout, learning rate and steps so that the whole run takes about this many "
+        "minutes on this machine, unless they are given; 0: do not choose.",
+        at_least=0.0,
+        at_most=100_000.0,
+    )
     batch_size: int = option(128, "Sequences in a batch.", at_least=1, at_most=1_000_000)
     epochs: int = option(30, "Passes over the training text, unless --steps is given.", at_least=1, at_most=10_000_000)
     steps: int = option(0, "Training steps in total; 0: use --epochs.", at_least=0, at_most=10**12)

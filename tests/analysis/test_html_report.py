@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from tfcharrnn.analysis import html_page, html_report
+from tfcharrnn.analysis import html_page, html_report, report_text
 from tfcharrnn.inference import trained_model
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints, logs
@@ -149,7 +149,7 @@ def test_bytes_are_shown_as_the_characters_that_they_spell(tmp_path):
     names = [feature["name"] for feature in shown["features"]]
     assert "newline" in names and all(len(unpacked(table, [len(names), 6])) for table in shown["correlations"])
     assert data["evaluations"][0]["characters"] == 20 * len(line) - 1
-    text = html_report.report_text.generate_text(trained, 50, "né").part
+    text = report_text.generate_text(trained, 50, "né").part
     assert text.encode("latin-1").startswith("né".encode())
 
 

@@ -540,6 +540,7 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
         (("--run_dir=new",), 2, "--characters or --text"),
         (("--characters=chars.json",), 2, "--run_dir is missing"),
         (("--characters=chars.json", "--run_dir=new", "--seq_length=1"), 2, "--seq_length must be"),
+        (("--text=text.txt", "--run_dir=new", "--encoding=bytes"), 2, "--encoding=bytes: the symbols of an imported"),
     ]:
         refused = tool(*arguments)
         assert (refused.returncode, refused.stderr.count("\n")) == (code, 1), refused.stderr

@@ -229,6 +229,13 @@ def check_fits_layout(characters: int, records: int, data: DataConfig, config: T
         count_batches(count_training_examples(characters, records, data), config)
 
 
+def count_rows(characters: int, records: int, data: DataConfig) -> int:
+    """Returns the largest batch that the training split fills."""
+    if LAYOUTS[data.layout].carries_state:
+        return max(characters - 1, 0) // data.seq_length
+    return count_training_examples(characters, records, data)
+
+
 class Streams(NamedTuple):
     """The size of parallel streams.
 

@@ -52,7 +52,7 @@ class TrainedModel:
             **settings: the fields of `GenerationConfig`, such as `length=200, prime="The ", temperature=0.8, seed=1`.
 
         Returns:
-            The text, prime included.
+            The text, prime included; of a model of bytes decoded, as `Sampler.stream` says.
 
         Raises:
             UserError: a setting is out of bounds, or the prime has characters outside the vocabulary.
@@ -96,6 +96,9 @@ class TrainedModel:
         batch_size: int = 0,
     ) -> Evaluation:
         """Measures the loss on a text, normalised as in training; each character is predicted once.
+
+        A model of bytes reads the UTF-8 of the text; a byte that is not valid is the lone surrogate that Python's error
+        handler "surrogateescape" makes of it.
 
         Args:
             text: the text, or its pieces in order.

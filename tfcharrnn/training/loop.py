@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from tfcharrnn.config import GenerationConfig
@@ -57,6 +58,7 @@ def train(
     *,
     resume: bool = False,
     weights: Checkpoint | None = None,
+    notes: Sequence[str] = (),
     quiet: bool = False,
 ) -> Result:
     """Trains the model of a run on a data folder.
@@ -67,6 +69,7 @@ def train(
         cluster: the workers that train together; only the chief writes files and shows progress.
         resume: continue from the newest checkpoint, or from the start if there is none yet.
         weights: a checkpoint of another run whose weights a new run starts with.
+        notes: lines to show at the start: settings that were chosen for the user.
         quiet: show nothing.
 
     Returns:
@@ -94,7 +97,7 @@ def train(
             f"{run.path}: is complete: its validation loss has not fallen since step {best.step:,}; to continue, "
             "raise --patience"
         )
-    progress = Progress(run, data, runner.model, length, start, cluster, quiet=quiet)
+    progress = Progress(run, data, runner.model, length, start, cluster, notes, quiet=quiet)
     recorder = Recorder(run, data, runner, state, length, progress) if cluster.is_chief else None
     if weights is not None:
         checkpoints.restore_weights(weights, runner.model)

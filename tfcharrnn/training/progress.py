@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tqdm
@@ -43,6 +44,7 @@ class Progress(Callback):
         length: its length.
         start: updates done before.
         cluster: the workers; only the chief shows anything.
+        notes: settings that were chosen for the user, a line each.
         quiet: show nothing.
     """
 
@@ -54,6 +56,7 @@ class Progress(Callback):
         length: RunLength,
         start: int,
         cluster: Cluster,
+        notes: Sequence[str] = (),
         *,
         quiet: bool,
     ):
@@ -65,6 +68,8 @@ class Progress(Callback):
         self._start_time = self._last_line_time = time.perf_counter()
         self._compiled_widths: set[int] = set()
         self._print_header(run, data, model, cluster)
+        for note in notes:
+            self._print(f"chosen     {note}")
 
     def _print_header(self, run: Run, data: DataFolder, model: CharRNN, cluster: Cluster) -> None:
         config, num_special = run.model, data.vocabulary.num_special

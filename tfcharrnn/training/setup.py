@@ -20,7 +20,7 @@ from tfcharrnn.model.char_rnn import check_zero_start
 from tfcharrnn.preparation import cache
 from tfcharrnn.runs import checkpoints, run_folder
 from tfcharrnn.runs.run_folder import Run
-from tfcharrnn.training import callbacks
+from tfcharrnn.training import budget, callbacks
 from tfcharrnn.training.loop import Result, train
 
 Settings = dict[str, Any]
@@ -41,6 +41,7 @@ _FREE_SETTINGS = (
 _DEVICE_SETTINGS = ("strategy", "num_replicas")
 # training settings that a resumed run must keep, so that its steps mean the same
 _FIXED_SETTINGS = (
+    "minutes",
     "batch_size",
     "seed",
     "optimizer",
@@ -81,6 +82,7 @@ def train_model(
     Raises:
         UserError: anything the user can mend, in one line.
     """
+    begun = time.monotonic()
     check_exclusive(resume=resume, overwrite=overwrite)
     check_exclusive(resume=resume, init_from=init_from)
     check_exclusive(data_dir=data_dir, input="input" in settings, corpus="corpus" in settings)
@@ -89,11 +91,12 @@ def train_model(
     workers = _join_cluster(saved.training if saved else TrainingConfig(), run_dir, settings, quiet)
     with workers.report_lost_workers(str(saved.path if saved else run_dir)):
         weights = checkpoints.find(source.path) if source else None
+        notes: list[str] = []
         with workers.chief_first():
             if saved:
                 run, data = prepare_resume(saved, data_dir, settings, quiet=quiet)
             else:
-                run, data = prepare_run(run_dir, data_dir, settings, source, quiet=quiet)
+                run, data = prepare_run(run_dir, data_dir, settings, source, begun=begun, notes=notes, quiet=quiet)
             workers.check_batch_size(run.training.batch_size)
             if run.training.patience and workers.num_workers > 1:  # only the chief validates
                 raise ConfigError("--patience: is not available with several workers; set --steps")
@@ -104,7 +107,7 @@ def train_model(
         with run_folder.lock_run_dir(run.path) if workers.is_chief else contextlib.nullcontext():
             if workers.is_chief and not resume:
                 run_folder.clear_run_dir(run.path)
-            return train(run, data, workers, resume=resume, weights=weights, quiet=quiet)
+            return train(run, data, workers, resume=resume, weights=weights, notes=notes, quiet=quiet)
 
 
 def _join_cluster(config: TrainingConfig, run_dir: str | Path, settings: Settings, quiet: bool) -> Cluster:
@@ -116,7 +119,14 @@ def _join_cluster(config: TrainingConfig, run_dir: str | Path, settings: Setting
 
 
 def prepare_run(
-    run_dir: str | Path, data_dir: str | Path, settings: Settings, source: Run | None = None, *, quiet: bool = True
+    run_dir: str | Path,
+    data_dir: str | Path,
+    settings: Settings,
+    source: Run | None = None,
+    *,
+    begun: float | None = None,
+    notes: list[str] | None = None,
+    quiet: bool = True,
 ) -> tuple[Run, DataFolder]:
     """Returns the settings and the data of a new run, checked before anything of it is written.
 
@@ -125,13 +135,19 @@ def prepare_run(
         data_dir: a data folder, or "" to prepare the text that the settings name.
         settings: the settings that are given.
         source: the run whose model it starts with, if any.
+        begun: when the time of `--minutes` began, by `time.monotonic`; None: now.
+        notes: lines that say what was chosen for the user are appended to it.
         quiet: show no progress of preparing a large text.
 
     Raises:
         UserError: the settings contradict one another, the data or `source`.
     """
+    begun = time.monotonic() if begun is None else begun
+    notes = [] if notes is None else notes
     defaults = _choose_defaults(source, run_dir, data_dir, settings)
     data_config, model, training = _apply_settings(settings, *defaults, TrainingConfig())
+    if training.minutes and training.strategy != "none":
+        raise ConfigError(f"--minutes: measures one device, not --strategy={training.strategy}; set --steps")
     if source and dataclasses.replace(model, **_get_fields(source.model, _FREE_SETTINGS)) != source.model:
         raise UserError(f"{source.path}: --init_from keeps its model; leave out settings that differ from it")
     backends.check_backend(model)
@@ -150,6 +166,18 @@ def prepare_run(
         data = data.with_vocabulary(source.vocabulary)
     check_zero_start(model, data.layout)
     train_split = data.splits["train"]
+    if training.minutes:
+        model, training, chosen = budget.choose_settings(
+            training.minutes, begun, data, model, training, settings, is_model_fixed=source is not None
+        )
+        notes += chosen
+    elif "batch_size" not in settings:
+        most = batching.count_rows(train_split.characters, train_split.records, data_config)
+        if 0 < most < training.batch_size:
+            notes.append(
+                f"batches of {most}, since the text has no more examples; the default is {training.batch_size}"
+            )
+            training = dataclasses.replace(training, batch_size=most)
     batching.check_fits_layout(train_split.characters, train_split.records, data_config, training)
     path = Path(run_dir) if run_dir else _choose_run_dir(model.cell)
     num_files = len(train_split.shards)
@@ -210,7 +238,9 @@ def _choose_defaults(
 ) -> tuple[DataConfig, ModelConfig]:
     """Returns the settings of a new run that are not given: the defaults, or those of the run it starts with."""
     if source is None:
-        return DataConfig(), ModelConfig()
+        # only the layout that is not given is chosen; its length is that of `seq_length`'s own flag
+        is_free = settings.get("minutes") and not data_dir and "layout" not in settings
+        return DataConfig(**(budget.DATA_SETTINGS if is_free else {})), ModelConfig()
     if not (data_dir or settings.get("input") or settings.get("corpus")):
         raise ConfigError("--init_from: needs a text to continue with: --input, --corpus or --data_dir")
     if run_dir and Path(run_dir).resolve() == source.path.resolve():

@@ -1,0 +1,275 @@
+"""Chooses settings for `--minutes`: sizes, regularisation and schedule, from the text's length and the machine's speed.
+
+docs/learning.md has the measurements behind the rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfcharrnn.config import ModelConfig, TrainingConfig
+from tfcharrnn.data.batching import count_rows
+from tfcharrnn.data.dataset import DataFolder
+from tfcharrnn.data.examples import STREAM_CHUNK, Examples
+from tfcharrnn.data.input_pipeline import Call
+from tfcharrnn.inference.evaluation import Evaluator
+from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.training.train_step import RunLength, Trainer
+
+Settings = dict[str, Any]
+
+# the layout and length that learn most in a given time, for a text that is still to be prepared
+DATA_SETTINGS: Settings = {"layout": "stream", "seq_length": 64}
+
+# Starting, the last sample and checkpoint, and a margin, as seconds and as a share of the time.
+_RESERVED_SECONDS = 6.0
+_RESERVED_SHARE = 0.05
+# share of the time that validations may take
+_VALIDATION_SHARE = 0.08
+_MAX_VALIDATIONS = 20
+# a model is read so many characters for each of its parameters, unless it reads the whole text so many times first
+_CHARACTERS_PER_PARAMETER = 20
+_EPOCHS = 5.5
+# no run reads a text more often
+_MAX_EPOCHS = 60
+# parameters of the largest and the smallest model, and the most for each character of the text
+_MIN_PARAMETERS, _MAX_PARAMETERS, _PARAMETERS_PER_CHARACTER = 50_000, 30_000_000, 10
+# the part of the speed of large matrix products that training reaches
+_TRAINING_EFFICIENCY = 0.7
+# above this a model has two layers
+_MAX_PARAMETERS_OF_ONE_LAYER = 900_000
+_BATCH_SIZE = 32
+
+
+class Choice(NamedTuple):
+    """Settings, and a line for each group of them that says why.
+
+    Attributes:
+        settings: by name.
+        reasons: what was chosen and why, by the name of the setting that decides about the line.
+    """
+
+    settings: Settings
+    reasons: dict[str, str]
+
+
+def choose_settings(
+    minutes: float,
+    begun: float,
+    data: DataFolder,
+    model: ModelConfig,
+    training: TrainingConfig,
+    given: Settings,
+    *,
+    is_model_fixed: bool,
+) -> tuple[ModelConfig, TrainingConfig, list[str]]:
+    """Chooses the settings of a run of so many minutes that are not given.
+
+    Args:
+        minutes: for how long to train.
+        begun: when the run began, by `time.monotonic`.
+        data: the text.
+        model: the model settings that are given, with defaults for the others.
+        training: the training settings that are given, with defaults for the others.
+        given: names and values of the settings that are given.
+        is_model_fixed: whether the sizes of the model are given by another run.
+
+    Returns:
+        The settings, and lines that say what was chosen and why.
+    """
+    reasons: dict[str, str] = {}
+    train = data.splits["train"]
+    characters, num_examples = train.characters, count_rows(train.characters, train.records, data.config)
+    seconds = _left(minutes, begun)
+    if not is_model_fixed:
+        flops = _TRAINING_EFFICIENCY * measure_flops() * seconds
+        sizes = choose_sizes(flops, characters)
+        model = dataclasses.replace(model, **_without(sizes.settings, given))
+        reasons |= sizes.reasons
+    batch_size = max(1, min(_BATCH_SIZE, num_examples // 2))  # few, since more steps teach more than larger ones
+    training = dataclasses.replace(training, **_without({"batch_size": batch_size, "optimizer": "adamw"}, given))
+    speed = measure_speed(model, training, data)
+    steps, num_validations = divide_time(_left(minutes, begun) - speed.compile_seconds, speed)
+    steps_per_epoch = max(1, num_examples // training.batch_size)
+    schedule = choose_schedule(training.steps or steps, steps_per_epoch, num_validations, model.hidden_size)
+    schedule.settings["random_start"] = data.layout.name in ("stream", "sequences")
+    reasons |= schedule.reasons
+    reasons["steps"] += f"; {1000 * speed.step_seconds:.0f} ms a step on this machine"
+    training = dataclasses.replace(training, **_without(schedule.settings, given))
+    if not is_model_fixed:
+        regularisation = choose_dropout(training.steps / steps_per_epoch, model)
+        model = dataclasses.replace(model, **_without(regularisation.settings, given))
+        reasons |= regularisation.reasons
+    return model, training, [text for name, text in reasons.items() if name not in given]
+
+
+def _without(settings: Settings, given: Settings) -> Settings:
+    return {name: value for name, value in settings.items() if name not in given}
+
+
+def _left(minutes: float, begun: float) -> float:
+    """Returns the seconds left for training and validation."""
+    left = 60.0 * minutes * (1.0 - _RESERVED_SHARE) - _RESERVED_SECONDS - (time.monotonic() - begun)
+    return max(left, 1.0)
+
+
+# The rules
+
+
+def choose_sizes(flops: float, characters: int) -> Choice:
+    """Chooses the sizes of the model.
+
+    A larger model learns more from each character, and reads fewer of them in the same time. The best one reads about
+    20 characters for each parameter; but once it would read the text more than some five times, a larger one, with
+    dropout, is better.
+
+    Args:
+        flops: operations that training may take.
+        characters: length of the training text.
+    """
+    wanted = max(math.sqrt(flops / (6 * _CHARACTERS_PER_PARAMETER)), flops / (6 * _EPOCHS * characters))
+    limit = min(_MAX_PARAMETERS, max(_MIN_PARAMETERS, _PARAMETERS_PER_CHARACTER * characters))
+    parameters = min(max(wanted, _MIN_PARAMETERS), limit)
+    num_layers = 1 if parameters <= _MAX_PARAMETERS_OF_ONE_LAYER else 2
+    hidden_size = 32 * max(2, round(math.sqrt(parameters / (3 * (2 * num_layers - 1))) / 32))
+    why = (
+        f"gru, {num_layers} x {hidden_size} units: as large as {characters:,} characters can teach"
+        if parameters < wanted
+        else f"gru, {num_layers} x {hidden_size} units: what this machine can train well in the time"
+    )
+    sizes = {"cell": "gru", "hidden_size": hidden_size, "num_layers": num_layers, "embedding_size": 64}
+    return Choice(sizes, {"hidden_size": why})
+
+
+def choose_dropout(epochs: float, model: ModelConfig) -> Choice:
+    """Chooses dropout: the more often a text is read, the more there is to keep from being learnt by heart."""
+    strength = min(max((epochs - 3.0) / 12.0, 0.0), 1.0)
+    rates = {"output_dropout": round(0.5 * strength, 2)}
+    if model.num_layers > 1:
+        rates["dropout"] = round(0.35 * strength, 2)
+    if model.embedding_size:
+        rates["input_dropout"] = round(0.1 * strength, 2)
+    shown = ", ".join(f"--{name}={rate}" for name, rate in rates.items())
+    why = f"{shown}: it reads the text {epochs:.1f} times"
+    return Choice({**rates, "locked_dropout": True}, {"output_dropout": why})
+
+
+def choose_schedule(steps: int, steps_per_epoch: int, num_validations: int, hidden_size: int) -> Choice:
+    """Chooses the number of steps, the learning rate and what depends on them.
+
+    Args:
+        steps: training steps that fit in the time.
+        steps_per_epoch: training steps that read the text once.
+        num_validations: validations that fit in the time.
+        hidden_size: units in a layer.
+    """
+    most = _MAX_EPOCHS * steps_per_epoch
+    why = f"{min(steps, most):,} steps: " + ("as many as fit" if steps <= most else f"{_MAX_EPOCHS} epochs are enough")
+    steps = min(steps, most)
+    rate = round(0.01 * min(1.0, (256 / hidden_size) ** 0.6), 5)
+    settings = {
+        "steps": steps,
+        "learning_rate": rate,
+        "schedule": "cosine",
+        "warmup_steps": min(100, max(1, steps // 50)),
+        "beta_2": 0.99,
+        "average": round(1.0 - 1.0 / min(max(steps / 30, 5), 1000), 4),
+        "eval_every": max(1, -(-steps // num_validations)),
+        "sample_every": 0,
+        "patience": 5,
+    }
+    return Choice(
+        settings,
+        {
+            "steps": why,
+            "learning_rate": f"learning rate {rate}, falling to zero by a cosine: larger models need smaller rates",
+        },
+    )
+
+
+# What the machine can do
+
+
+class Speed(NamedTuple):
+    """What a model takes on this machine, in seconds.
+
+    Attributes:
+        compile_seconds: to compile its training step and its validation.
+        step_seconds: for a training step.
+        validation_seconds: for one validation.
+    """
+
+    compile_seconds: float
+    step_seconds: float
+    validation_seconds: float
+
+
+def divide_time(seconds: float, speed: Speed) -> tuple[int, int]:
+    """Divides the time between training and validation; returns training steps and validations."""
+    affordable = int(_VALIDATION_SHARE * seconds / max(speed.validation_seconds, 1e-9))
+    num_validations = min(max(affordable, 1), _MAX_VALIDATIONS)
+    left = seconds - num_validations * speed.validation_seconds
+    return max(1, int(left / speed.step_seconds)), num_validations
+
+
+def measure_flops() -> float:
+    """Measures the speed of matrix products of the size that training consists of, in operations a second."""
+    rows, inner, columns = 2048, 512, 1536
+    a, b = tf.ones([rows, inner]), tf.ones([inner, columns])
+    tf.linalg.matmul(a, b).numpy()
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(5):
+            product = tf.linalg.matmul(a, b)
+        product.numpy()
+        best = min(best, (time.perf_counter() - start) / 5)
+    return 2 * rows * inner * columns / best
+
+
+def measure_speed(model: ModelConfig, training: TrainingConfig, data: DataFolder) -> Speed:
+    """Measures a model on random text; what it compiles is thrown away."""
+    start = time.perf_counter()
+    train, size = data.splits["train"], len(data.vocabulary)
+    char_rnn = CharRNN(model, size, layout=data.layout)
+    width = {
+        "sequences": data.config.seq_length,
+        "lines": round(train.characters / train.records) + 2,
+    }.get(data.layout.name, data.config.seq_length + 1)
+    trainer = Trainer(char_rnn, training, float(width), RunLength(1000, 10**6))
+    shape = [trainer.steps_per_call, training.batch_size, width]
+    ids = tf.constant(np.random.default_rng(0).integers(len(data.layout.special), size, shape), tf.int32)
+    sizes = tf.fill([trainer.steps_per_call], training.batch_size)
+
+    def run(num_steps: int) -> float:
+        began = time.perf_counter()
+        for _ in trainer.run(Call(0, num_steps, sizes, ids, 0.0)):
+            pass
+        return (time.perf_counter() - began) / num_steps
+
+    run(1)
+    compile_seconds = time.perf_counter() - start
+    step_seconds = statistics.median(run(min(trainer.steps_per_call, 20)) for _ in range(5))
+    start = time.perf_counter()
+    validation_seconds = _measure_validation(char_rnn, training, data, width)
+    return Speed(compile_seconds + time.perf_counter() - start, step_seconds, validation_seconds)
+
+
+def _measure_validation(model: CharRNN, training: TrainingConfig, data: DataFolder, width: int) -> float:
+    """Measures some predictions on random text and returns the time that the whole validation split takes."""
+    characters = data.splits["val"].characters
+    in_order = data.layout.carries_state
+    shape = (1, STREAM_CHUNK + 1) if in_order else (training.batch_size, width)
+    rows = np.random.default_rng(0).integers(len(data.layout.special), model.vocabulary_size, shape).astype(np.int32)
+    examples, evaluate = Examples.from_rows(rows), Evaluator(model)
+    evaluate(examples, shape[0])
+    start = time.perf_counter()
+    result = evaluate(examples, shape[0])
+    return (time.perf_counter() - start) * characters / result.characters
