@@ -85,7 +85,7 @@ def train_model(
     begun = time.monotonic()
     check_exclusive(resume=resume, overwrite=overwrite)
     check_exclusive(resume=resume, init_from=init_from)
-    check_exclusive(data_dir=data_dir, input="input" in settings, corpus="corpus" in settings)
+    check_exclusive(data_dir=data_dir, input=settings.get("input"), corpus=settings.get("corpus"))
     saved = run_folder.load(run_dir or run_folder.find_newest_run()) if resume else None
     source = run_folder.load(init_from) if init_from else None
     workers = _join_cluster(saved.training if saved else TrainingConfig(), run_dir, settings, quiet)
