@@ -164,7 +164,7 @@ class DataConfig(_CheckedConfig):
 
     @property
     def of_bytes(self) -> bool:
-        """Whether each byte of the text is a symbol; see `tfcharrnn.data.symbols`."""
+        """Whether each byte of the text is a symbol; see `tfcharrnn.symbols`."""
         return self.encoding == BYTES
 
     def compile_delimiter(self) -> re.Pattern[str]:

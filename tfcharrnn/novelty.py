@@ -21,9 +21,9 @@ from absl import flags
 from tfcharrnn import cli
 from tfcharrnn.analysis import novelty
 from tfcharrnn.config import BYTES
-from tfcharrnn.data.symbols import symbols_to_text
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.preparation import corpora
+from tfcharrnn.symbols import symbols_to_text
 
 _FLAGS = flags.FLAGS
 _MAX_SHOWN = 300

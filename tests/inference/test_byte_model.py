@@ -11,10 +11,10 @@ import pytest
 
 import tfcharrnn
 from tfcharrnn import ConfigError, GenerationConfig, UserError
-from tfcharrnn.data.symbols import symbols_to_text, text_to_symbols
 from tfcharrnn.inference import evaluation, sampling
 from tfcharrnn.inference.repl import Conversation
 from tfcharrnn.inference.sampling import Sampler
+from tfcharrnn.symbols import symbols_to_text, text_to_symbols
 
 # each line ends in a byte that is not UTF-8, and a Windows line end
 LINE = "Größe — 日本 🙂".encode() + b"\xff\r\n"

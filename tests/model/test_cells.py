@@ -7,8 +7,8 @@ import tensorflow as tf
 from tfcharrnn.config import RECURRENT_ACTIVATIONS, ModelConfig
 from tfcharrnn.model import recurrence
 from tfcharrnn.model.cells import CELLS, base, get_cell_class
+from tfcharrnn.model.cells.base import get_initializers, glorot_uniform, orthogonal
 from tfcharrnn.model.char_rnn import CharRNN
-from tfcharrnn.model.initializers import get_initializers, glorot_uniform, orthogonal
 from tfcharrnn.verification import numpy_reference
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn.data.symbols import symbols_to_bytes
+from tfcharrnn.symbols import symbols_to_bytes
 
 MAX_ORDER = 5
 # only this many characters of a longer text are measured

@@ -16,12 +16,12 @@ from tfcharrnn import files
 from tfcharrnn.analysis import baselines, html_page, report_text, unit_activations
 from tfcharrnn.analysis.report_text import MEASURED_CHARACTERS, SPLIT_NAMES, ReportText
 from tfcharrnn.analysis.unit_activations import Trace
-from tfcharrnn.data.symbols import group_characters, symbols_to_text, text_to_symbols
 from tfcharrnn.errors import UserError, warn
 from tfcharrnn.inference.eval_inputs import EvalInput
 from tfcharrnn.inference.trained_model import TrainedModel, open_run_data
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.runs import logs
+from tfcharrnn.symbols import group_characters, symbols_to_text, text_to_symbols
 
 # longer curves are thinned out
 _MAX_ROWS = 2000

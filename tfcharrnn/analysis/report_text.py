@@ -10,10 +10,10 @@ from tfcharrnn.config import DataConfig, GenerationConfig
 from tfcharrnn.data import chunking
 from tfcharrnn.data.chunking import Part
 from tfcharrnn.data.dataset import DataFolder
-from tfcharrnn.data.symbols import text_to_symbols
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.trained_model import TrainedModel, open_run_data
 from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.symbols import text_to_symbols
 
 # A page shows about a thousand characters; correlations are computed over more, so that few arise by chance.
 MEASURED_CHARACTERS = 10_000

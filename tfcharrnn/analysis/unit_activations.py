@@ -12,12 +12,12 @@ import tensorflow as tf
 from tfcharrnn.analysis import text_features
 from tfcharrnn.analysis.text_features import Feature
 from tfcharrnn.data.chunking import Part
-from tfcharrnn.data.symbols import group_characters
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.layouts import END, START
 from tfcharrnn.model import recurrence
 from tfcharrnn.model.cells import State
 from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.symbols import group_characters
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn.data.symbols import quote_symbols
 from tfcharrnn.errors import UserError, shorten
 from tfcharrnn.files import read_json, write_json
 from tfcharrnn.layouts import END, PAD, START
+from tfcharrnn.symbols import quote_symbols
 
 FORMAT = 1
 _SPECIAL = (START, PAD, END)
@@ -29,7 +29,7 @@ class Vocabulary:
     Attributes:
         symbols: all symbols, in id order.
         num_special: number of special symbols.
-        of_bytes: whether its characters are bytes; see `tfcharrnn.data.symbols`.
+        of_bytes: whether its characters are bytes; see `tfcharrnn.symbols`.
     """
 
     def __init__(self, symbols: Sequence[str], *, of_bytes: bool = False):

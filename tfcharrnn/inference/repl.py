@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tfcharrnn.config import GenerationConfig
-from tfcharrnn.data.symbols import TextDecoder, quote_symbols, symbols_to_text, text_to_symbols
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.sampling import Sampler
+from tfcharrnn.symbols import TextDecoder, quote_symbols, symbols_to_text, text_to_symbols
 
 _HELP = """Type the beginning of a text; an empty line continues the text so far. A backslash at the end of a line
 joins it with the next line. Commands:

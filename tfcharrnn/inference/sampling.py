@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from tfcharrnn import rng
 from tfcharrnn.config import GenerationConfig
-from tfcharrnn.data.symbols import TextDecoder, text_to_symbols
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.gumbel_max import gumbel_noise, sample_symbols
 from tfcharrnn.model.char_rnn import CharRNN, StreamState
+from tfcharrnn.symbols import TextDecoder, text_to_symbols
 
 # Symbols of one compiled call at most. Text appears in pieces; the first are short, so that it appears at once.
 CHUNK_SIZE = 1024

@@ -10,7 +10,6 @@ from pathlib import Path
 from tfcharrnn.config import BYTES, GenerationConfig
 from tfcharrnn.data import chunking, evaluation_examples
 from tfcharrnn.data.dataset import DataFolder
-from tfcharrnn.data.symbols import text_to_symbols
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.inference import eval_inputs
 from tfcharrnn.inference.dynamic_evaluation import DynamicEvaluator
@@ -25,6 +24,7 @@ from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.symbols import text_to_symbols
 
 
 @dataclasses.dataclass(frozen=True)

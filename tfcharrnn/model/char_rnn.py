@@ -13,9 +13,8 @@ from tfcharrnn.errors import ConfigError
 from tfcharrnn.layouts import LAYOUTS, Layout
 from tfcharrnn.model import backends, input_projection
 from tfcharrnn.model.cells import State, get_cell_class
-from tfcharrnn.model.cells.base import matmul
+from tfcharrnn.model.cells.base import get_initializers, matmul
 from tfcharrnn.model.dropout import Dropout
-from tfcharrnn.model.initializers import get_initializers
 from tfcharrnn.model.input_projection import SymbolInput
 
 if TYPE_CHECKING:

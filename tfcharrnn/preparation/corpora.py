@@ -17,10 +17,10 @@ from pathlib import Path
 
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.dataset import join_names
-from tfcharrnn.data.symbols import choose_codec, text_to_symbols
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.files import sha256
 from tfcharrnn.preparation import input_files
+from tfcharrnn.symbols import choose_codec, text_to_symbols
 
 DEFAULT_CORPUS = "python"
 

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfcharrnn.config import DataConfig, GenerationConfig
-from tfcharrnn.data.symbols import symbols_to_text
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.inference.gumbel_max import sample_symbols
 from tfcharrnn.inference.sampling import SAMPLE, Context, StepFunction, TextStart
 from tfcharrnn.inference.trained_model import TrainedModel
 from tfcharrnn.preparation import corpora
+from tfcharrnn.symbols import symbols_to_text
 
 # ids of characters that the normalisation drops, and of those outside the vocabulary
 _DROPPED, _UNKNOWN = -1, -2

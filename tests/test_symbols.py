@@ -7,7 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfcharrnn.data.symbols import (
+from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.errors import UserError
+from tfcharrnn.symbols import (
     TextDecoder,
     choose_codec,
     group_characters,
@@ -16,8 +18,6 @@ from tfcharrnn.data.symbols import (
     symbols_to_text,
     text_to_symbols,
 )
-from tfcharrnn.data.vocabulary import Vocabulary
-from tfcharrnn.errors import UserError
 
 # valid characters of one to four bytes, and what is not valid: lone and overlong bytes, surrogates, beyond U+10FFFF
 PIECES = [*(character.encode() for character in "a\r\né字🙂\ufffd\ufeff"), b"\xff", b"\x80", b"\xe2\x86", b"\xc0\xaf"]
