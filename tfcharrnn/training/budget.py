@@ -156,7 +156,7 @@ def choose_dropout(epochs: float, model: ModelConfig) -> Choice:
         rates["dropout"] = round(0.35 * strength, 2)
     if model.embedding_size:
         rates["input_dropout"] = round(0.1 * strength, 2)
-    shown = ", ".join(f"--{name}={rate}" for name, rate in rates.items())
+    shown = ", ".join(f"--{name}={rate}" for name, rate in rates.items() if rate) or "no dropout"
     why = f"{shown}: it reads the text {epochs:.1f} times"
     return Choice({**rates, "locked_dropout": True}, {"output_dropout": why})
 
