@@ -56,7 +56,7 @@ def run_and_differentiate(run, cell, x, state, mask, d_outputs, d_last, jit_comp
         watched = (x, *state, *(getattr(cell, name) for name in NAMES))
         with tf.GradientTape() as tape:
             tape.watch((x, state))
-            outputs, last = run(cell, x, state, mask)
+            outputs, last = run(cell, x, state, mask=mask)
             loss = tf.reduce_sum(outputs * d_outputs)
             for tensor, d in zip(last, d_last, strict=True):
                 loss += tf.reduce_sum(tensor * d)
