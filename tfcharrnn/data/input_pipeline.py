@@ -19,6 +19,9 @@ from tfcharrnn.data.examples import make_training_examples
 from tfcharrnn.data.out_of_core import OutOfCoreShuffledSampler, OutOfCoreStreamSampler
 from tfcharrnn.errors import UserError
 
+# calls that are loaded at a time
+_PARALLEL_LOADS = 2
+
 
 def make_sampler(data: DataFolder, config: TrainingConfig, rows: range | None = None) -> BatchSampler:
     """Makes the sampler of a training run; it reads from disk if the split is larger than `--shuffle_buffer`.
@@ -137,8 +140,13 @@ class BatchPipeline:
             sizes = tf.ensure_shape(sizes, [room])
             return first_step, num_steps, sizes, tf.ensure_shape(ids, [room, num_rows, None])
 
+        # Loads wait for a sampler's reading thread, which itself computes with TensorFlow: in the threads that all of
+        # TensorFlow shares, they could leave it none.
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = _PARALLEL_LOADS + 1
         dataset = tf.data.Dataset.from_generator(plan, output_signature=signature)
-        return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        dataset = dataset.map(load, num_parallel_calls=_PARALLEL_LOADS, deterministic=True)
+        return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
     def _load_call(self, first_step: np.int64, num_steps: np.int32) -> tuple[npt.NDArray[np.int32], ...]:
         """Loads the `sizes` and `ids` of a call."""
