@@ -210,7 +210,9 @@ def test_only_the_chief_writes(undisturbed):
         "checkpoints", "config.json", "metrics.jsonl", "samples.txt", "vocab.json"
     ]  # fmt: skip
     names = [path.name for path in (run_dir / "checkpoints").iterdir()]
-    assert sorted(names) == [f"step-{step:08d}" for step in range(40, STEPS + 1, 40)]
+    losses = [(row["val_loss"], row["step"]) for row in metrics(run_dir) if "val_loss" in row]
+    lowest = {step for index, (loss, step) in enumerate(losses) if (loss, step) == min(losses[: index + 1])}
+    assert sorted(names) == [f"step-{step:08d}" for step in sorted({*range(40, STEPS + 1, 40), *lowest})]
     steps = re.findall(r"--- step (\d+),", (run_dir / "samples.txt").read_text())
     assert steps == ["90", "180", "200"]
     assert all(a["step"] < b["step"] for a, b in itertools.pairwise(metrics(run_dir)))
