@@ -38,3 +38,11 @@ def folder(good, tmp_path):
     for name, data in folders.contents(good).items():
         (copy / name).write_bytes(data)
     return copy
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """A cache of texts of these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -41,6 +41,11 @@ class Layout:
         return self._id(END)
 
     @property
+    def is_continuous(self) -> bool:
+        """Whether its examples are pieces of one continuous text, which can also be read whole."""
+        return self.name in ("sequences", "stream")
+
+    @property
     def num_unpredicted(self) -> int:
         """Number of leading ids that are never sampled: all special symbols except the end, which comes last."""
         return len(self.special) - (self.end_id is not None)

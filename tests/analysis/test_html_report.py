@@ -18,17 +18,11 @@ from tfcharrnn.runs import checkpoints, logs
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.training import setup
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 NASTY = "</script><script>alert('x')</script> <b>&amp;\u2028\u2029\0\t“é” 😀 {{DATA}} <!-- ]]>"
 TEXT = f'    He said: "so (it) is",\n\tand [went] home.\n{NASTY}\n\n' * 40
 SIZES = {"cell": "lstm", "hidden_size": 6, "num_layers": 2, "seq_length": 21, "batch_size": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of texts of these tests alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,13 @@ from tfcharrnn.inference.repl import Conversation
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.symbols import symbols_to_text, text_to_symbols
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 # each line ends in a byte that is not UTF-8, and a Windows line end
 LINE = "Größe — 日本 🙂".encode() + b"\xff\r\n"
 SHOWN = "Größe — 日本 🙂\\xff\r\n"
 DATA = b"\xef\xbb\xbf" + LINE * 60
 SMALL = {"cell": "gru", "hidden_size": 32, "batch_size": 8, "learning_rate": 0.02, "quiet": True}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of texts of these tests alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

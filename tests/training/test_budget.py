@@ -68,6 +68,15 @@ def test_the_machine_is_measured(tmp_path):
         assert result.step == 3
 
 
+@pytest.mark.parametrize("layout", ["stream", "sequences"])
+def test_a_text_that_is_too_short_is_said_before_anything_is_measured(layout, tmp_path):
+    (tmp_path / "text.txt").write_text("too short")
+    with pytest.raises(UserError, match=r"--batch_size|--seq_length"):
+        tfcharrnn.train_model(
+            tmp_path / "r", input=[str(tmp_path / "text.txt")], minutes=1.0, layout=layout, quiet=True
+        )
+
+
 def test_minutes_measure_one_device(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     settings = {"input": [str(tmp_path / "text.txt")], "minutes": 1.0, "strategy": "mirrored", "num_replicas": 2}

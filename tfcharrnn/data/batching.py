@@ -221,7 +221,7 @@ def check_fits_layout(characters: int, records: int, data: DataConfig, config: T
         ConfigError: the layout cannot begin an epoch at any character.
         UserError: the split is too small.
     """
-    if config.random_start and data.layout not in ("sequences", "stream"):
+    if config.random_start and not LAYOUTS[data.layout].is_continuous:
         raise ConfigError(f"--random_start: applies to --layout=sequences|stream, not to {data.layout}")
     if LAYOUTS[data.layout].carries_state:
         divide_into_streams(characters, data.seq_length, config.batch_size)

@@ -79,7 +79,7 @@ def make_text_input(
     if unknown not in ("error", "skip"):
         raise ConfigError(f"--unknown must be one of error, skip. Received: {unknown!r}")
     layout = LAYOUTS[config.layout]
-    can_be_whole = layout.name in ("sequences", "stream")
+    can_be_whole = layout.is_continuous
     whole = _reads_whole(config, read or ("whole" if can_be_whole else "examples"))
 
     def drop_unknown(part: str) -> str:

@@ -158,9 +158,9 @@ class TrainedModel:
         return dataclasses.replace(result, unknown=eval_input.unknown), rate
 
     def _check_reads_whole(self, flag: str) -> None:
-        layout = self.run.data.layout
-        if layout not in ("sequences", "stream"):
-            raise ConfigError(f"--{flag}: reads one continuous text, for --layout=sequences|stream, not {layout}")
+        layout = self.model.layout
+        if not layout.is_continuous:
+            raise ConfigError(f"--{flag}: reads one continuous text, for --layout=sequences|stream, not {layout.name}")
 
     def make_split_input(self, split: str = "val", data_dir: str | Path = "", read: str = "") -> EvalInput:
         """Makes the input of `evaluate_split`."""

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcharrnn.config import ModelConfig, TrainingConfig
-from tfcharrnn.data.batching import count_rows
+from tfcharrnn.data.batching import check_fits_layout, count_lengths, count_rows
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.examples import STREAM_CHUNK, Examples
 from tfcharrnn.data.input_pipeline import Call
@@ -87,19 +87,20 @@ def choose_settings(
     reasons: dict[str, str] = {}
     train = data.splits["train"]
     characters, num_examples = train.characters, count_rows(train.characters, train.records, data.config)
+    batch_size = max(1, min(_BATCH_SIZE, num_examples // 2))  # few, since more steps teach more than larger ones
+    training = dataclasses.replace(training, **_without({"batch_size": batch_size, "optimizer": "adamw"}, given))
+    check_fits_layout(characters, train.records, data.config, training)  # before anything is measured
     seconds = _left(minutes, begun)
     if not is_model_fixed:
         flops = _TRAINING_EFFICIENCY * measure_flops() * seconds
         sizes = choose_sizes(flops, characters)
         model = dataclasses.replace(model, **_without(sizes.settings, given))
         reasons |= sizes.reasons
-    batch_size = max(1, min(_BATCH_SIZE, num_examples // 2))  # few, since more steps teach more than larger ones
-    training = dataclasses.replace(training, **_without({"batch_size": batch_size, "optimizer": "adamw"}, given))
     speed = measure_speed(model, training, data)
     steps, num_validations = divide_time(_left(minutes, begun) - speed.compile_seconds, speed)
     steps_per_epoch = max(1, num_examples // training.batch_size)
     schedule = choose_schedule(training.steps or steps, steps_per_epoch, num_validations, model.hidden_size)
-    schedule.settings["random_start"] = data.layout.name in ("stream", "sequences")
+    schedule.settings["random_start"] = data.layout.is_continuous
     reasons |= schedule.reasons
     reasons["steps"] += f"; {1000 * speed.step_seconds:.0f} ms a step on this machine"
     training = dataclasses.replace(training, **_without(schedule.settings, given))
@@ -237,12 +238,10 @@ def measure_flops() -> float:
 def measure_speed(model: ModelConfig, training: TrainingConfig, data: DataFolder) -> Speed:
     """Measures a model on random text; what it compiles is thrown away."""
     start = time.perf_counter()
-    train, size = data.splits["train"], len(data.vocabulary)
+    size = len(data.vocabulary)
     char_rnn = CharRNN(model, size, layout=data.layout)
-    width = {
-        "sequences": data.config.seq_length,
-        "lines": round(train.characters / train.records) + 2,
-    }.get(data.layout.name, data.config.seq_length + 1)
+    lengths, counts = count_lengths(data, "train")
+    width = round(np.average(lengths, weights=counts))
     trainer = Trainer(char_rnn, training, float(width), RunLength(1000, 10**6))
     shape = [trainer.steps_per_call, training.batch_size, width]
     ids = tf.constant(np.random.default_rng(0).integers(len(data.layout.special), size, shape), tf.int32)
