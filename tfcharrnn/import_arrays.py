@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfcharrnn import cli
+from tfcharrnn import cli, untrusted_files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
@@ -34,7 +34,7 @@ def main() -> None:
     folder = Path(_FLAGS.weights)
     arrays = arrays_import.read_arrays(folder)
     config = arrays_import.infer_config(arrays, folder)
-    symbols = run_writer.read_characters(Path(_FLAGS.vocabulary))
+    symbols = untrusted_files.read_vocabulary(_FLAGS.vocabulary)
     num_symbols = len(arrays["output_bias"])
     if len(symbols) != num_symbols:
         raise UserError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfcharrnn import cli
+from tfcharrnn import cli, untrusted_files
 from tfcharrnn.config import BYTES, DataConfig, check_settings
 from tfcharrnn.errors import ConfigError, UserError
 
@@ -27,6 +27,7 @@ def main() -> None:
         raise ConfigError("--characters or --text, but not both, must name the model's characters")
     if _FLAGS.encoding == BYTES:
         raise ConfigError(f"--encoding={BYTES}: the symbols of an imported model are characters")
+    from tfcharrnn.data.vocabulary import find_symbol_order
     from tfcharrnn.serving import keras_import, keras_reader, run_writer
 
     lengths = {"seq_length": _FLAGS.seq_length or keras_import.DEFAULT_SEQ_LENGTH, "stride": _FLAGS.stride}
@@ -45,7 +46,7 @@ def main() -> None:
     for note in imported.notes:
         cli.print_status(f"note       {note}")
     if _FLAGS.verify:
-        difference = keras_import.check_logits(source, imported, run_writer.find_symbol_order(characters))
+        difference = keras_import.check_logits(source, imported, find_symbol_order(characters))
         cli.print_status(f"checked    logits differ from the file's by at most {difference:.1e}")
     data = keras_import.make_data_config(imported, characters, seq_length=_FLAGS.seq_length, stride=_FLAGS.stride)
     run_writer.write_run(imported.config, imported.variables, characters, data, Path(_FLAGS.run_dir))
@@ -55,10 +56,9 @@ def main() -> None:
 def _read_characters() -> list[str]:
     """Returns the model's symbols in id order, from --characters or --text."""
     from tfcharrnn.preparation import corpora
-    from tfcharrnn.serving import run_writer
 
     if _FLAGS.characters:
-        return run_writer.read_characters(Path(_FLAGS.characters))
+        return untrusted_files.read_vocabulary(_FLAGS.characters)
     config = DataConfig(input=(_FLAGS.text,), lowercase=_FLAGS.lowercase, encoding=_FLAGS.encoding)
     return sorted(set(corpora.load(config).text))
 

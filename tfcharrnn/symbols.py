@@ -11,6 +11,19 @@ import codecs
 
 from tfcharrnn.config import BYTES
 from tfcharrnn.errors import UserError
+from tfcharrnn.layouts import END, PAD, START
+
+SPECIAL = (START, PAD, END)
+
+
+def is_symbol(symbol: str) -> bool:
+    """Returns whether a vocabulary can have a symbol: a special one, or a single character."""
+    return symbol in SPECIAL or is_character(symbol)
+
+
+def is_character(symbol: str) -> bool:
+    """Returns whether a symbol is a single character and not a lone surrogate."""
+    return len(symbol) == 1 and not 0xD800 <= ord(symbol) < 0xE000
 
 
 def choose_codec(encoding: str) -> str:

@@ -13,6 +13,8 @@ from paths import ROOT
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
 
+from tfcharrnn import untrusted_files  # noqa: E402
+from tfcharrnn.data.vocabulary import find_symbol_order  # noqa: E402
 from tfcharrnn.errors import UserError  # noqa: E402
 from tfcharrnn.inference import trained_model  # noqa: E402
 from tfcharrnn.serving import keras_import, keras_reader, run_writer  # noqa: E402
@@ -447,13 +449,13 @@ def test_a_lambda_layer_saved_by_keras_is_refused_before_anything_runs(tmp_path)
 def test_characters_are_read_from_a_list_or_an_object(tmp_path):
     path = tmp_path / "chars.json"
     path.write_text(json.dumps(CHARACTERS))
-    assert run_writer.read_characters(path) == CHARACTERS
+    assert untrusted_files.read_vocabulary(path) == CHARACTERS
     path.write_text(json.dumps({c: i for i, c in reversed(list(enumerate(CHARACTERS)))}))
-    assert run_writer.read_characters(path) == CHARACTERS
+    assert untrusted_files.read_vocabulary(path) == CHARACTERS
     for bad in ({"a": 1, "b": 2}, {"a": 0, "b": 0}, {"a": "0"}, ["ab"], [1], "ab", ["a", "a"], {"ab": 0}, {"a": True}):
         path.write_text(json.dumps(bad))
         with pytest.raises(UserError, match=r"chars\.json: "):
-            run_writer.read_characters(path)
+            untrusted_files.read_vocabulary(path)
 
 
 def test_another_order_of_the_symbols_is_the_same_function(tmp_path):
@@ -492,7 +494,7 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
     model.save(tmp_path / "model.keras")
     source = keras_reader.read_file(tmp_path / "model.keras")
     imported = keras_import.convert_model(source)
-    order = run_writer.find_symbol_order(CHARACTERS)
+    order = find_symbol_order(CHARACTERS)
     assert keras_import.find_largest_difference(source, imported, order) < 1e-12
     write_run(imported, tmp_path / "run")
     trained = trained_model.load_model(tmp_path / "run")
@@ -508,7 +510,7 @@ def test_the_library_predicts_what_keras_predicts(tmp_path, kind, settings):
 def test_a_wrong_import_is_noticed(tmp_path):
     source = keras_reader.read_file(write_old(tmp_path / "old.h5"))
     imported = keras_import.convert_model(source)
-    order = run_writer.find_symbol_order(CHARACTERS)
+    order = find_symbol_order(CHARACTERS)
     assert keras_import.find_largest_difference(source, imported, order) < 1e-12
     for change in ({"recurrent_activation": "hard_sigmoid_6"}, {"recurrent_activation": "sigmoid"}):
         wrong = dataclasses.replace(imported, config=dataclasses.replace(imported.config, **change))

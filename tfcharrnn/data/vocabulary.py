@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from tfcharrnn.errors import UserError, shorten
 from tfcharrnn.files import read_json, write_json
-from tfcharrnn.layouts import END, PAD, START
-from tfcharrnn.symbols import quote_symbols
+from tfcharrnn.layouts import END, START
+from tfcharrnn.symbols import SPECIAL, is_character, quote_symbols
 
 FORMAT = 1
-_SPECIAL = (START, PAD, END)
 _NUM_CODE_POINTS = 0x110000
 _NUM_BYTES = 256
 # characters processed at a time: few enough for their code points to stay in the processor's cache
@@ -41,14 +40,12 @@ class Vocabulary:
         self.symbols = tuple(symbols)
         self.of_bytes = of_bytes
         self.num_special = 0
-        while self.num_special < len(self.symbols) and self.symbols[self.num_special] in _SPECIAL:
+        while self.num_special < len(self.symbols) and self.symbols[self.num_special] in SPECIAL:
             self.num_special += 1
         special, characters = self.symbols[: self.num_special], self.symbols[self.num_special :]
         for symbol in characters:
-            if not _is_character(symbol):
-                raise UserError(
-                    f"vocabulary: {shorten(symbol)} is neither a character nor one of {', '.join(_SPECIAL)}"
-                )
+            if not is_character(symbol):
+                raise UserError(f"vocabulary: {shorten(symbol)} is neither a character nor one of {', '.join(SPECIAL)}")
         if not characters:
             raise UserError("vocabulary: it has no characters")
         if len(set(special)) < len(special):
@@ -201,14 +198,10 @@ class CharacterSet:
         return np.flatnonzero(self._present).tolist()
 
 
-def is_symbol(symbol: str) -> bool:
-    """Returns whether a vocabulary can have a symbol: a special one, or a single character."""
-    return symbol in _SPECIAL or _is_character(symbol)
-
-
-def _is_character(symbol: str) -> bool:
-    """Returns whether a symbol is a single character and not a lone surrogate."""
-    return len(symbol) == 1 and not 0xD800 <= ord(symbol) < 0xE000
+def find_symbol_order(symbols: Sequence[str], special: Sequence[str] = ()) -> list[int]:
+    """Returns the ids of symbols in a vocabulary's order: special symbols first, then characters by code point."""
+    ranks = {symbol: index for index, symbol in enumerate(special)}
+    return sorted(range(len(symbols)), key=lambda index: (ranks.get(symbols[index], len(ranks)), symbols[index]))
 
 
 def _iterate_code_points(text: str) -> Iterator[npt.NDArray[np.uint32]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tfcharrnn import untrusted_files
 from tfcharrnn.config import CELLS, ModelConfig
 from tfcharrnn.errors import UserError
-from tfcharrnn.serving import untrusted_files
 from tfcharrnn.serving.run_writer import CELL_ARRAYS, NUM_GATES
-from tfcharrnn.serving.untrusted_files import Array
+from tfcharrnn.untrusted_files import Array
 
 
 def read_arrays(folder: Path) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from tfcharrnn.errors import UserError, shorten
 from tfcharrnn.serving import keras_reader
 from tfcharrnn.serving.keras_reader import KerasFile, KerasLayer
 from tfcharrnn.serving.run_writer import CELL_ARRAYS, NUM_GATES, reorder_symbols
-from tfcharrnn.serving.untrusted_files import Array
+from tfcharrnn.untrusted_files import Array
 from tfcharrnn.verification import numpy_reference
 
 CELL_OF_LAYER = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}

@@ -28,7 +28,7 @@ from typing import IO, Any
 import numpy as np
 
 from tfcharrnn.errors import UserError, first_line, shorten
-from tfcharrnn.serving.untrusted_files import Array
+from tfcharrnn.untrusted_files import Array
 
 try:
     import h5py

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
-from tfcharrnn.data.vocabulary import Vocabulary, is_symbol
+from tfcharrnn.data.vocabulary import Vocabulary, find_symbol_order
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
-from tfcharrnn.serving import untrusted_files
-from tfcharrnn.serving.untrusted_files import Array
+from tfcharrnn.untrusted_files import Array
 
 # the arrays of a cell, in order
 CELL_ARRAYS = ("kernel", "recurrent_kernel", "bias")
@@ -33,33 +32,6 @@ def reorder_symbols(variables: dict[str, Array], order: Sequence[int]) -> dict[s
         "output_kernel": variables["output_kernel"][:, order],
         "output_bias": variables["output_bias"][order],
     }
-
-
-def read_characters(path: Path) -> list[str]:
-    """Reads a model's symbols, in id order, from a JSON list of them or a JSON object or pickled dict of their ids.
-
-    Raises:
-        UserError: the file is none of these.
-    """
-    is_pickle = path.suffix in (".pkl", ".pickle")
-    value = untrusted_files.read_pickled_vocabulary(path) if is_pickle else files.read_json(path)
-    if isinstance(value, dict) and set(value) == {"format", "symbols"}:  # this library's vocab.json
-        value = value["symbols"]
-    if isinstance(value, dict):
-        if sorted(map(repr, value.values())) != sorted(map(repr, range(len(value)))):
-            raise UserError(f"{path}: its ids must be 0 to {len(value) - 1}, each for one character")
-        value = sorted(value, key=value.__getitem__)
-    if not isinstance(value, list) or not all(isinstance(symbol, str) and is_symbol(symbol) for symbol in value):
-        raise UserError(f"{path}: must be a JSON list of single characters, or an object from characters to ids")
-    if len(set(value)) < len(value):
-        raise UserError(f"{path}: lists a character twice; each needs an id of its own")
-    return value
-
-
-def find_symbol_order(symbols: Sequence[str], special: Sequence[str] = ()) -> list[int]:
-    """Returns the ids of symbols in a vocabulary's order: special symbols first, then characters by code point."""
-    ranks = {symbol: index for index, symbol in enumerate(special)}
-    return sorted(range(len(symbols)), key=lambda index: (ranks.get(symbols[index], len(ranks)), symbols[index]))
 
 
 def write_run(

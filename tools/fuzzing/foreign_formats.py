@@ -17,9 +17,9 @@ import numpy as np
 from fuzzing.damage import SIZES, Files, damage_bytes, damage_content, damage_json
 from fuzzing.own_formats import SYMBOLS, Reader
 from tfcharrnn import config as config_lib
+from tfcharrnn import untrusted_files
 from tfcharrnn.config import ModelConfig
-from tfcharrnn.data.vocabulary import is_symbol
-from tfcharrnn.serving import untrusted_files
+from tfcharrnn.symbols import is_symbol
 
 FOREIGN_READERS: dict[str, Reader] = {}
 

@@ -22,10 +22,11 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.data import dataset
 from tfcharrnn.data.dataset import DataFolder
-from tfcharrnn.data.vocabulary import Vocabulary, is_symbol
+from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.preparation import corpora, data_folder
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.symbols import is_symbol
 
 
 @dataclasses.dataclass(frozen=True)

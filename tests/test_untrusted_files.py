@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfcharrnn.errors import UserError
-from tfcharrnn.serving.untrusted_files import read_npy, read_pickled_vocabulary
+from tfcharrnn.untrusted_files import read_npy, read_pickled_vocabulary
 
 CHARACTERS = st.lists(st.characters(exclude_categories=["Cs"]), min_size=1, unique=True)
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

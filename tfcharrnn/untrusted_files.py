@@ -6,6 +6,7 @@ one by one, and only those that build a dict of strings to integers are supporte
 
 from __future__ import annotations
 
+import json
 import math
 import pickletools
 import re
@@ -17,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcharrnn import files
-from tfcharrnn.data.vocabulary import is_symbol
 from tfcharrnn.errors import UserError, first_line, shorten
+from tfcharrnn.symbols import is_symbol
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -32,6 +33,14 @@ _STRINGS = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"
 _INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"})
 _AS_JSON = "write it as JSON instead: json.dump(vocabulary, open('vocab.json', 'w'))"
 
+# how protocols 2 and later, 0 and 1 begin a dict
+_PICKLE_STARTS = (b"\x80", b"(d", b"}q", b"}.")
+_VOCABULARY_FORMATS = (
+    "pass a JSON list of symbols, a JSON object or a pickled dict from symbols to ids, or one symbol a line"
+)
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
+_UNICODE_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}")
+
 _SAVE_AGAIN = "save it again: numpy.save(path, array.astype('float32'))"
 
 _MAX_HEADER_BYTES = 65_536  # NumPy writes at most 10,000
@@ -43,6 +52,57 @@ _HEADER_ITEM = re.compile(
 )
 _HEADER_VALUES = {"descr": "type", "fortran_order": "is_fortran", "shape": "sizes"}
 _REAL_TYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])")
+
+
+def read_vocabulary(path: str | Path) -> list[str]:
+    r"""Reads the symbols of another program's vocabulary, in id order; the content decides about the format.
+
+    It is a JSON list of symbols, a JSON object or a pickled dict from symbols to ids, or one symbol a line, where an
+    escape (`\n`, `\t`, `\\` or `\uXXXX`) or two empty lines stand for characters that have no line of their own.
+
+    Raises:
+        UserError: the file is none of these, an id or symbol occurs twice, or an id is missing.
+    """
+    path = Path(path)
+    data = files.read_bytes(path)
+    if path.suffix in (".pkl", ".pickle") or data.startswith(_PICKLE_STARTS):
+        return list(read_pickled_vocabulary(path))
+    value = _parse_vocabulary(path, data)
+    if isinstance(value, dict) and set(value) == {"format", "symbols"}:  # this library's vocab.json
+        value = value["symbols"]
+    if isinstance(value, dict):
+        if sorted(map(repr, value.values())) != sorted(map(repr, range(len(value)))):
+            raise UserError(f"{path}: its ids must be 0 to {len(value) - 1}, each for one character")
+        value = sorted(value, key=value.__getitem__)
+    wrong = [symbol for symbol in value if not (isinstance(symbol, str) and is_symbol(symbol))]
+    if wrong or not value:
+        what = f"{shorten(wrong[0])} is not a single character" if wrong else "it is empty"
+        raise UserError(f"{path}: not a vocabulary ({what}); {_VOCABULARY_FORMATS}")
+    if len(set(value)) < len(value):
+        raise UserError(f"{path}: lists a character twice; each needs an id of its own")
+    return list(value)
+
+
+def _parse_vocabulary(path: Path, data: bytes) -> list[Any] | dict[str, Any]:
+    """Parses a vocabulary as JSON or, if it is none, as lines."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, (list, dict)):
+        return value
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a vocabulary (it is not UTF-8); {_VOCABULARY_FORMATS}") from None
+    lines = text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+    symbols: list[str] = []
+    for line in lines:
+        if not line and symbols and symbols[-1] == "":
+            symbols[-1] = "\n"
+        else:
+            symbols.append(_ESCAPES.get(line, chr(int(line[2:], 16)) if _UNICODE_ESCAPE.fullmatch(line) else line))
+    return symbols
 
 
 def read_pickled_vocabulary(path: str | Path) -> dict[str, int]:
