@@ -13,7 +13,7 @@ import time
 from absl import flags
 
 from tfcharrnn import cli
-from tfcharrnn.config import DataConfig
+from tfcharrnn.config import DataConfig, check_exclusive
 
 _FLAGS = flags.FLAGS
 
@@ -22,10 +22,21 @@ def main() -> None:
     """Reads the flags and makes the data folder; prints its path."""
     from tfcharrnn.preparation.data_folder import prepare_data
 
-    config = cli.parse_config(DataConfig)
+    settings, corpus = cli.parse_settings(DataConfig), None
     cli.require_flags(output_dir="the data folder to create")
     began = time.perf_counter()
-    data = prepare_data(config, _FLAGS.output_dir, overwrite=_FLAGS.overwrite, jobs=_FLAGS.jobs, quiet=False)
+    if _FLAGS.from_records or _FLAGS.vocabulary:
+        cli.require_flags(from_records="the files of records", vocabulary="the file of their symbols")
+        check_exclusive(from_records=True, input=settings.get("input"), corpus=settings.get("corpus"))
+        from tfcharrnn.preparation.foreign_records import read_foreign_records
+
+        cli.load_tensorflow()
+        corpus, config = read_foreign_records(_FLAGS.from_records, _FLAGS.vocabulary, settings)
+    else:
+        config = DataConfig(**settings)
+    data = prepare_data(
+        config, _FLAGS.output_dir, overwrite=_FLAGS.overwrite, corpus=corpus, jobs=_FLAGS.jobs, quiet=False
+    )
     speed = data.characters / (time.perf_counter() - began)
     cli.print_status(
         f"{data.name}: {data.characters:,} characters, {len(data.vocabulary)} symbols; {data.describe()}; "
@@ -39,6 +50,18 @@ def define_flags() -> None:
     cli.define_config_flags(DataConfig)
     cli.define_recipe_flag()
     flags.DEFINE_string("output_dir", "", "The data folder to create.")
+    flags.DEFINE_list(
+        "from_records",
+        [],
+        "TFRecord files of another program, instead of a text: FILE[,...], each record a tf.train.Example with the "
+        "int64 feature seq, which begins with <S>. Records of one length without </S> are sequences, others lines.",
+    )
+    flags.DEFINE_string(
+        "vocabulary",
+        "",
+        "The symbols of --from_records: a JSON list in id order, a JSON object or a pickled dict of ids, or one symbol "
+        "a line.",
+    )
     flags.DEFINE_integer("jobs", 0, "Processes for a large text; 0: one per core.", lower_bound=0)
     flags.DEFINE_bool("overwrite", False, "Replace an existing data folder.")
 

@@ -25,6 +25,8 @@ from tfcharrnn.errors import UserError, first_line
 _PARSED_IDS = 2**20
 # bytes that one byte of a gzip file can hold; https://zlib.net/zlib_tech.html says 1032
 _MAX_COMPRESSION_RATIO = 1100
+# ids of the longest record that another program may have written
+_MAX_FOREIGN_LENGTH = 1_000_000
 # bytes read from disk at a time
 _BUFFER_SIZE = 2**18
 _TENSORFLOW_NAMES = {"none": "", "gzip": "GZIP"}
@@ -61,10 +63,7 @@ def read_records(
     ids_read, records_read = 0, 0
     batch_size = max(1, _PARSED_IDS // max(1, num_symbols // max(1, num_records)))
     for path in paths:
-        try:
-            (_check_frames if compression == "none" else _check_compressed_frames)(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
+        _check_file(path, compression)
         for more_ids, more_sizes in _parse_file(
             path, os.fsencode(path), batch_size, vocabulary_size, lengths, compression
         ):
@@ -80,6 +79,24 @@ def read_records(
             f"{num_symbols}; {PREPARE_AGAIN}"
         )
     return Examples.from_lengths(ids, sizes)
+
+
+def iterate_sequences(path: Path, vocabulary_size: int, compression: str) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields the ids of each record of a file that another program wrote.
+
+    Args:
+        path: the file.
+        vocabulary_size: every id must be less than this.
+        compression: `none` or `gzip`.
+
+    Raises:
+        UserError: a missing or damaged file, or a record without ids or with an id outside the vocabulary.
+    """
+    _check_file(path, compression)
+    for ids, sizes in _parse_file(
+        path, os.fsencode(path), 1000, vocabulary_size, (1, _MAX_FOREIGN_LENGTH), compression
+    ):
+        yield from np.split(ids, np.cumsum(sizes)[:-1])
 
 
 def get_file_sizes(paths: Sequence[Path], num_symbols: int, compression: str) -> list[int]:
@@ -190,6 +207,14 @@ def _make_dataset(name: bytes, batch_size: int, compression: str) -> tf.data.Dat
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.batch(batch_size).with_options(options)
+
+
+def _check_file(path: Path, compression: str) -> None:
+    """Checks the frames of a file."""
+    try:
+        (_check_frames if compression == "none" else _check_compressed_frames)(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
 
 
 def _check_frames(path: Path) -> None:
