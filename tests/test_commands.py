@@ -376,11 +376,16 @@ def test_flags_override_a_recipe_wherever_they_stand(tmp_path):
         assert config["training"]["learning_rate"] == 0.002
 
 
-def test_prepare_takes_the_data_settings_of_a_recipe(tmp_path):
+@pytest.mark.parametrize("form", ["--recipe={}", "--flagfile={}", "--flagfile {}"])
+def test_prepare_takes_the_data_settings_of_a_recipe_and_says_what_it_leaves(tmp_path, form):
     text = _file(tmp_path, "text.txt", "Some text to learn from\n" * 100)
-    succeed("prepare", "--recipe=book_adagrad", f"--input={text}", "--output_dir=data", cwd=tmp_path)
+    recipe = "book_adagrad" if "recipe" in form else ROOT / "configs" / "book_adagrad.flags"
+    done = run("prepare", *form.format(recipe).split(), f"--input={text}", "--output_dir=data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"train: --cell, --hidden_size, " in done.stderr.splitlines()[0]
     data = json.loads((tmp_path / "data" / "dataset.json").read_text())
     assert (data["layout"], data["seq_length"], data["normalisation"]["lowercase"]) == ("stream", 25, True)
+    assert "'cell'" in fail("prepare", f"--input={text}", "--output_dir=other", "--cell=gru", cwd=tmp_path, code=2)
 
 
 def test_a_wrong_recipe_lists_them_all(tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -84,11 +85,13 @@ def parse_settings(*classes: type) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for cls in classes:
-        given = {}
+        given: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             flag = flags.FLAGS[field.name]
             if flag.present:
                 given[field.name] = tuple(flag.value) if isinstance(flag.value, list) else decode_argument(flag.value)
+        if "drop_chars" in given:
+            given["drop_chars"] = decode_escapes(given["drop_chars"])
         check_settings(cls, given)  # before anything slow starts
         values |= given
     return values
@@ -105,6 +108,11 @@ def decode_argument(value: Any) -> Any:
         with contextlib.suppress(UnicodeError):
             return value.encode("utf-8", "surrogateescape").decode("utf-8")
     return value
+
+
+def decode_escapes(text: str) -> str:
+    r"""Replaces each `\uXXXX` by the character of that code point, which a flagfile or a shell cannot show."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
 
 
 def require_flags(**purposes: str) -> None:
@@ -134,21 +142,49 @@ def describe_recipes() -> str:
 
 
 def _read_recipe(name: str) -> list[str]:
-    """Returns those flags of a recipe that the command has: `prepare` takes the data settings only."""
+    """Returns the flags of a recipe."""
     names = [path.stem for path in sorted(RECIPES.glob("*.flags"))]
     if name not in names:
         hint = f"; did you mean {close[0]}?" if (close := difflib.get_close_matches(name, names, 1)) else ""
         print("Recipes:", describe_recipes(), sep="\n", file=sys.stderr)
         _exit_with_error(f"--recipe={name}: there is no such recipe{hint}", 2)
-    lines = (RECIPES / f"{name}.flags").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.removeprefix("--").partition("=")[0] in flags.FLAGS]
+    return [f"--flagfile={RECIPES / name}.flags"]
+
+
+def _read_flagfiles(argv: list[str], names: frozenset[str]) -> list[str]:
+    """Returns the arguments with flagfiles replaced by their flags, except those of another command.
+
+    Args:
+        argv: the arguments.
+        names: the flags of the other command, which flagfiles and recipes may have as well.
+    """
+    expanded, left, rest = [], [], iter(argv)
+    for argument in rest:
+        if argument in ("--flagfile", "-flagfile") and (name := next(rest, "")):
+            argument = f"--flagfile={name}"
+        if not argument.startswith(("--flagfile=", "-flagfile=")):
+            expanded.append(argument)
+            continue
+        for line in flags.FLAGS.read_flags_from_files([argument]):
+            name = line.lstrip("-").partition("=")[0]
+            if name not in flags.FLAGS and {name, name.removeprefix("no")} & names:
+                left.append(f"--{name}")
+            else:
+                expanded.append(line)
+    if left:
+        print_status(f"left to {command_line('train')}: {', '.join(dict.fromkeys(left))}")
+    return expanded
 
 
 # Running a command
 
 
 def run_command(
-    define_flags: Callable[[], None], main: Callable[..., None], *, takes_arguments: bool = False
+    define_flags: Callable[[], None],
+    main: Callable[..., None],
+    *,
+    takes_arguments: bool = False,
+    left_to_train: tuple[type, ...] = (),
 ) -> typing.NoReturn:
     """Parses the flags, runs a command and exits.
 
@@ -158,7 +194,9 @@ def run_command(
         define_flags: defines the command's flags.
         main: the command.
         takes_arguments: `main` takes the arguments that are not flags, as a list; otherwise there must be none.
+        left_to_train: config dataclasses whose flags a flagfile or recipe may have, to be left to `train`.
     """
+    names = frozenset(field.name for cls in left_to_train for field in dataclasses.fields(cls))
     define_flags()
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -168,7 +206,7 @@ def run_command(
         _run_main(lambda: main(argv[1:]) if takes_arguments else main())
 
     try:
-        app.run(run, flags_parser=_parse)
+        app.run(run, flags_parser=lambda argv: _parse(argv, names))
     except BrokenPipeError:
         # the reader closed the pipe; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -176,17 +214,19 @@ def run_command(
     sys.exit(0)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    rest = _parse_flags(argv)
+def _parse(argv: list[str], names: frozenset[str]) -> list[str]:
+    """Parses the flags; those named `names`, of `train`, are dropped from flagfiles and recipes."""
+    rest = _parse_flags(argv, names)
     if "recipe" in flags.FLAGS and flags.FLAGS.recipe:
-        rest = _parse_flags([argv[0], *_read_recipe(flags.FLAGS.recipe), *argv[1:]])  # the last of two values wins
+        # the last of two values wins
+        rest = _parse_flags([argv[0], *_read_recipe(flags.FLAGS.recipe), *argv[1:]], names)
     return rest
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], names: frozenset[str]) -> list[str]:
     app.define_help_flags()
     try:
-        return list(flags.FLAGS(argv))
+        return list(flags.FLAGS(_read_flagfiles(argv, names) if names else argv))
     except flags.CantOpenFlagFileError as error:
         cause = error.__context__
         assert isinstance(cause, OSError)

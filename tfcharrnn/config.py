@@ -105,7 +105,9 @@ class DataConfig(_CheckedConfig):
     )
     lowercase: bool = option(False, "Convert the text to lower case; encoding=bytes: only the letters A to Z.")
     drop_digits: bool = option(False, "Remove every decimal digit from the text; encoding=bytes: only 0 to 9.")
-    drop_chars: str = option("", "Remove each of these characters from the text.")
+    drop_chars: str = option(
+        "", r"Remove each of these characters from the text; \uXXXX stands for the character of that code point."
+    )
     layout: str = option(
         "sequences",
         "How the text is cut into training examples: independent sequences; one continuous stream that carries the "
@@ -263,7 +265,16 @@ class TrainingConfig(_CheckedConfig):
     batch_size: int = option(128, "Sequences in a batch.", at_least=1, at_most=1_000_000)
     epochs: int = option(30, "Passes over the training text, unless --steps is given.", at_least=1, at_most=10_000_000)
     steps: int = option(0, "Training steps in total; 0: use --epochs.", at_least=0, at_most=10**12)
-    shuffle: str = option("epoch", "When the examples are shuffled: every epoch, or once.", choices=("epoch", "once"))
+    shuffle: str = option(
+        "epoch",
+        "When the examples are shuffled: every epoch, once, or none: they are read in the order of the text.",
+        choices=("epoch", "once", "none"),
+    )
+    carry_state: bool = option(
+        False,
+        "layout=lines: carry the state over from each line to the next, without end, as a stream does; needs "
+        "--batch_size=1 and a fixed order, --shuffle=once|none.",
+    )
     random_start: bool = option(
         False,
         "layout=stream|sequences: read the text as a ring, and begin every epoch at a random character of it, so that "
@@ -281,6 +292,11 @@ class TrainingConfig(_CheckedConfig):
         "mean",
         "Training loss: the mean per character, or the sum per example, averaged over the batch.",
         choices=("mean", "sum"),
+    )
+    loss_after_update: bool = option(
+        False,
+        "Report the loss of each batch after its update instead of before it, which is lower and takes a second "
+        "forward pass; training is the same.",
     )
     optimizer: str = option("adam", "Update rule.", choices=OPTIMIZERS)
     beta_1: float = option(

@@ -13,7 +13,7 @@ import time
 from absl import flags
 
 from tfcharrnn import cli
-from tfcharrnn.config import DataConfig, check_exclusive
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive
 
 _FLAGS = flags.FLAGS
 
@@ -42,6 +42,8 @@ def main() -> None:
         f"{data.name}: {data.characters:,} characters, {len(data.vocabulary)} symbols; {data.describe()}; "
         f"{speed:,.0f} characters/s"
     )
+    if changes := data.describe_normalisation():
+        cli.print_status(f"text {changes}")
     print(data.path)
 
 
@@ -67,4 +69,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(define_flags, main)
+    cli.run_command(define_flags, main, left_to_train=(ModelConfig, TrainingConfig))

@@ -28,6 +28,7 @@ def main() -> None:
         _FLAGS.run_dir,
         data_dir=_FLAGS.data_dir,
         init_from=_FLAGS.init_from,
+        init_arrays=_FLAGS.init_arrays,
         resume=_FLAGS.resume,
         overwrite=_FLAGS.overwrite,
         **settings,
@@ -44,6 +45,11 @@ def define_flags() -> None:
     cli.define_recipe_flag()
     flags.DEFINE_string("data_dir", "", "A data folder created by `prepare`, instead of --input or --corpus.")
     flags.DEFINE_string("run_dir", "", "The run folder to create; by default one in runs/ named after the time.")
+    flags.DEFINE_string(
+        "init_arrays",
+        "",
+        "A .npz file with the weights to start from, named as in a checkpoint; export --format=npz writes one.",
+    )
     flags.DEFINE_string("init_from", "", "A run whose model and latest weights to start from, on another text.")
     flags.DEFINE_bool("resume", False, "Continue the run in --run_dir, or the newest, from its latest checkpoint.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing run.")

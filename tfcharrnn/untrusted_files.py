@@ -11,8 +11,11 @@ import math
 import pickletools
 import re
 import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +55,7 @@ _HEADER_ITEM = re.compile(
 )
 _HEADER_VALUES = {"descr": "type", "fortran_order": "is_fortran", "shape": "sizes"}
 _REAL_TYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])")
+_TEXT_TYPE = re.compile(r"[<>=]?U[1-9]")
 
 
 def read_vocabulary(path: str | Path) -> list[str]:
@@ -236,27 +240,99 @@ def read_npy(path: str | Path) -> npt.NDArray[Any]:
     path = Path(path)
     try:
         size = files.regular_file_size(path)
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # headers written by Python 2
-            _check_header(file, size, path)
-            file.seek(0)
-            array = np.load(file, allow_pickle=False)
+        with open(path, "rb") as file:
+            array = _read_array(file, size, str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({first_line(error)}); {_SAVE_AGAIN}") from None
-    if not np.isfinite(array).all():
-        raise UserError(f"{path}: has values that are not finite; use the weights of an earlier step")
+    return array
+
+
+class NpzContent(NamedTuple):
+    """The content of a `.npz` file.
+
+    Attributes:
+        arrays: arrays of real numbers, by name.
+        symbols: the array `symbols`, or None if there is none.
+    """
+
+    arrays: dict[str, Array]
+    symbols: list[str] | None
+
+
+def read_npz(path: str | Path, shapes: Mapping[str, tuple[int, ...]], ignored: tuple[str, ...] = ()) -> NpzContent:
+    """Reads arrays of real numbers, and the strings `symbols`, from a `.npz` file without unpickling anything.
+
+    Args:
+        path: the file.
+        shapes: the arrays that it must have, by name, with their shapes; no larger one is read.
+        ignored: prefixes of names that it may have as well.
+
+    Raises:
+        UserError: the file is missing or damaged; an array is missing, unknown, of another shape, or not of real
+            finite numbers.
+    """
+    path = Path(path)
+    try:
+        files.regular_file_size(path)
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            known = members.keys() - {"symbols", *(name for name in members if name.startswith(ignored))}
+            for name in sorted(shapes.keys() ^ known):
+                what = "missing" if name in shapes else "unknown"
+                raise UserError(f"{path}: the array {shorten(name)} is {what}; it must have {', '.join(shapes)}")
+
+            def read(name: str, shape: tuple[int, ...] | None, types: re.Pattern[str]) -> npt.NDArray[Any]:
+                with archive.open(members[name]) as file:
+                    return _read_array(file, members[name].file_size, f"{path}: {name}", shape, types)
+
+            arrays = {name: read(name, shape, _REAL_TYPE) for name, shape in shapes.items()}
+            symbols = None
+            if "symbols" in members and members["symbols"].file_size < files.MAX_JSON_BYTES:
+                # NumPy drops the zero characters at the end of a string
+                symbols = [symbol or "\0" for symbol in read("symbols", None, _TEXT_TYPE).ravel().tolist()]
+            return NpzContent(arrays, symbols)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a .npz file, or damaged ({first_line(error)})") from None
+
+
+def _read_array(
+    file: IO[bytes],
+    size: int,
+    where: str,
+    shape: tuple[int, ...] | None = None,
+    types: re.Pattern[str] = _REAL_TYPE,
+) -> npt.NDArray[Any]:
+    """Reads the array of a `.npy` file of `size` bytes, checked before it is read; `shape` is the one it must have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # headers written by Python 2
+        found = _check_header(file, size, where, types)
+        if shape is not None and found != shape:
+            raise UserError(f"{where}: has shape {found}, but needs {shape}")
+        file.seek(0)
+        try:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise UserError(f"{where}: damaged ({first_line(error)}); {_SAVE_AGAIN}") from None
+    if array.dtype.kind != "U" and not np.isfinite(array).all():
+        raise UserError(f"{where}: has values that are not finite; use the weights of an earlier step")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _check_header(file: BinaryIO, size: int, path: Path) -> None:
-    """Checks that a `.npy` file is as large as its header says, which NumPy trusts, and that its type is real."""
+def _check_header(file: IO[bytes], size: int, where: str, types: re.Pattern[str]) -> tuple[int, ...]:
+    """Checks that a `.npy` file is as large as its header says, which NumPy trusts, and that its type is in `types`.
+
+    Returns:
+        The shape of the array.
+    """
 
     def make_error(reason: str) -> UserError:
-        return UserError(f"{path}: not a .npy file, or damaged ({reason}); {_SAVE_AGAIN}")
+        return UserError(f"{where}: not a .npy file, or damaged ({reason}); {_SAVE_AGAIN}")
 
     start = file.read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY":
@@ -272,7 +348,9 @@ def _check_header(file: BinaryIO, size: int, path: Path) -> None:
     text = header.decode("latin-1").strip()
     # a list instead of a type name means an array of records
     if re.search(r"'descr'\s*:\s*(\[|'[<>=|]?[OV])", text):
-        raise UserError(f"{path}: an array of objects is not supported, since reading it could run code; {_SAVE_AGAIN}")
+        raise UserError(
+            f"{where}: an array of objects is not supported, since reading it could run code; {_SAVE_AGAIN}"
+        )
     header_items: dict[str, str] = {}
     position, inside = 0, text[1:-1].rstrip()
     while position < len(inside):
@@ -283,8 +361,8 @@ def _check_header(file: BinaryIO, size: int, path: Path) -> None:
         position = item.end()
     if text[:1] + text[-1:] != "{}" or len(header_items) != 3:
         raise make_error("an invalid header")
-    if not _REAL_TYPE.fullmatch(header_items["descr"]):
-        raise UserError(f"{path}: holds {shorten(header_items['descr'])}, not real numbers; {_SAVE_AGAIN}")
+    if not types.fullmatch(header_items["descr"]):
+        raise UserError(f"{where}: holds {shorten(header_items['descr'])}, not real numbers; {_SAVE_AGAIN}")
     sizes = header_items["shape"].replace("L", "").replace(" ", "")
     if not re.fullmatch(r"|\d{1,19},|\d{1,19}(,\d{1,19})+,?", sizes):
         raise make_error("an invalid shape")
@@ -294,3 +372,4 @@ def _check_header(file: BinaryIO, size: int, path: Path) -> None:
     expected = file.tell() + math.prod(shape) * np.dtype(header_items["descr"]).itemsize
     if expected != size:
         raise make_error(f"a shape of ({sizes}) needs a file of {expected} bytes, but it has {size}")
+    return tuple(shape)

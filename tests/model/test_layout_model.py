@@ -57,6 +57,32 @@ def test_padding_changes_neither_loss_nor_gradients(cell, implementation, dtype,
         assert np.any(gradient), name
 
 
+@pytest.mark.parametrize("implementation", ["custom", "keras"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_state_carried_from_a_padded_line_is_that_after_its_last_character(cell, implementation):
+    lengths = [9, 4, 3, 7] * 4  # enough rows for two halves
+    model = make_model("lines", cell=cell, implementation=implementation, num_layers=2)
+    ids, rng = lines(lengths, 12), np.random.default_rng(3)
+    before = tf.nest.map_structure(lambda s: tf.constant(rng.normal(size=s.shape)), model.initial_state(len(lengths)))
+    weights = tf.nest.map_structure(lambda s: tf.constant(rng.normal(size=s.shape)), before)
+
+    def differentiate(ids, before, weights):
+        """Returns the state after, and the gradient of a function of it and the losses."""
+        with tf.GradientTape() as tape:
+            tape.watch(before)
+            losses, after = model.losses(ids, before)
+            parts = tf.nest.map_structure(lambda s, w: tf.reduce_sum(s * w), after, weights)
+            loss = tf.reduce_sum(losses) + tf.add_n(tf.nest.flatten(parts))
+        return tf.nest.flatten(after), tf.nest.flatten(tape.gradient(loss, before))
+
+    after, gradients = differentiate(ids, before, weights)
+    for row, length in enumerate(lengths):
+        alone = [tf.nest.map_structure(lambda s, row=row: s[row : row + 1], states) for states in (before, weights)]
+        want_after, want_gradients = differentiate(ids[row : row + 1, :length], *alone)
+        for array, want in zip([*after, *gradients], [*want_after, *want_gradients], strict=True):
+            np.testing.assert_allclose(array[row : row + 1], want, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_loss_of_lines_is_that_of_the_reference(cell):
     """The mean over all characters and ends of the lines, each computed alone."""

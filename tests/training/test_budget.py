@@ -10,7 +10,7 @@ import tfcharrnn
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.runs import run_folder
-from tfcharrnn.training import budget, setup
+from tfcharrnn.training import budget
 from tfcharrnn.training.budget import Speed
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
@@ -81,7 +81,7 @@ def test_minutes_measure_one_device(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     settings = {"input": [str(tmp_path / "text.txt")], "minutes": 1.0, "strategy": "mirrored", "num_replicas": 2}
     with pytest.raises(ConfigError, match="--minutes: measures one device"):
-        setup.prepare_run("", "", settings)
+        tfcharrnn.train_model(tmp_path / "run", **settings)
 
 
 def test_a_default_batch_gives_way_to_a_small_text(tmp_path, capsys):

@@ -249,6 +249,6 @@ def test_the_smoothed_loss_follows_its_formula(reduction, start, keep):
         if count or start != "first":
             expected = keep * expected + (1.0 - keep) * rest[count - (start == "first")]
         assert running.smooth_loss == pytest.approx(expected, rel=1e-14)
-    row = running.take_row(4, 1.0, 9.0)
+    row = running.take_row(4, 1.0)
     assert row["smooth_loss"] == running.smooth_loss
     assert row["loss"] == pytest.approx(141.0 / 60.0), "a row's loss is of a character, whatever is minimised"

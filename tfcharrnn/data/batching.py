@@ -81,9 +81,10 @@ class InMemorySampler(BatchSampler):
 
 
 class ShuffledSampler(InMemorySampler):
-    """Shuffles independent examples, in a new order every epoch unless `--shuffle=once`.
+    """Shuffles independent examples, in a new order every epoch unless `--shuffle=once`; or reads them in order.
 
-    Examples of similar length share a batch, to keep padding low; which of them do changes with the order.
+    When they are shuffled, examples of similar length share a batch, to keep padding low; which of them do changes with
+    the order.
     """
 
     def __init__(self, examples: Examples, config: TrainingConfig, rows: range | None = None):
@@ -223,6 +224,12 @@ def check_fits_layout(characters: int, records: int, data: DataConfig, config: T
     """
     if config.random_start and not LAYOUTS[data.layout].is_continuous:
         raise ConfigError(f"--random_start: applies to --layout=sequences|stream, not to {data.layout}")
+    if config.carry_state and data.layout != "lines":
+        raise ConfigError(f"--carry_state: applies to --layout=lines, not to {data.layout}")
+    if config.carry_state and (config.batch_size > 1 or config.shuffle == "epoch"):
+        raise ConfigError(
+            "--carry_state: needs --batch_size=1 and --shuffle=once or none, to be read in one fixed order"
+        )
     if LAYOUTS[data.layout].carries_state:
         divide_into_streams(characters, data.seq_length, config.batch_size)
     else:
@@ -290,6 +297,8 @@ def _shuffle_epoch(
         config: batch size, seed and kind of shuffling.
         epoch: the epoch, counted from 0.
     """
+    if config.shuffle == "none":
+        return arrange_in_batches(np.arange(len(widths))[: steps * config.batch_size], steps, config.batch_size)
     seed, key = config.seed, epoch if config.shuffle == "epoch" else 0
     order = rng.permutation(len(widths), seed, rng.Purpose.SHUFFLE, key)[: steps * config.batch_size]
     if widths.min() == widths.max():

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,17 @@ class DataFolder:
             "windows": f"windows of {self.config.seq_length}, {self.config.stride} apart: ",
         }[self.layout.name]
         return unit + ", ".join(counts) + (f" (dropped: {dropped})" if dropped else "")
+
+    def describe_normalisation(self) -> str:
+        """Says in one line how the text was changed, naming each dropped character; "" if it was not."""
+        config, parts = self.config, []
+        if config.lowercase:
+            parts.append("in lower case")
+        dropped = ["digits"] if config.drop_digits else []
+        dropped += map(_name_character, dict.fromkeys(config.drop_chars))
+        if dropped:
+            parts.append(f"without {' '.join(dropped)}")
+        return ", ".join(parts)
 
     def read(self, split: str) -> Examples:
         """Reads all records of a split into memory.
@@ -233,6 +245,13 @@ def shard_names(split: str, num_shards: int) -> list[str]:
 def join_names(names: Sequence[str], separator: str = "+") -> str:
     """Joins the names of input files, abbreviating a long list."""
     return separator.join(names if len(names) <= _MAX_NAMES else [*names[:3], f"{len(names) - 3} more"])
+
+
+def _name_character(character: str) -> str:
+    """Returns a character, or the code point and name of one that cannot be seen."""
+    if character.isprintable() and not character.isspace():
+        return character
+    return " ".join([f"U+{ord(character):04X}", unicodedata.name(character, "")]).strip()
 
 
 def _recorded_settings(layout: str) -> tuple[str, ...]:

@@ -39,6 +39,11 @@ def make_sampler(data: DataFolder, config: TrainingConfig, rows: range | None = 
         if fits_in_memory:
             return StreamSampler(data.read("train").ids, data.config.seq_length, config, rows)
         return OutOfCoreStreamSampler(data, config, rows)
+    if config.shuffle == "none" and not fits_in_memory:
+        raise UserError(
+            f"--shuffle=none: reads the whole training text into memory, {data.count_symbols('train'):,} symbols; set "
+            "--shuffle_buffer to as many, or --shuffle=once"
+        )
     if fits_in_memory and config.random_start:
         records = data.read("train")
         characters = join_characters(records, data.vocabulary, data.config)

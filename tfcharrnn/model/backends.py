@@ -1,8 +1,10 @@
 """The backends that run a recurrent layer, as `--implementation` names them: custom, keras and cudnn.
 
 All use the same variables. `Backend.run_layer` takes a cell, its inputs (symbols, or vectors `[time, batch, input]`),
-the state before the first step and the recurrent kernel, from which dropout may have removed weights. It returns the
-outputs, `[time, batch, hidden]`, and the state after the last step.
+the state before the first step, the recurrent kernel, from which dropout may have removed weights, and for rows of
+different lengths a mask, bool `[time, batch]`: true for the first steps of a row, false for those to skip after them.
+It returns the outputs, `[time, batch, hidden]`, and the state after the last step; outputs of skipped steps are
+undefined.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from tfcharrnn.model.input_projection import SymbolInput
 if TYPE_CHECKING:
     from tfcharrnn.config import ModelConfig
 
-RunLayer = Callable[[Cell, "SymbolInput | tf.Tensor", State, tf.Tensor], tuple[tf.Tensor, State]]
+RunLayer = Callable[[Cell, "SymbolInput | tf.Tensor", State, tf.Tensor, "tf.Tensor | None"], tuple[tf.Tensor, State]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +96,19 @@ def _to_vectors(cell: Cell, inputs: SymbolInput | tf.Tensor) -> tf.Tensor:
 # Keras
 
 
-def run_keras(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel: tf.Tensor) -> tuple[tf.Tensor, State]:
+def run_keras(
+    cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel: tf.Tensor, mask: tf.Tensor | None = None
+) -> tuple[tf.Tensor, State]:
     """Runs a layer with Keras's `SimpleRNN`, `LSTM` or `GRU` on the cell's variables."""
     x = _to_vectors(cell, inputs)
     layer = _build_keras_layer(type(cell), cell.input_size, cell.hidden_size, cell.kernel.dtype.name)
     weights = [tf.convert_to_tensor(v) for v in (cell.kernel, kernel, cell.bias)]
     (outputs, *last), _ = layer.stateless_call(
-        weights, layer.non_trainable_variables, tf.transpose(x, [1, 0, 2]), initial_state=list(state)
+        weights,
+        layer.non_trainable_variables,
+        tf.transpose(x, [1, 0, 2]),
+        initial_state=list(state),
+        mask=None if mask is None else tf.transpose(mask),
     )
     return tf.transpose(outputs, [1, 0, 2]), tuple(last)
 
@@ -143,7 +151,9 @@ def is_cudnn_available() -> bool:
     return bool(tf.config.list_physical_devices("GPU")) and tf.test.is_built_with_cuda()
 
 
-def run_cudnn(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel: tf.Tensor) -> tuple[tf.Tensor, State]:
+def run_cudnn(
+    cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel: tf.Tensor, mask: tf.Tensor | None = None
+) -> tuple[tf.Tensor, State]:
     """Runs a layer with cuDNN on the cell's variables, in one call; the gradients are cuDNN's own."""
     x = _to_vectors(cell, inputs)
     time, batch, _ = x.shape
@@ -153,7 +163,7 @@ def run_cudnn(cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel:
         input_h=state[0][tf.newaxis],
         input_c=state[1][tf.newaxis] if is_lstm else tf.zeros([], x.dtype),
         params=flatten_weights(cell, kernel),
-        sequence_lengths=tf.fill([batch], time),
+        sequence_lengths=tf.fill([batch], time) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), 0),
         rnn_mode=_CUDNN_MODES[type(cell)],
         is_training=True,
         time_major=True,

@@ -163,7 +163,8 @@ class CharRNN(tf.Module):
 
         Returns:
             The losses, `[batch, width - 1]`, zero where the target is padding, or `[batch, 1]` for a layout that
-            predicts the last symbol only; and the state after the last symbol but one.
+            predicts the last symbol only; and the state after the last symbol but one, where `state` is given without
+            padding.
         """
         losses, _, state = self._predict(ids, state, dropout_key, rows, batch_size)
         return losses, state
@@ -193,6 +194,7 @@ class CharRNN(tf.Module):
         batch = ids.shape[0]
         if rows is None:
             rows, batch_size = range(batch), batch
+        is_carried, pad_id = state is not None, self.layout.pad_id
         state = self.initial_state(batch) if state is None else state
         is_halved = self.backend.halves_batch and batch >= _MIN_BATCH_TO_HALVE
         bounds = [0, batch // 2, batch] if is_halved else [0, batch]
@@ -201,7 +203,9 @@ class CharRNN(tf.Module):
             inputs, targets = split_batch(ids[first:end])
             before = tf.nest.map_structure(lambda array, first=first, end=end: array[first:end], tuple(state))
             dropout = self._make_dropout(dropout_key, rows[first:end], batch_size)
-            hidden, after = self._run_layers(inputs, before, dropout)
+            # only who passes a state on needs that after the last symbol of a row, not after its padding
+            mask = None if pad_id is None or not is_carried else tf.transpose(targets != pad_id)
+            hidden, after = self._run_layers(inputs, before, dropout, mask)
             if self.layout.last_only:
                 hidden, targets = hidden[-1:], targets[:, -1:]
             logits = self._compute_logits(hidden)
@@ -210,8 +214,8 @@ class CharRNN(tf.Module):
                 first_id = self.layout.num_unpredicted
                 likeliest = tf.argmax(logits[..., first_id:], axis=-1, output_type=targets.dtype) + first_id
                 hits.append(tf.transpose(likeliest) == targets)
-            if self.layout.pad_id is not None:
-                part = tf.where(targets == self.layout.pad_id, tf.zeros_like(part), part)
+            if pad_id is not None:
+                part = tf.where(targets == pad_id, tf.zeros_like(part), part)
             losses.append(part)
             states.append(after)
         after = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *states)
@@ -232,7 +236,7 @@ class CharRNN(tf.Module):
         return Dropout(key, rows, batch_size, self.config.locked_dropout)
 
     def _run_layers(
-        self, ids: tf.Tensor, state: Sequence[State], dropout: Dropout
+        self, ids: tf.Tensor, state: Sequence[State], dropout: Dropout, mask: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tuple[State, ...]]:
         """Runs all layers on ids `[batch, time]`.
 
@@ -252,7 +256,7 @@ class CharRNN(tf.Module):
                 hidden = dropout.drop_activations(hidden, layer, config.dropout)
             kernel = tf.convert_to_tensor(cell.recurrent_kernel)
             kernel = dropout.drop_recurrent_kernel(kernel, layer, config.weight_drop)
-            hidden, layer_state = self.backend.run_layer(cell, hidden, state[layer], kernel)
+            hidden, layer_state = self.backend.run_layer(cell, hidden, state[layer], kernel, mask)
             last.append(layer_state)
         return dropout.drop_activations(hidden, len(self.cells), config.output_dropout), tuple(last)
 

@@ -25,7 +25,7 @@ class StepReport(NamedTuple):
     Attributes:
         step: updates done.
         loss: mean training loss of the last steps, in nats a character.
-        chars_per_second: training speed of the last steps.
+        chars_per_second: training speed of the last steps; None if most of their time went into compiling.
         val_loss: the validation loss, if it was measured at this step.
         best: the lowest validation loss so far; None before the first validation.
         rows: the new rows of `metrics.jsonl`.
@@ -33,7 +33,7 @@ class StepReport(NamedTuple):
 
     step: int
     loss: float
-    chars_per_second: float
+    chars_per_second: float | None
     val_loss: float | None
     best: BestValidation | None
     rows: list[dict[str, Any]]

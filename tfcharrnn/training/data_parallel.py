@@ -69,6 +69,7 @@ class DataParallelTrainer:
         self.model, self.optimizer, self.average = first.model, first.optimizer, first.average
         self.steps_per_call = first.steps_per_call
         self.carried = StreamState(self.model, config.batch_size) if first.carried else None
+        self._compiled_widths: set[int] = set()
         self._is_synchronized = False
         self._step = tf.function(self._step_on_replicas)
         self._gather = tf.function(self._gather_carried)
@@ -94,7 +95,9 @@ class DataParallelTrainer:
                 self._gather()
             now = time.perf_counter()
             if is_last or now - start > SECONDS_BETWEEN_RETURNS:
-                yield StepResults.from_rows(np.array(rows), width, now - start, num_stops > 0)
+                is_first = width not in self._compiled_widths
+                self._compiled_widths.add(width)
+                yield StepResults.from_rows(np.array(rows), width, now - start, num_stops > 0, is_first)
                 rows, start = [], time.perf_counter()
             if is_last:
                 return

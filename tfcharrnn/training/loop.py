@@ -16,7 +16,7 @@ from tfcharrnn.inference.evaluation import Evaluator
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
-from tfcharrnn.runs.checkpoints import Checkpoint
+from tfcharrnn.runs.initial_weights import InitialWeights
 from tfcharrnn.runs.logs import LogWriter
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.training.callbacks import StepReport, make_callbacks
@@ -57,7 +57,7 @@ def train(
     cluster: Cluster,
     *,
     resume: bool = False,
-    weights: Checkpoint | None = None,
+    weights: InitialWeights | None = None,
     notes: Sequence[str] = (),
     quiet: bool = False,
 ) -> Result:
@@ -68,7 +68,7 @@ def train(
         data: the data to train on.
         cluster: the workers that train together; only the chief writes files and shows progress.
         resume: continue from the newest checkpoint, or from the start if there is none yet.
-        weights: a checkpoint of another run whose weights a new run starts with.
+        weights: sets the weights that a new run starts with, instead of random ones.
         notes: lines to show at the start: settings that were chosen for the user.
         quiet: show nothing.
 
@@ -100,9 +100,9 @@ def train(
     progress = Progress(run, data, runner.model, length, start, cluster, notes, quiet=quiet)
     recorder = Recorder(run, data, runner, state, length, progress) if cluster.is_chief else None
     if weights is not None:
-        checkpoints.restore_weights(weights, runner.model)
+        weights(runner.model)
         if runner.average is not None:
-            checkpoints.restore_weights(weights, runner.average.model)
+            weights(runner.average.model)
     if recorder:
         if weights is not None:
             recorder.save()  # a resume then needs no other run
@@ -160,7 +160,8 @@ class Recorder:
         self._validation = evaluation_examples.load_evaluation_examples(data, "val")
         model = runner.average.model if runner.average else runner.model
         self._evaluate = Evaluator(model)
-        self._sampler = Sampler(model, data.vocabulary, data.config.seq_length, runner.carried)
+        carried = runner.carried if data.layout.carries_state else None
+        self._sampler = Sampler(model, data.vocabulary, data.config.seq_length, carried)
         self._logs = LogWriter(run.path, state.metrics.log_sizes)
         self._callbacks = [progress, *make_callbacks(run, runner.model)]
 
@@ -179,9 +180,10 @@ class Recorder:
 
         if (val_loss is not None or self._is_due(config.log_every)) and not metrics.is_empty:
             epoch = step / self._length.steps_per_epoch
-            rows = [*rows, metrics.take_row(step, epoch, results.chars_per_second, val_loss)]
+            rows = [*rows, metrics.take_row(step, epoch, val_loss)]
         self._logs.write_rows(rows)
-        report = StepReport(step, results.loss, results.chars_per_second, val_loss, metrics.best, rows)
+        speed = None if results.is_first else results.chars_per_second
+        report = StepReport(step, results.loss, speed, val_loss, metrics.best, rows)
         for callback in self._callbacks:
             callback.on_steps(report)
 

@@ -83,6 +83,8 @@ class RunningMetrics:
         self.seconds = 0.0
         self.waited = 0.0
         self._window_start = time.perf_counter()
+        # of the steps since the last row that this process trained
+        self._timed_characters, self._timed_seconds = 0.0, 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the metrics as JSON-ready values for a checkpoint."""
@@ -128,6 +130,12 @@ class RunningMetrics:
         self.smooth_loss = loss if self.smooth_loss is None else keep * self.smooth_loss + (1.0 - keep) * loss
         self.window = self.window.add(step)
 
+    def add_time(self, num_characters: float, seconds: float) -> None:
+        """Counts the time of a step, applied or not."""
+        self.seconds += seconds
+        self._timed_characters += num_characters
+        self._timed_seconds += seconds
+
     def add_validation(self, step: int, val_loss: float) -> bool:
         """Counts a validation; returns whether its loss is the lowest so far."""
         if self.best is None or val_loss < self.best.loss:
@@ -146,11 +154,14 @@ class RunningMetrics:
         """Whether no step was applied since the last row."""
         return not self.window.steps
 
-    def take_row(
-        self, step: int, epoch: float, chars_per_second: float, val_loss: float | None = None
-    ) -> dict[str, Any]:
-        """Returns a row for the steps since the last one, means of loss and gradient norm, and starts a new window."""
+    def take_row(self, step: int, epoch: float, val_loss: float | None = None) -> dict[str, Any]:
+        """Returns a row for the steps since the last one, means of loss and gradient norm, and starts a new window.
+
+        Its speed is that of all these steps, with what compiling them and waiting for data took.
+        """
         window, now = self.window, time.perf_counter()
+        chars_per_second = self._timed_characters / max(self._timed_seconds + self.waited, 1e-9)
+        self._timed_characters, self._timed_seconds = 0.0, 0.0
         data_wait = min(1.0, self.waited / max(now - self._window_start, 1e-9))
         self.window, self.waited, self._window_start = Window(), 0.0, now
         row = {

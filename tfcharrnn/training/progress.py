@@ -66,7 +66,8 @@ class Progress(Callback):
         self._bar: tqdm.tqdm | None = None
         self._first_step = start
         self._start_time = self._last_line_time = time.perf_counter()
-        self._compiled_widths: set[int] = set()
+        # of the calls that compiled, whose time says nothing about that of others
+        self._compile_seconds, self._compile_steps = 0.0, 0
         self._print_header(run, data, model, cluster)
         for note in notes:
             self._print(f"chosen     {note}")
@@ -81,6 +82,8 @@ class Progress(Callback):
             f"corpus     {data.name}: {data.characters:,} characters, "
             f"vocabulary of {len(data.vocabulary) - num_special} characters and {num_special} special"
         )
+        if changes := data.describe_normalisation():
+            self._print(f"text       {changes}")
         self._print(f"data       {data.describe()}")
         self._print(
             f"model      {config.cell}, {config.num_layers} x {config.hidden_size} units, "
@@ -114,8 +117,9 @@ class Progress(Callback):
 
     def show_compiled(self, results: StepResults) -> None:
         """Shows the time of the first call for examples of a width, most of which is compilation."""
-        if results.width not in self._compiled_widths:
-            self._compiled_widths.add(results.width)
+        if results.is_first:
+            self._compile_seconds += results.seconds
+            self._compile_steps += results.num_steps
             self._print(f"compiled   for examples of {results.width} symbols; first call took {results.seconds:.1f} s")
 
     def show_skipped(self, step: int, count: int, allowed: int) -> None:
@@ -126,20 +130,25 @@ class Progress(Callback):
         """Shows where the run stands: always with a validation loss, otherwise every few seconds."""
         step, total = report.step, self._length.total_steps
         now = time.perf_counter()
+        speed = f"{report.chars_per_second:,.0f} characters/s" if report.chars_per_second else ""
         if self._bar is not None:
-            text = f"loss {report.loss:.4f}, {report.chars_per_second:,.0f} characters/s"
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(", ".join(filter(None, [f"loss {report.loss:.4f}", speed])), refresh=False)
             with contextlib.suppress(OSError):
                 self._bar.update(step - self._bar.n)
         is_recent = now - self._last_line_time < _SECONDS_PER_LINE
         if report.val_loss is None and (self._bar is not None or (is_recent and step < total)):
             return
         self._last_line_time = now
-        left = (now - self._start_time) / max(step - self._first_step, 1) * (total - step)
         line = f"step {step:>7,}  epoch {step / self._length.steps_per_epoch:.2f}  loss {report.loss:.4f}"
         if report.val_loss is not None:
             line += f"  val_loss {report.val_loss:.4f}"
-        self._print(f"{line}  {report.chars_per_second:,.0f} characters/s  {_format_duration(left)} left")
+        timed_steps = step - self._first_step - self._compile_steps
+        if speed:
+            line += f"  {speed}"
+        if timed_steps > 0:
+            seconds = (now - self._start_time - self._compile_seconds) / timed_steps * (total - step)
+            line += f"  {_format_duration(seconds)} left"
+        self._print(line)
         if report.val_loss is not None and report.best is not None and report.best.num_since == 1:
             self._print(f"note       validation loss has not fallen since step {report.best.step:,}; the best is kept")
 

@@ -18,7 +18,7 @@ from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model import backends
 from tfcharrnn.model.char_rnn import check_zero_start
 from tfcharrnn.preparation import cache
-from tfcharrnn.runs import checkpoints, run_folder
+from tfcharrnn.runs import checkpoints, initial_weights, run_folder
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.training import budget, callbacks
 from tfcharrnn.training.loop import Result, train
@@ -39,6 +39,11 @@ _FREE_SETTINGS = (
 )
 # settings that say on which devices a run trains
 _DEVICE_SETTINGS = ("strategy", "num_replicas")
+# settings that several devices do not have, and why
+_SETTINGS_OF_ONE_DEVICE = {
+    "minutes": "measures one device",
+    "loss_after_update": "is measured on one device",
+}
 # training settings that a resumed run must keep, so that its steps mean the same
 _FIXED_SETTINGS = (
     "minutes",
@@ -47,6 +52,7 @@ _FIXED_SETTINGS = (
     "optimizer",
     "average",
     "shuffle",
+    "carry_state",
     "random_start",
     "shuffle_buffer",
     "drop_remainder",
@@ -59,6 +65,7 @@ def train_model(
     *,
     data_dir: str | Path = "",
     init_from: str | Path = "",
+    init_arrays: str | Path = "",
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -70,6 +77,7 @@ def train_model(
         run_dir: the run folder; empty: a new one in `runs/`, or with `resume` the newest there.
         data_dir: a data folder made by `prepare_data`, instead of `input` or `corpus` among the settings.
         init_from: a run whose model, vocabulary and last weights the new run starts with, on another text.
+        init_arrays: a `.npz` file with the weights that the new run starts with, named as `export --format=npz` does.
         resume: continue the run from its last checkpoint.
         overwrite: replace an existing run.
         quiet: show nothing.
@@ -84,19 +92,21 @@ def train_model(
     """
     begun = time.monotonic()
     check_exclusive(resume=resume, overwrite=overwrite)
-    check_exclusive(resume=resume, init_from=init_from)
+    check_exclusive(resume=resume, init_from=init_from, init_arrays=init_arrays)
     check_exclusive(data_dir=data_dir, input=settings.get("input"), corpus=settings.get("corpus"))
     saved = run_folder.load(run_dir or run_folder.find_newest_run()) if resume else None
     source = run_folder.load(init_from) if init_from else None
     workers = _join_cluster(saved.training if saved else TrainingConfig(), run_dir, settings, quiet)
     with workers.report_lost_workers(str(saved.path if saved else run_dir)):
-        weights = checkpoints.find(source.path) if source else None
+        weights = initial_weights.from_checkpoint(checkpoints.find(source.path)) if source else None
         notes: list[str] = []
         with workers.chief_first():
             if saved:
                 run, data = prepare_resume(saved, data_dir, settings, quiet=quiet)
             else:
                 run, data = prepare_run(run_dir, data_dir, settings, source, begun=begun, notes=notes, quiet=quiet)
+            if init_arrays:
+                weights = initial_weights.from_arrays(init_arrays, run.model, data.vocabulary, data.layout)
             workers.check_batch_size(run.training.batch_size)
             if run.training.patience and workers.num_workers > 1:  # only the chief validates
                 raise ConfigError("--patience: is not available with several workers; set --steps")
@@ -112,7 +122,11 @@ def train_model(
 
 def _join_cluster(config: TrainingConfig, run_dir: str | Path, settings: Settings, quiet: bool) -> Cluster:
     """Joins the workers that the settings name, which must happen before TensorFlow computes anything."""
-    (config,) = _apply_settings({name: settings[name] for name in _DEVICE_SETTINGS if name in settings}, config)
+    names = (*_DEVICE_SETTINGS, *_SETTINGS_OF_ONE_DEVICE)
+    (config,) = _apply_settings({name: settings[name] for name in names if name in settings}, config)
+    for name, reason in _SETTINGS_OF_ONE_DEVICE.items():
+        if config.strategy != "none" and getattr(config, name):
+            raise ConfigError(f"--{name}: {reason}; not available with --strategy={config.strategy}")
     if config.strategy == "multi_worker" and not run_dir:
         raise ConfigError("--strategy=multi_worker: needs a --run_dir, one folder that all workers share")
     return cluster.join_cluster(config.strategy, config.num_replicas, quiet=quiet)
@@ -146,8 +160,6 @@ def prepare_run(
     notes = [] if notes is None else notes
     defaults = _choose_defaults(source, run_dir, data_dir, settings)
     data_config, model, training = _apply_settings(settings, *defaults, TrainingConfig())
-    if training.minutes and training.strategy != "none":
-        raise ConfigError(f"--minutes: measures one device, not --strategy={training.strategy}; set --steps")
     if source and dataclasses.replace(model, **_get_fields(source.model, _FREE_SETTINGS)) != source.model:
         raise UserError(f"{source.path}: --init_from keeps its model; leave out settings that differ from it")
     backends.check_backend(model)

@@ -62,17 +62,21 @@ class StepResults(NamedTuple):
         width: symbols in an example.
         seconds: how long the steps took.
         stopped: training was asked to stop after these steps.
+        is_first: they are the first with examples of this width, and most of the time went into compiling.
     """
 
     metrics: StepMetrics
     width: int
     seconds: float
     stopped: bool = False
+    is_first: bool = False
 
     @classmethod
-    def from_rows(cls, rows: npt.NDArray[np.float64], width: int, seconds: float, stopped: bool) -> StepResults:
+    def from_rows(
+        cls, rows: npt.NDArray[np.float64], width: int, seconds: float, stopped: bool, is_first: bool
+    ) -> StepResults:
         """Unpacks the rows `[steps, 4]` that `StepMetrics.stack` made."""
-        return cls(StepMetrics(*rows.T), width, seconds, stopped)
+        return cls(StepMetrics(*rows.T), width, seconds, stopped, is_first)
 
     @property
     def num_steps(self) -> int:
@@ -171,7 +175,7 @@ class Trainer:
         self.variables = model.trainable_variables
         self.optimizer = optimizers.make_optimizer(self.variables, config)
         self.average = WeightAverage(model, config.average) if config.average else None
-        self.carried = StreamState(model, len(self.rows)) if model.layout.carries_state else None
+        self.carried = StreamState(model, len(self.rows)) if model.layout.carries_state or config.carry_state else None
         # per weight and character two operations in the forward pass and four in the backward pass
         flops = 6 * model.num_parameters * config.batch_size * width
         flops_here = flops * len(self.rows) / config.batch_size
@@ -193,7 +197,8 @@ class Trainer:
                 np.int64(call.first_step), np.int32(begin), np.int32(end), call.ids, np.int32(skips_left), *sizes
             ).numpy()[begin:end]
             seconds = time.perf_counter() - start
-            if width in self._compiled_widths:  # otherwise most of the time went into compiling
+            is_first = width not in self._compiled_widths
+            if not is_first:
                 self._steps_at_once = max(1, int(SECONDS_BETWEEN_RETURNS * (end - begin) / seconds))
             self._compiled_widths.add(width)
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
@@ -201,7 +206,7 @@ class Trainer:
             if is_diverged:
                 rows = rows[: bad[skips_left] + 1]
             stopped = stop()
-            yield StepResults.from_rows(rows, width, seconds, stopped)
+            yield StepResults.from_rows(rows, width, seconds, stopped, is_first)
             if stopped or is_diverged:
                 return
             skips_left -= len(bad)
@@ -237,6 +242,10 @@ class Trainer:
             size = None if sizes is None else sizes[index]
             loss_sum, num_characters, gradients, after = self.gradients(ids, states, step, size)
             row, is_finite = self.update(loss_sum, num_characters, gradients, step)
+            if self.config.loss_after_update:
+                loss_after = self._loss(ids, states, step, size)[0]
+                # if the update itself was too large, the next step will find that and stop
+                row = row._replace(loss_sum=tf.where(tf.math.is_finite(loss_after), loss_after, loss_sum))
             if self.carried is not None:
                 states = select_states(is_finite, after, self._state_before(step, states))
             metrics = metrics.write(index, row.stack())
@@ -270,21 +279,27 @@ class Trainer:
             The sum of the losses in nats, the number of predicted characters, a gradient for each variable, and the
             state after the examples.
         """
+        with tf.GradientTape() as tape:  # it must record the initial state, which may be learned
+            loss_sum, num_characters, after = self._loss(ids, states, step, size)
+            loss = loss_sum if of_sum else loss_sum / self.denominator(num_characters, size)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
+        return loss_sum, num_characters, gradients, after
+
+    def _loss(
+        self, ids: tf.Tensor, states: States, step: tf.Tensor, size: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, States]:
+        """Runs the model forward; see `gradients` for the arguments and results."""
         dropout_key = rng.key(self.config.seed, rng.Purpose.DROPOUT, step)
         num_characters = self.model.count_targets(ids)
         is_example = None if size is None else tf.range(self.rows.start, self.rows.stop) < size
         if is_example is not None and self.model.layout.pad_id is None:  # with padding, empty rows have no targets
             num_examples = tf.reduce_sum(tf.cast(is_example, self.model.dtype))
             num_characters = num_examples * self.model.count_targets(ids[:1])
-        with tf.GradientTape() as tape:  # it must record the initial state, which may be learned
-            before = None if self.carried is None else self._state_before(step, states)
-            losses, after = self.model.losses(ids, before, dropout_key, self.rows, self.config.batch_size)
-            if is_example is not None:
-                losses = tf.where(is_example[:, tf.newaxis], losses, tf.zeros_like(losses))
-            loss_sum = tf.reduce_sum(losses)
-            loss = loss_sum if of_sum else loss_sum / self.denominator(num_characters, size)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.variables)]
-        return loss_sum, num_characters, gradients, after
+        before = None if self.carried is None else self._state_before(step, states)
+        losses, after = self.model.losses(ids, before, dropout_key, self.rows, self.config.batch_size)
+        if is_example is not None:
+            losses = tf.where(is_example[:, tf.newaxis], losses, tf.zeros_like(losses))
+        return tf.reduce_sum(losses), num_characters, after
 
     def denominator(self, num_characters: tf.Tensor, size: tf.Tensor | None = None) -> tf.Tensor | int:
         """Returns the denominator of the training loss: characters, or with `--reduction=sum` examples."""
@@ -335,8 +350,11 @@ class Trainer:
         return tf.nest.map_structure(tf.convert_to_tensor, self.carried.state) if self.carried else ()
 
     def _state_before(self, step: tf.Tensor, states: States) -> States:
-        """Returns the state a stream's step starts from: the initial one at the start of an epoch."""
-        starts_over = step % self.length.steps_per_epoch == 0
+        """Returns the state a step starts from: at the start of an epoch of a stream, or of all lines, the initial one.
+
+        Where the initial state is learned, a step that starts from it has a gradient for it.
+        """
+        starts_over = step % self.length.steps_per_epoch == 0 if self.model.layout.carries_state else step == 0
         return tf.nest.map_structure(
             lambda first, carried: tf.where(starts_over, first, carried),
             self.model.initial_state(len(self.rows)),

@@ -62,7 +62,7 @@ class TrainingState:
         rows = []
         for index, (metrics, is_applied) in enumerate(zip(results.per_step(), results.is_finite, strict=True)):
             self.step += 1
-            self.metrics.seconds += results.seconds / results.num_steps
+            self.metrics.add_time(metrics.num_characters, results.seconds / results.num_steps)
             if is_applied:
                 self.metrics.add(metrics, int(sizes[index]))
             else:
@@ -72,7 +72,7 @@ class TrainingState:
             is_before_last = index + 1 < results.num_steps
             if config.log_every and self.step % config.log_every == 0 and is_before_last and not self.metrics.is_empty:
                 epoch = self.step / length.steps_per_epoch
-                rows.append(self.metrics.take_row(self.step, epoch, results.chars_per_second))
+                rows.append(self.metrics.take_row(self.step, epoch))
         return rows
 
     def save(self, run_dir: Path, log_sizes: dict[str, int], val_loss: float | None = None) -> None:

@@ -1,0 +1,54 @@
+"""Weights that a new run starts with: those of another run, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tfcharrnn import untrusted_files
+from tfcharrnn.config import ModelConfig
+from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.errors import UserError
+from tfcharrnn.layouts import Layout
+from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.runs import checkpoints
+from tfcharrnn.runs.checkpoints import Checkpoint
+
+# Sets the weights of a model.
+InitialWeights = Callable[[CharRNN], None]
+
+# what `export --format=npz` writes beside the weights
+_OTHER_ARRAYS = ("carried/", "config")
+
+
+def from_checkpoint(checkpoint: Checkpoint) -> InitialWeights:
+    """Returns a function that sets the weights of a checkpoint of the same model."""
+    return lambda model: checkpoints.restore_weights(checkpoint, model)
+
+
+def from_arrays(path: str | Path, config: ModelConfig, vocabulary: Vocabulary, layout: Layout) -> InitialWeights:
+    """Reads the weights of a model from a `.npz` file, such as `export --format=npz` writes.
+
+    Args:
+        path: the file: an array for each variable, named as in a checkpoint, such as `cells/0/kernel`.
+        config: the model.
+        vocabulary: its symbols.
+        layout: the layout of the training examples.
+
+    Returns:
+        A function that sets these weights.
+
+    Raises:
+        UserError: the file is missing or damaged, or its arrays are not those of the model.
+    """
+    names = CharRNN(config, len(vocabulary), layout=layout).named_variables
+    shapes = {name: tuple(variable.shape) for name, variable in names.items()}
+    arrays, symbols = untrusted_files.read_npz(path, shapes, ignored=_OTHER_ARRAYS)
+    if symbols is not None and tuple(symbols) != vocabulary.symbols:
+        raise UserError(f"{path}: has other symbols than the text, or in another order; use --init_from, or drop them")
+
+    def set_weights(model: CharRNN) -> None:
+        for name, variable in model.named_variables.items():
+            variable.assign(arrays[name])
+
+    return set_weights
