@@ -15,7 +15,7 @@ PROGRAMS = FOLDER / "programs"
 os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={PROGRAMS}"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-import tfcharrnn
+import tfcharrnn  # noqa: E402
 
 # calls of many lengths: whatever happens at an interval ends one
 SETTINGS = {

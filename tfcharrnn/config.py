@@ -19,7 +19,7 @@ ConfigT = TypeVar("ConfigT")
 
 CELLS = ("rnn", "lstm", "gru")
 IMPLEMENTATIONS = ("auto", "custom", "keras", "cudnn")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float64")
 INITIALIZERS = ("glorot", "glorot_joint", "normal", "uniform")
 RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
@@ -199,7 +199,9 @@ class ModelConfig(_CheckedConfig):
         choices=IMPLEMENTATIONS,
     )
     precision: str = option(
-        "float32", "Data type of the matrix products; weights are always float32.", choices=PRECISIONS
+        "float32",
+        "Data type of the matrix products; weights and the rest are float32, and with float64 float64 as well.",
+        choices=PRECISIONS,
     )
     recurrent_activation: str = option(
         "sigmoid",

@@ -3,7 +3,8 @@
 python tools/bench.py --rows=A,B,C --peers=pytorch,jax_scan --rounds=7
 
 Each library runs in its own process. The processes take turns, one call at a time, so that whatever slows the machine
-down slows all of them; medians are compared. Prints a Markdown table.
+down slows all of them; medians are compared. Prints a Markdown table. The steps of rows F, G and H are so small that
+what surrounds them could take longer: they are measured through the real training command as well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ _FLAGS = flags.FLAGS
 PEERS = ("keras_layers", "pytorch", "jax_scan", "eager", "numpy_loop")
 # a round repeats short calls for this many seconds
 _SECONDS_PER_ROUND = 0.3
+# a training command is timed by the difference of a short run and one of more steps, without its start and compilation
+_SHORT_RUN, _LONG_RUN = 5000, 35_000
 
 
 class Worker:
@@ -124,6 +128,37 @@ def measure(work: Work, peers: list[str], rounds: int) -> dict[str, Worker]:
     return workers
 
 
+def measure_command(work: Training, rounds: int) -> float:
+    """Returns the seconds of a step of `train` on a text on disk, with its log, samples and checkpoints: a median."""
+    import numpy as np
+
+    is_line = work.time < 10  # a name
+    letters = np.random.default_rng(0).integers(0, work.symbols - 3 * is_line, 100_000)
+    text = "".join(chr(97 + letter) for letter in letters.tolist())
+    if is_line:
+        text = "\n".join(text[start : start + work.time - 1] for start in range(0, 10_000, work.time - 1))
+    flags_of_layout = ["--layout=lines"] if is_line else ["--layout=stream", f"--seq_length={work.time}"]
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "text.txt").write_text(text, encoding="utf-8")
+        command = [
+            sys.executable, "-m", "tfcharrnn.train", f"--input={folder}/text.txt", f"--run_dir={folder}/run",
+            "--overwrite",
+            *flags_of_layout, f"--cell={work.cell}", f"--hidden_size={work.hidden}", f"--optimizer={work.optimizer}",
+            "--val_fraction=0", "--batch_size=1", "--reduction=sum", "--learning_rate=0.001", "--clip_norm=0",
+            "--log_every=500", "--sample_every=5000", "--checkpoint_every=10000",
+        ]  # fmt: skip
+        environment = {**os.environ, "XDG_CACHE_HOME": folder}
+        for _ in range(rounds):
+            seconds = {}
+            for steps in (_SHORT_RUN, _LONG_RUN):
+                start = time.perf_counter()
+                subprocess.run([*command, f"--steps={steps}"], env=environment, check=True, capture_output=True)
+                seconds[steps] = time.perf_counter() - start
+            times.append((seconds[_LONG_RUN] - seconds[_SHORT_RUN]) / (_LONG_RUN - _SHORT_RUN))
+    return statistics.median(times)
+
+
 def describe_machine() -> str:
     """Returns processor, cores, memory and versions in one line."""
     model = "unknown processor"
@@ -148,9 +183,21 @@ def format_cell(work: Work, worker: Worker | None) -> str:
     return f"{1e3 * seconds:.3g} ms" if isinstance(work, Training) else f"{work.characters / seconds:,.0f}/s"
 
 
-def format_table(results: dict[str, dict[str, Worker]], peers: list[str], rate: float) -> str:
+def format_table(
+    results: dict[str, dict[str, Worker]], commands: dict[str, float], peers: list[str], rate: float
+) -> str:
     """Formats the results as a Markdown table."""
-    head = ["row", "ours", *peers, "fastest peer / ours", "characters/s", "share of limit", "memory", "first call"]
+    head = [
+        "row",
+        "ours",
+        "by `train`",
+        *peers,
+        "fastest peer / ours",
+        "characters/s",
+        "share of limit",
+        "memory",
+        "first call",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, workers in results.items():
         work, ours = ALL[name], workers["ours"]
@@ -159,7 +206,9 @@ def format_table(results: dict[str, dict[str, Worker]], peers: list[str], rate: 
         share = f"{work.flops / rate / seconds:.0%}" if isinstance(work, Training) and work.batch > 1 else ""
         columns: list[Any] = [
             work,
-            *(format_cell(work, workers.get(peer)) for peer in ["ours", *peers]),
+            format_cell(work, ours),
+            f"{1e3 * commands[name]:.3g} ms" if name in commands else "",
+            *(format_cell(work, workers.get(peer)) for peer in peers),
             f"{min(others) / seconds:.2f}" if others else "",
             f"{work.characters / seconds:,.0f}",
             share,
@@ -181,15 +230,19 @@ def main() -> None:
         return
     cli.load_tensorflow()
     rate = measure_product_rate()
-    results = {}
+    results, commands = {}, {}
     for name in _FLAGS.rows:
-        results[name] = measure(ALL[name], _FLAGS.peers, _FLAGS.rounds)
+        work = ALL[name]
+        results[name] = measure(work, _FLAGS.peers, _FLAGS.rounds)
+        if _FLAGS.command and isinstance(work, Training) and work.batch == 1:
+            commands[name] = measure_command(work, min(_FLAGS.rounds, 3))
         rate = max(rate, measure_product_rate())
         cli.print_status(
-            f"{ALL[name]}: " + ", ".join(f"{p} {format_cell(ALL[name], w)}" for p, w in results[name].items())
+            f"{work}: " + ", ".join(f"{peer} {format_cell(work, worker)}" for peer, worker in results[name].items())
         )
     print(f"{describe_machine()}; large float32 products at {rate / 1e9:.0f} GFLOP/s.\n")
-    print(format_table(results, [peer for peer in _FLAGS.peers if any(peer in w for w in results.values())], rate))
+    peers = [peer for peer in _FLAGS.peers if any(peer in workers for workers in results.values())]
+    print(format_table(results, commands, peers, rate))
 
 
 def define_flags() -> None:
@@ -197,6 +250,7 @@ def define_flags() -> None:
     flags.DEFINE_list("rows", list(ALL), "Rows to run.")
     flags.DEFINE_list("peers", list(PEERS), "Libraries to compare with; those not installed are left out.")
     flags.DEFINE_integer("rounds", 7, "Rounds; the median is reported.", lower_bound=1)
+    flags.DEFINE_bool("command", True, "Measure rows F, G and H through the training command as well.")
     flags.DEFINE_string("serve", "", "Internal: run as the worker of this library.")
 
 

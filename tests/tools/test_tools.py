@@ -20,10 +20,10 @@ def test_the_arithmetic_of_a_step_is_counted_right():
 
 
 def test_the_benchmark_prints_a_table(tmp_path):
-    done = tool("bench.py", "--rows=H", "--peers=numpy_loop", "--rounds=1", cwd=tmp_path)
+    done = tool("bench.py", "--rows=H", "--peers=numpy_loop", "--rounds=1", "--nocommand", cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     head, _, row = done.stdout.decode().splitlines()[-3:]
-    assert head.startswith("| row | ours | numpy_loop |")
+    assert head.startswith("| row | ours | by `train` | numpy_loop |")
     assert row.startswith("| H: RNN 1 x 8")
     assert tool("bench.py", "--rows=Z", cwd=tmp_path).returncode == 2
 

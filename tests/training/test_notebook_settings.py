@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import notebook_loops
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -44,56 +45,27 @@ def make_arrays(seed=0):
 
 def train_by_hand(arrays, steps, learning_rate):
     """A notebook's loop in NumPy: one name a step, its state passed on; returns losses before and after each update."""
-    w, u, b, v, c = (arrays[name].copy() for name in sorted(arrays, key=list(make_arrays()).index))
-    before, after, state = [], [], np.zeros(HIDDEN)
-    for step in range(steps):
-        ids = [1, *(SYMBOLS.index(character) + 3 for character in NAMES[step % len(NAMES)]), 2]
-
-        def forward(ids=ids, state=state):
-            states, outputs, loss = [state], [], 0.0
-            for x, y in itertools.pairwise(ids):
-                states.append(np.tanh((w[x] if x != 1 else 0.0) + states[-1] @ u + b))
-                z = states[-1] @ v + c
-                outputs.append(np.exp(z) / np.exp(z).sum())
-                loss -= np.log(outputs[-1][y])
-            return states, outputs, loss
-
-        states, outputs, loss = forward()
-        before.append(loss)
-        d = [np.zeros_like(array) for array in (w, u, b, v, c)]
-        d_next = np.zeros(HIDDEN)
-        for t in reversed(range(len(outputs))):
-            d_z = outputs[t].copy()
-            d_z[ids[t + 1]] -= 1.0
-            d[3] += np.outer(states[t + 1], d_z)
-            d[4] += d_z
-            d_a = (1.0 - states[t + 1] ** 2) * (v @ d_z + d_next)
-            d[1] += np.outer(states[t], d_a)
-            d[2] += d_a
-            if ids[t] != 1:
-                d[0][ids[t]] += d_a
-            d_next = u @ d_a
-        for array, gradient in zip((w, u, b, v, c), d, strict=True):
-            array -= learning_rate * gradient
-        after.append(forward()[2])
-        state = states[-1]
+    loop = notebook_loops.NotebookLoop(arrays, learning_rate)
+    examples = notebook_loops.iterate_lines(NAMES, SYMBOLS)
+    before, after = zip(*(loop.step(example) for example in itertools.islice(examples, steps)), strict=True)
     return before, after
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_notebooks_loop_over_names_is_repeated_to_the_digit(names, tmp_path, after):
+@pytest.mark.parametrize(("after", "precision", "tolerance"), [(False, "float32", 1e-4), (True, "float64", 1e-12)])
+def test_a_notebooks_loop_over_names_is_repeated_to_the_digit(names, tmp_path, after, precision, tolerance):
     np.savez(tmp_path / "weights.npz", **make_arrays())
     tfcharrnn.train_model(
         tmp_path / "run",
         init_arrays=tmp_path / "weights.npz",
         input=[str(names)],
         **{**SETTINGS, "shuffle": "none", "carry_state": True, "loss_after_update": after, "steps": 20},
+        precision=precision,
     )
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     lengths = [len(NAMES[step % len(NAMES)]) + 1 for step in range(20)]
     losses = [row["loss"] * length for row, length in zip(rows, lengths, strict=True)]
     want = train_by_hand(make_arrays(), 20, SETTINGS["learning_rate"])[after]
-    np.testing.assert_allclose(losses, want, rtol=1e-4)
+    np.testing.assert_allclose(losses, want, rtol=tolerance)
     assert abs(want[7] - train_by_hand(make_arrays(), 20, SETTINGS["learning_rate"])[not after][7]) > 0.01
 
 
@@ -128,6 +100,16 @@ def test_a_loss_after_the_update_leaves_training_as_it_is():
     for one, other in zip(trained[False][0], trained[True][0], strict=True):
         np.testing.assert_array_equal(one, other)
     assert all(lower < higher for higher, lower in zip(trained[False][1], trained[True][1], strict=True))
+
+
+def test_weights_of_float64_are_not_taken_for_float32(names, tmp_path):
+    settings = {"input": [str(names)], **SETTINGS, "steps": 1}
+    tfcharrnn.train_model(tmp_path / "run", **settings, precision="float64")
+    assert tfcharrnn.load_model(tmp_path / "run").model.output_kernel.dtype == tf.float64
+    with pytest.raises(UserError, match="--precision=float32 cannot use its weights"):
+        tfcharrnn.train_model(tmp_path / "run", resume=True, steps=2, precision="float32", quiet=True)
+    with pytest.raises(UserError, match=r"--precision=float32 cannot use its weights, .* --init_arrays"):
+        tfcharrnn.train_model(tmp_path / "new", init_from=tmp_path / "run", precision="float32", **settings)
 
 
 @pytest.mark.parametrize(

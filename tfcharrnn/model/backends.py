@@ -57,7 +57,7 @@ def check_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> None:
     obstacle = _find_cudnn_obstacle(config, dtype)
     if config.implementation == "cudnn" and obstacle:
         raise UserError(f"--implementation=cudnn is unavailable: {obstacle}; use auto or custom")
-    if config.implementation == "keras" and config.precision != "float32":
+    if config.implementation == "keras" and config.precision == "bfloat16":
         raise UserError(f"--implementation=keras does not support --precision={config.precision}; use auto or custom")
 
 

@@ -31,7 +31,7 @@ class CharRNN(tf.Module):
         config: cell, sizes and backend.
         vocabulary_size: number of symbols.
         seed: seed of the initial weights.
-        dtype: dtype of the variables and of all arithmetic.
+        dtype: dtype of the variables and of all arithmetic; None: that of the configuration, float32 or float64.
         layout: the layout of the training examples; decides about padding and which symbols are predicted.
 
     Raises:
@@ -52,7 +52,7 @@ class CharRNN(tf.Module):
         config: ModelConfig,
         vocabulary_size: int,
         seed: int = 0,
-        dtype: tf.DType = tf.float32,
+        dtype: tf.DType | None = None,
         layout: Layout = LAYOUTS["sequences"],
     ):
         super().__init__()
@@ -60,7 +60,7 @@ class CharRNN(tf.Module):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.layout = layout
-        self.dtype = dtype
+        self.dtype = dtype = dtype or (tf.float64 if config.precision == "float64" else tf.float32)
         self.compute_dtype = tf.bfloat16 if config.precision == "bfloat16" else dtype
         self.backend = backends.choose_backend(config, dtype)
 

@@ -162,6 +162,8 @@ def prepare_run(
     data_config, model, training = _apply_settings(settings, *defaults, TrainingConfig())
     if source and dataclasses.replace(model, **_get_fields(source.model, _FREE_SETTINGS)) != source.model:
         raise UserError(f"{source.path}: --init_from keeps its model; leave out settings that differ from it")
+    if source:
+        _check_keeps_float64(source, model)
     backends.check_backend(model)
     if data_dir:
         data = dataset.open_data(data_dir)
@@ -222,6 +224,7 @@ def prepare_resume(
         raise UserError(
             f"{saved.path}: a resumed run keeps its model; leave out settings that differ from it, or start a new run"
         )
+    _check_keeps_float64(saved, model)
     # lines are padded to the longest of the steps that may share a call, and the last bits of sums depend on that
     fixed = _FIXED_SETTINGS if LAYOUTS[saved.data.layout].pad_id is None else (*_FIXED_SETTINGS, "steps_per_call")
     for name in fixed:
@@ -272,6 +275,20 @@ def _choose_run_dir(cell: str) -> Path:
         number += 1
         path = run_folder.RUNS_DIR / f"{name}-{number}"
     return path
+
+
+def _check_keeps_float64(saved: Run, model: ModelConfig) -> None:
+    """Checks that weights of float32 are not to be used in float64, nor the other way round.
+
+    Raises:
+        UserError: they are.
+    """
+    if (saved.model.precision == "float64") != (model.precision == "float64"):
+        raise UserError(
+            f"{saved.path}: --precision={model.precision} cannot use its weights, which were trained with "
+            f"--precision={saved.model.precision}; export them with --format=npz, and start another run with "
+            "--init_arrays"
+        )
 
 
 def _apply_settings(settings: Settings, *configs: Any) -> list[Any]:
