@@ -49,7 +49,12 @@ def main() -> None:
         difference = keras_import.check_logits(source, imported, find_symbol_order(characters))
         cli.print_status(f"checked    logits differ from the file's by at most {difference:.1e}")
     data = keras_import.make_data_config(imported, characters, seq_length=_FLAGS.seq_length, stride=_FLAGS.stride)
-    run_writer.write_run(imported.config, imported.variables, characters, data, Path(_FLAGS.run_dir))
+    run_dir = Path(_FLAGS.run_dir)
+    run_writer.write_run(imported.config, imported.variables, characters, data, run_dir, keras_import.TRAINING)
+    cli.print_status(
+        "note       a run with --init_from this one trains as Keras's fit does, unless told otherwise: on the whole "
+        "text (--val_fraction=0), without clipping (--clip_norm=0), on incomplete batches too (--nodrop_remainder)"
+    )
     print(_FLAGS.run_dir)
 
 

@@ -3,8 +3,8 @@
 python tools/notebook_loops.py --system=dinosaur_names --input=dinos.txt --steps=35000 --output=runs/notebooks
 
 Draws the weights as the notebook does, writes them as an `--init_arrays` file, trains the recipe with them, runs the
-notebook's loop, and prints both smoothed losses as a Markdown table with the largest difference of all rows. How far two
-correct programs can agree is told by a third column: the loop itself, from weights changed in their last bits.
+notebook's loop, and prints both smoothed losses as a Markdown table with the largest difference of all rows. How far
+two correct programs can agree is told by a third column: the loop itself, from weights changed in their last bits.
 """
 
 from __future__ import annotations

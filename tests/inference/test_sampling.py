@@ -109,6 +109,19 @@ def test_the_beginning_is_never_generated(sampler):
             assert len(text) == 150 and set(text) <= set("abcdefgh")
 
 
+@pytest.mark.parametrize("length", [0, 30])
+@pytest.mark.parametrize("prime", ["CAB", "c7a", "77"])
+def test_a_prime_is_given_back_as_it_was_typed_and_read_normalised(model, prime, length):
+    def normalise(text):
+        return text.lower().replace("7", "")
+
+    sampler = Sampler(model, Vocabulary(SYMBOLS), normalise=normalise)
+    settings = {"length": length, "seed": 5, "num_samples": 2, "stop": "ab"}
+    typed = sampler.generate(GenerationConfig(prime=prime, **settings))
+    read = sampler.generate(GenerationConfig(prime=normalise(prime), **settings))
+    assert typed == [prime + text[len(normalise(prime)) :] for text in read]
+
+
 def test_length_zero_is_the_prime(sampler):
     assert sampler.generate(GenerationConfig(length=0, prime="abc", num_samples=2)) == ["abc", "abc"]
     assert sampler.generate(GenerationConfig(length=0, num_samples=2)) == ["", ""]

@@ -193,6 +193,7 @@ def test_text_is_normalised_as_in_training(tmp_path, serve):
     trained, path = trained_model.load_model(run), export_formats.export_model(run)
     for prime in ["A-B\r\nC_1٣", "ΣAΣ", "İI", "cab"]:
         expected = trained.generate(**DEFAULTS, prime=prime)
+        assert expected.startswith(prime)
         assert serve(path, "generate", **DEFAULTS, prime=[prime]) == {"outputs": [expected]}, prime
         assert serve(path, "score", text=[prime])["outputs"]["log_probability"] == pytest.approx(
             trained.score([prime]), rel=1e-5
@@ -225,7 +226,9 @@ def test_the_graph_decodes_bytes_as_python_does(data, lowercase):
     expected = (data.lower() if lowercase else data).replace(b"x", b"")
     assert (ids[0].numpy() - 1).tolist() == list(expected) and not len(ids[1])
     shown = expected.decode("utf-8", "backslashreplace").encode()
-    assert codec.decode(tf.concat([[0], ids[0]], axis=0)).numpy() == shown
+    assert codec.decode(b"", tf.concat([[0], ids[0]], axis=0)).numpy() == shown
+    given = data.decode("utf-8", "backslashreplace").encode()
+    assert codec.decode(data, ids[1]).numpy() == given
 
 
 @pytest.mark.parametrize(

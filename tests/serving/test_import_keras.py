@@ -475,7 +475,7 @@ def test_another_order_of_the_symbols_is_the_same_function(tmp_path):
 
 def write_run(imported, run_dir):
     data = keras_import.make_data_config(imported, CHARACTERS)
-    run_writer.write_run(imported.config, imported.variables, CHARACTERS, data, run_dir)
+    run_writer.write_run(imported.config, imported.variables, CHARACTERS, data, run_dir, keras_import.TRAINING)
 
 
 @pytest.mark.parametrize(
@@ -575,6 +575,9 @@ def test_an_imported_model_is_fine_tuned_on_a_text(tmp_path):
     imported, tuned = (trained_model.load_model(tmp_path / name) for name in ("run", "tuned"))
     assert tuned.run.vocabulary == imported.run.vocabulary
     assert tuned.run.model == imported.run.model and tuned.run.data.layout == "windows"
+    assert (
+        not tuned.run.training.clip_norm and not tuned.run.training.drop_remainder and not tuned.run.data.val_fraction
+    )
     assert tuned.evaluate_text("bay! " * 9).loss < imported.evaluate_text("bay! " * 9).loss
     for call, way_out in [
         (lambda: setup.train_model(tmp_path / "run", resume=True, quiet=True), "--init_from="),

@@ -124,11 +124,15 @@ class Sampler:
             yield rest
 
     def stream_symbols(self, config: GenerationConfig) -> Iterator[list[str]]:
-        """Generates the symbols of texts piece by piece, like `stream`, from the symbols of a prime."""
-        config = dataclasses.replace(config, prime=self.normalise(config.prime))
+        """Generates the symbols of texts piece by piece, like `stream`, from the symbols of a prime.
+
+        The model reads the prime normalised; a text begins with the prime as it was given.
+        """
+        given = config.prime
+        config = dataclasses.replace(config, prime=self.normalise(given))
         end_id = self.vocabulary.end_id
         stop = text_to_symbols(config.stop, self.vocabulary.of_bytes, "--stop")
-        filters = [_StopFilter(config.prime, stop) for _ in range(config.num_samples)]
+        filters = [_StopFilter(given, len(config.prime), stop) for _ in range(config.num_samples)]
         for ids, _ in self._generate_ids(config):
             pieces = []
             for stop_filter, row in zip(filters, ids.T, strict=True):
@@ -352,22 +356,31 @@ def _join_pieces(pieces: Iterator[list[str]], num_samples: int) -> list[str]:
 class _StopFilter:
     """Cuts off a text that arrives in pieces at its last piece, or before the stop string.
 
+    Args:
+        prime: the prime as it was given; the text begins with it instead of what the model read.
+        num_read: how many symbols of the text are the prime that the model read.
+        stop: the stop string; "": none.
+
     Attributes:
         is_done: no more of the text will be shown.
     """
 
-    def __init__(self, prime: str, stop: str):
+    def __init__(self, prime: str, num_read: int, stop: str):
         self.is_done = False
         self._stop = stop
-        self._prime_left = len(prime)  # a stop string within the prime does not count
+        self._prime = prime
+        self._prime_left = num_read  # a stop string within the prime does not count
         self._pending = ""
 
     def feed(self, piece: str, *, is_last: bool) -> str:
         """Takes the next piece; returns what can be shown, holding back what may be the start of the stop string."""
         if self.is_done:
             return ""
-        prime, self._pending = piece[: self._prime_left], self._pending + piece[self._prime_left :]
-        self._prime_left -= len(prime)
+        num_read = min(len(piece), self._prime_left)
+        self._pending += piece[num_read:]
+        self._prime_left -= num_read
+        split = num_read if self._prime_left else len(self._prime)
+        prime, self._prime = self._prime[:split], self._prime[split:]
         stop_index = self._pending.find(self._stop) if self._stop else -1
         self.is_done = is_last or stop_index >= 0
         if stop_index >= 0:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn.config import DataConfig, ModelConfig
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.errors import UserError, shorten
 from tfcharrnn.serving import keras_reader
 from tfcharrnn.serving.keras_reader import KerasFile, KerasLayer
@@ -20,6 +20,8 @@ from tfcharrnn.verification import numpy_reference
 CELL_OF_LAYER = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
 # Characters that a prediction sees, if the file does not say.
 DEFAULT_SEQ_LENGTH = 40
+# as Keras's `fit` trains, for runs that start with an imported model
+TRAINING = TrainingConfig(clip_norm=0.0, drop_remainder=False)
 # Size of the random batch on which the file and the imported model are compared, and the largest difference allowed
 # between their logits in float64.
 _BATCH, _TIME = 4, 40
@@ -329,4 +331,5 @@ def make_data_config(
         seq_length=seq_length or imported.seq_length or DEFAULT_SEQ_LENGTH,
         stride=stride,
         lowercase=all(character == character.lower() for character in characters),
+        val_fraction=0.0,
     )

@@ -35,7 +35,12 @@ def reorder_symbols(variables: dict[str, Array], order: Sequence[int]) -> dict[s
 
 
 def write_run(
-    config: ModelConfig, variables: dict[str, Array], symbols: Sequence[str], data: DataConfig, run_dir: Path
+    config: ModelConfig,
+    variables: dict[str, Array],
+    symbols: Sequence[str],
+    data: DataConfig,
+    run_dir: Path,
+    training: TrainingConfig | None = None,
 ) -> None:
     """Writes a run folder with a checkpoint of step 0, atomically.
 
@@ -45,6 +50,7 @@ def write_run(
         symbols: in the order of the variables.
         data: how texts are read and cut.
         run_dir: the folder to create.
+        training: the training options of a run that starts with this one; None: the defaults.
 
     Raises:
         UserError: the folder exists or cannot be written, or the layout has other special symbols.
@@ -64,5 +70,5 @@ def write_run(
         variable.assign(arrays[name])
     with files.create_folder(run_dir) as folder:
         # without a data folder and fingerprint: the training data is unknown
-        Run(folder, data, "", "", config, TrainingConfig(), vocabulary).save()
+        Run(folder, data, "", "", config, training or TrainingConfig(), vocabulary).save()
         checkpoints.save(folder, {"model": model}, 0, checkpoints.Losses(None, None), {})

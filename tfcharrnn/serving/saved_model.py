@@ -61,19 +61,21 @@ class Servable(tf.Module):
             *numbers: those of `_NUMBERS`, each a scalar or `[batch]`; `top_k=1` always takes the likeliest symbol.
 
         Returns:
-            `text`, primes included, `[batch]`.
+            `text`, which begins with the prime as it was given, `[batch]`.
         """
         values = {name: tf.broadcast_to(value, tf.shape(prime)) for name, value in zip(_NUMBERS, numbers, strict=True)}
         with tf.control_dependencies(_assert_in_bounds(values)):
             primes = self._codec.encode(prime)
         step = self._sampler.make_step()
 
-        def generate_row(row: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tf.Tensor:
-            return self._generate_text(step, row[0], **row[1])
+        def generate_row(row: tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]) -> tf.Tensor:
+            given, ids, numbers_of_row = row
+            return self._codec.decode(given, self._continue_text(step, ids, **numbers_of_row))
 
-        return {"text": tf.map_fn(generate_row, (primes, values), fn_output_signature=tf.TensorSpec([], tf.string))}
+        rows = (prime, primes, values)
+        return {"text": tf.map_fn(generate_row, rows, fn_output_signature=tf.TensorSpec([], tf.string))}
 
-    def _generate_text(
+    def _continue_text(
         self,
         step: StepFunction,
         prime: tf.Tensor,
@@ -83,7 +85,7 @@ class Servable(tf.Module):
         top_p: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor:
-        """Generates one text from the ids of its prime, `[symbols]`."""
+        """Generates the ids `[symbols]` that follow those of a prime, `[symbols]`."""
         size, end_id = len(self._sampler.vocabulary), self._sampler.vocabulary.end_id
         top_k = tf.where((top_k > 0) & (top_k < size), top_k, size)
         filtered = (top_k < size) | (top_p < 1.0)
@@ -101,8 +103,7 @@ class Servable(tf.Module):
         result = self._sampler.run_loop(
             step, sample, noise_at, forced, tf.size(forced), start.symbols, start.context, end_id=end_id
         )
-        generated = result.symbols[: result.num_steps, 0]
-        return self._codec.decode(tf.concat([prime[: start.prime_length], generated], axis=0))
+        return result.symbols[tf.size(prime) - start.prime_length : result.num_steps, 0]
 
     def _start_text(self, prime: tf.Tensor) -> TextStart:
         """Starts a text, with or without a prime, which is only known when the graph runs."""
@@ -197,10 +198,11 @@ class _TextCodec:
         with tf.control_dependencies([tf.debugging.Assert(tf.size(unknown) == 0, message)]):
             return tf.ragged.boolean_mask(rows.with_flat_values(ids), rows.with_flat_values(ids != _DROPPED))
 
-    def decode(self, ids: tf.Tensor) -> tf.Tensor:
-        """Returns the text of ids `[symbols]`, a scalar, without special symbols."""
+    def decode(self, prime: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Returns a prime and the text of ids `[symbols]` without special symbols as one text, a scalar."""
         ids = tf.boolean_mask(ids, ids >= self._num_special)
-        return tf.strings.unicode_encode(tf.gather(self._code_points, ids - self._num_special), "UTF-8")
+        text = tf.strings.unicode_encode(tf.gather(self._code_points, ids - self._num_special), "UTF-8")
+        return tf.strings.join([prime, text])
 
 
 class _ByteCodec:
@@ -232,10 +234,13 @@ class _ByteCodec:
         with tf.control_dependencies([tf.debugging.Assert(tf.size(unknown) == 0, message)]):
             return tf.ragged.boolean_mask(rows.with_flat_values(ids), rows.with_flat_values(ids != _DROPPED))
 
-    def decode(self, ids: tf.Tensor) -> tf.Tensor:
-        """Returns the text of ids `[symbols]`, a scalar, with bytes that are not UTF-8 escaped, as `generate` does."""
+    def decode(self, prime: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Returns a prime and the text of ids `[symbols]` as one text, a scalar.
+
+        Bytes that are not UTF-8 are escaped, as `generate` does.
+        """
         ids = tf.boolean_mask(ids, ids >= self._num_special)
-        data = tf.strings.reduce_join(tf.gather(self._bytes, ids - self._num_special))
+        data = tf.strings.join([prime, tf.strings.reduce_join(tf.gather(self._bytes, ids - self._num_special))])
         code_points, starts = tf.strings.unicode_decode_with_offsets(data, "UTF-8", errors="replace")
         starts = tf.cast(starts, tf.int32)
         sizes = tf.concat([starts[1:], [tf.strings.length(data)]], axis=0)[: tf.size(starts)] - starts

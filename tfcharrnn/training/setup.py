@@ -159,7 +159,7 @@ def prepare_run(
     begun = time.monotonic() if begun is None else begun
     notes = [] if notes is None else notes
     defaults = _choose_defaults(source, run_dir, data_dir, settings)
-    data_config, model, training = _apply_settings(settings, *defaults, TrainingConfig())
+    data_config, model, training = _apply_settings(settings, *defaults)
     if source and dataclasses.replace(model, **_get_fields(source.model, _FREE_SETTINGS)) != source.model:
         raise UserError(f"{source.path}: --init_from keeps its model; leave out settings that differ from it")
     if source:
@@ -250,17 +250,22 @@ def prepare_resume(
 
 def _choose_defaults(
     source: Run | None, run_dir: str | Path, data_dir: str | Path, settings: Settings
-) -> tuple[DataConfig, ModelConfig]:
-    """Returns the settings of a new run that are not given: the defaults, or those of the run it starts with."""
+) -> tuple[DataConfig, ModelConfig, TrainingConfig]:
+    """Returns the settings of a new run that are not given: the defaults, or those of the run it starts with.
+
+    A run's training options are not those of the next one, except those that an import wrote, to go on as the program
+    that trained the model would.
+    """
     if source is None:
         # only the layout that is not given is chosen; its length is that of `seq_length`'s own flag
         is_free = settings.get("minutes") and not data_dir and "layout" not in settings
-        return DataConfig(**(budget.DATA_SETTINGS if is_free else {})), ModelConfig()
+        return DataConfig(**(budget.DATA_SETTINGS if is_free else {})), ModelConfig(), TrainingConfig()
     if not (data_dir or settings.get("input") or settings.get("corpus")):
         raise ConfigError("--init_from: needs a text to continue with: --input, --corpus or --data_dir")
     if run_dir and Path(run_dir).resolve() == source.path.resolve():
         raise ConfigError(f"--run_dir: must differ from --init_from. Received: {run_dir}")
-    return dataclasses.replace(source.data, input=(), corpus=""), source.model
+    training = TrainingConfig() if source.fingerprint else source.training
+    return dataclasses.replace(source.data, input=(), corpus=""), source.model, training
 
 
 def _get_fields(config: ModelConfig, names: tuple[str, ...]) -> Settings:
