@@ -246,6 +246,21 @@ def unlock_file(path: Path, descriptor: int) -> None:
     os.close(descriptor)  # which unlocks
 
 
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that nobody sees half of it: it is renamed to a hidden name first.
+
+    What a process that is killed meanwhile leaves has a name that begins with "." and that of the folder.
+
+    Raises:
+        OSError: it cannot be renamed, and stays.
+    """
+    aside = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)
+    try:
+        os.rename(path, aside)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _replace_folder(path: Path, new: Path) -> None:
     """Replaces the folder `path` by the folder `new`; after an error the old one is restored."""
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -245,7 +246,7 @@ def verify(checkpoint: Checkpoint) -> None:
 
 
 def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:
-    """Removes superseded checkpoints, and incomplete ones that a crash left behind.
+    """Removes superseded checkpoints, and what a crash left of others. A checkpoint is there or not, never half.
 
     Args:
         run_dir: the run folder.
@@ -254,10 +255,18 @@ def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:
     """
     for leftover in (run_dir / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for path in list_checkpoint_folders(run_dir):
+        if not os.path.lexists(path / _DESCRIPTION):  # half removed by an early version that was killed
+            _remove(path)
     checkpoints = list_checkpoints(run_dir)
     if not keep:
         return
     kept = {checkpoint.path for checkpoint in (*checkpoints[-keep:], *_sort_by_loss(checkpoints)[-1:])}
     for checkpoint in checkpoints:
         if checkpoint.path not in kept and not (keep_every and checkpoint.step % keep_every == 0):
-            shutil.rmtree(checkpoint.path, ignore_errors=True)
+            _remove(checkpoint.path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the next call tries again
+        files.remove_folder(path)
