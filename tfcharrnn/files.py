@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tfcharrnn.errors import UserError, warn
 
@@ -27,11 +27,16 @@ def sha256(data: bytes) -> str:
 
 def file_sha256(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal, reading it in chunks."""
+    with open_regular(path) as file:
+        return open_file_sha256(file)
+
+
+def open_file_sha256(file: IO[bytes]) -> str:
+    """Returns the SHA-256 of an open file in hexadecimal, from its start, reading it in chunks."""
     digest = hashlib.sha256()
-    regular_file_size(path)  # a pipe would never end
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    file.seek(0)
+    while block := file.read(2**20):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -97,28 +102,78 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: the file is missing, unreadable, too large or not JSON.
     """
-    data = read_bytes(path)
+    with report_read_errors(path), open_regular(path) as file:
+        return parse_json(file, path)
+
+
+def parse_json(file: IO[bytes], path: Path) -> Any:
+    """Parses an open JSON file, from its start.
+
+    Args:
+        file: the file.
+        path: its path, for error messages.
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: it is too large or not JSON.
+    """
+    data = _read_open_file(file, path, MAX_JSON_BYTES)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON; the file is damaged ({type(error).__name__})") from error
 
 
-def read_bytes(path: Path) -> bytes:
-    """Reads a small file.
+def read_bytes(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
+    """Reads a file of at most `limit` bytes.
 
     Raises:
         UserError: the file is missing, unreadable, too large, or a pipe or device, which may never end.
     """
+    with report_read_errors(path), open_regular(path) as file:
+        return _read_open_file(file, path, limit)
+
+
+def _read_open_file(file: IO[bytes], path: Path, limit: int) -> bytes:
+    file.seek(0)
+    data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # it may grow meanwhile
+    if len(data) > limit:
+        raise UserError(f"{path}: more than {limit} bytes is too large for such a file; it is damaged")
+    return data
+
+
+@contextlib.contextmanager
+def report_read_errors(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of reading a file into a `UserError` that names it."""
     try:
-        size = regular_file_size(path)
-        if size > MAX_JSON_BYTES:
-            raise UserError(f"{path}: {size} bytes is too large for such a file; it is damaged")
-        return path.read_bytes()
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def open_regular(path: Path, *, folder: int | None = None) -> IO[bytes]:
+    """Opens a file for reading, without waiting for whoever writes into a pipe.
+
+    Args:
+        path: the file.
+        folder: descriptor of the folder that contains it, if it may no longer be at `path`.
+
+    Raises:
+        OSError: it cannot be opened.
+        UserError: it is a pipe or a device, which may never end.
+    """
+    name = path if folder is None else path.name
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises its own error
+            raise _not_regular_error(path)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def regular_file_size(path: Path) -> int:
@@ -130,8 +185,12 @@ def regular_file_size(path: Path) -> int:
     """
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a folder raises its own error
-        raise UserError(f"{path}: is not a regular file")
+        raise _not_regular_error(path)
     return status.st_size
+
+
+def _not_regular_error(path: Path) -> UserError:
+    return UserError(f"{path}: is not a regular file")
 
 
 @contextlib.contextmanager

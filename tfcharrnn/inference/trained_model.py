@@ -272,6 +272,7 @@ def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedM
     model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
     carried = StreamState(model, run.training.batch_size) if layout.carries_state else None
     checkpoints.restore_weights(found, model, **({"carried": carried} if carried else {}))
+    found.close()
     normalise = functools.partial(corpora.normalise, config=run.data)
     sampler = Sampler(model, run.vocabulary, run.data.seq_length, carried, normalise)
     return TrainedModel(run, found, model, sampler, Evaluator(model))

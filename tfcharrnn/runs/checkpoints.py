@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +20,14 @@ import tensorflow as tf
 
 from tfcharrnn import files
 from tfcharrnn.errors import UserError, first_line, warn
+from tfcharrnn.runs.checkpoint_files import DESCRIPTION, PREFIX, CheckpointFiles, CheckpointRemovedError
 from tfcharrnn.runs.run_folder import list_checkpoint_folders
 
 FORMAT = 1
 _MAX_STEPS = 10**13
-_DESCRIPTION = "checkpoint.json"
-_PREFIX = "ckpt"
+_INDEX = f"{PREFIX}.index"
+# how often a checkpoint that a trainer removes meanwhile is looked for again
+_ATTEMPTS = 100
 
 
 class Losses(NamedTuple):
@@ -48,18 +51,25 @@ class Checkpoint:
         step: number of completed training steps.
         losses: the losses at that step.
         log: state of the training loop, as read from JSON and not yet checked.
+        files: its open files, if `find` found it; they can be read after a trainer has removed it.
     """
 
     path: Path
     step: int
     losses: Losses
     log: dict[str, Any]
+    files: CheckpointFiles | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def describe(self) -> str:
         """Formats step, losses and folder as one line."""
         losses = {"smoothed loss": self.losses.smooth, "validation loss": self.losses.val}
         shown = [f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
         return "  ".join([f"step {self.step}", *shown, str(self.path)])
+
+    def close(self) -> None:
+        """Closes the files; they are opened again if needed."""
+        if self.files is not None:
+            self.files.close()
 
 
 def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log: dict[str, Any]) -> None:
@@ -78,14 +88,14 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log:
     path = run_dir / "checkpoints" / f"step-{step:08d}"
     with files.create_folder(path, overwrite=True) as folder:
         try:
-            tf.train.Checkpoint(**objects).write(str(folder / _PREFIX))
+            tf.train.Checkpoint(**objects).write(str(folder / PREFIX))
         except tf.errors.OpError as error:
             raise UserError(
                 f"{path}: cannot be written ({first_line(error)}); earlier checkpoints are intact"
             ) from None
         sums = {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
         measured = {"smooth_loss": losses.smooth, "val_loss": losses.val}
-        files.write_json(folder / _DESCRIPTION, {"format": FORMAT, "step": step, **measured, "log": log, "files": sums})
+        files.write_json(folder / DESCRIPTION, {"format": FORMAT, "step": step, **measured, "log": log, "files": sums})
 
 
 def list_checkpoints(run_dir: Path, *, warn_damaged: bool = False) -> list[Checkpoint]:
@@ -95,7 +105,7 @@ def list_checkpoints(run_dir: Path, *, warn_damaged: bool = False) -> list[Check
         try:
             readable.append(read_description(path))
         except UserError as error:
-            if warn_damaged:
+            if warn_damaged and os.path.lexists(path):  # else a trainer removed it
                 warn(f"{error}; ignoring this checkpoint")
     return sorted(readable, key=lambda checkpoint: checkpoint.step)
 
@@ -117,12 +127,15 @@ def read_description(path: Path) -> Checkpoint:
     Raises:
         UserError: it is missing or damaged.
     """
-    value = files.read_json(path / _DESCRIPTION)
+    return _parse_description(path, files.read_json(path / DESCRIPTION))
+
+
+def _parse_description(path: Path, value: Any) -> Checkpoint:
     if not isinstance(value, dict) or value.get("format") != FORMAT or type(value.get("step")) is not int:
-        raise UserError(f"{path / _DESCRIPTION}: not a checkpoint of format {FORMAT}")
+        raise UserError(f"{path / DESCRIPTION}: not a checkpoint of format {FORMAT}")
     losses = Losses(value.get("smooth_loss"), value.get("val_loss"))
     if not all(map(_is_loss, losses)) or not 0 <= value["step"] < _MAX_STEPS or not isinstance(value.get("log"), dict):
-        raise UserError(f"{path / _DESCRIPTION}: the step, a loss or the log is invalid; the file is damaged")
+        raise UserError(f"{path / DESCRIPTION}: the step, a loss or the log is invalid; the file is damaged")
     return Checkpoint(path, value["step"], losses, value["log"])
 
 
@@ -131,10 +144,10 @@ def _is_loss(value: Any) -> bool:
 
 
 def find(run_dir: Path, which: str = "latest") -> Checkpoint:
-    """Finds the checkpoint that `--checkpoint` selects and verifies its files.
+    """Finds the checkpoint that `--checkpoint` selects, verifies its files and keeps them open.
 
     Args:
-        run_dir: the run folder.
+        run_dir: the run folder. A trainer may be adding and removing checkpoints.
         which: `latest`, `best`, a step, or the path of a checkpoint folder or its name in the run.
 
     Returns:
@@ -144,28 +157,138 @@ def find(run_dir: Path, which: str = "latest") -> Checkpoint:
         UserError: there is no such checkpoint, or it is damaged.
     """
     if which not in ("latest", "best"):
-        names = [which, f"step-{which.lstrip('0'):0>8}"] if which.isascii() and which.isdigit() else [which]
-        for path in (Path(which), *(run_dir / "checkpoints" / name for name in names)):
-            if os.path.isfile(path / _DESCRIPTION):  # unlike Path.is_file it accepts a name that is too long
-                checkpoint = read_description(path)
-                verify(checkpoint)
-                return checkpoint
-        names = [checkpoint.path.name for checkpoint in list_checkpoints(run_dir)]
-        raise UserError(f"--checkpoint={which}: no such checkpoint; {run_dir} has {', '.join(names) or 'none'}")
-    checkpoints = list_checkpoints(run_dir, warn_damaged=True)
-    if not list_checkpoint_folders(run_dir):
+        return _find_named(run_dir, which)
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(CheckpointRemovedError):
+            return _find_ranked(run_dir, which)
+    raise UserError(f"{run_dir}: its checkpoints are removed before they can be read; raise --keep_checkpoints")
+
+
+def _find_named(run_dir: Path, which: str) -> Checkpoint:
+    names = [which, f"step-{which.lstrip('0'):0>8}"] if which.isascii() and which.isdigit() else [which]
+    for path in (Path(which), *(run_dir / "checkpoints" / name for name in names)):
+        if os.path.isfile(path / DESCRIPTION):  # unlike Path.is_file it accepts a name that is too long
+            return _open_intact(path)
+    names = [checkpoint.path.name for checkpoint in list_checkpoints(run_dir)]
+    raise UserError(f"--checkpoint={which}: no such checkpoint; {run_dir} has {', '.join(names) or 'none'}")
+
+
+def _find_ranked(run_dir: Path, which: str) -> Checkpoint:
+    """Finds the latest or the best checkpoint of those that are listed now.
+
+    Raises:
+        CheckpointRemovedError: one of them has gone, so that another may take its place.
+    """
+    folders = list_checkpoint_folders(run_dir)
+    if not folders:
         raise UserError(f"{run_dir}: has no checkpoint yet; train the model first")
+    checkpoints, warnings = [], []
+    for path in folders:
+        try:
+            checkpoints.append(read_description(path))
+        except UserError as error:
+            if not os.path.lexists(path):
+                raise CheckpointRemovedError(str(error)) from None
+            warnings.append(f"{error}; ignoring this checkpoint")
+    for warning in warnings:
+        warn(warning)
+    checkpoints.sort(key=lambda checkpoint: checkpoint.step)
     ranked = _sort_by_loss(checkpoints) if which == "best" else checkpoints
     if checkpoints and not ranked:
         raise UserError(f"{run_dir}: no checkpoint has a loss; use --checkpoint=latest")
     for checkpoint in reversed(ranked):
         try:
-            verify(checkpoint)
+            return _open_intact(checkpoint.path)
+        except CheckpointRemovedError:
+            raise
         except UserError as error:
             warn(f"{error}; the one before it is used")
-        else:
-            return checkpoint
     raise UserError(f"{run_dir}: every checkpoint in it is damaged; train the model again")
+
+
+def _open_intact(path: Path) -> Checkpoint:
+    """Opens a checkpoint and checks its files.
+
+    Raises:
+        CheckpointRemovedError: it was removed meanwhile.
+        UserError: it is damaged.
+    """
+    opened = CheckpointFiles(path)
+    try:
+        with opened.report_removal():
+            value = opened.read_description()
+            checkpoint = _parse_description(path, value)
+            _verify(opened, value.get("files"))
+    except BaseException:
+        opened.close()
+        raise
+    return dataclasses.replace(checkpoint, files=opened)
+
+
+def _verify(opened: CheckpointFiles, sums: Any) -> None:
+    """Checks each file of a checkpoint against its SHA-256, after its size, so that none is read for minutes in vain.
+
+    Args:
+        opened: the files.
+        sums: the SHA-256 of each by its name, as read from JSON.
+
+    Raises:
+        UserError: a file is missing, damaged, or larger than what it describes.
+    """
+    if not isinstance(sums, dict) or _INDEX not in sums:
+        raise UserError(f"{opened.path / DESCRIPTION}: lists no files; it is damaged")
+    _verify_file(opened, _INDEX, sums[_INDEX], files.MAX_JSON_BYTES)
+    limit = _count_bytes(opened)
+    for name in sorted({*sums, *opened.names} - {_INDEX}):
+        _verify_file(opened, name, sums.get(name), limit)
+
+
+def _verify_file(opened: CheckpointFiles, name: str, sha256: Any, limit: int) -> None:
+    if not opened.is_intact(name, sha256, limit):
+        # a damaged name may be an absolute path, or very long
+        raise UserError(f"{opened.path}{os.sep}{name[:100]}: missing or damaged")
+
+
+def _count_bytes(opened: CheckpointFiles) -> int:
+    """Returns the most bytes that the tensors of a checkpoint may take."""
+    with _read_weights(opened) as (_, reader):
+        dtypes = reader.get_variable_to_dtype_map()
+        shapes = reader.get_variable_to_shape_map()
+        sizes = [math.prod(shape) * dtypes[name].size for name, shape in shapes.items()]
+    # the description of the objects is a string, of which the index does not give the size
+    return sum(sizes) + files.MAX_JSON_BYTES
+
+
+@contextlib.contextmanager
+def _read_weights(opened: CheckpointFiles) -> Iterator[tuple[str, Any]]:
+    """Yields the prefix of a checkpoint and TensorFlow's reader of it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with opened.link() as prefix:
+        try:
+            yield prefix, tf.train.load_checkpoint(prefix)
+        except UserError:
+            raise
+        except Exception as error:  # TensorFlow raises many types for malformed files
+            reason = first_line(error).replace(prefix, str(opened.path / PREFIX))
+            raise UserError(f"{opened.path}: cannot be read ({reason}); choose another checkpoint") from None
+
+
+@contextlib.contextmanager
+def _open_weights(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+    """Yields the prefix of a checkpoint and TensorFlow's reader of it, from the open files if there are any."""
+    if checkpoint.files is not None and checkpoint.files.is_open:
+        with _read_weights(checkpoint.files) as weights:
+            yield weights
+        return
+    opened = CheckpointFiles(checkpoint.path)
+    try:
+        with _read_weights(opened) as weights:
+            yield weights
+    finally:
+        opened.close()
 
 
 def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
@@ -174,22 +297,30 @@ def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
     Raises:
         UserError: it cannot be read, or a shape differs.
     """
-    prefix = str(checkpoint.path / _PREFIX)
+    with _open_weights(checkpoint) as (prefix, reader):
+        _restore(checkpoint, prefix, reader, objects)
+
+
+def _restore(checkpoint: Checkpoint, prefix: str, reader: Any, objects: dict[str, Any]) -> None:
     root = tf.train.Checkpoint(**objects)
-    try:
-        saved = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-        for name, variable in _named_variables(root):
-            shape = saved.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
-            if shape != variable.shape.as_list():
-                raise UserError(
-                    f"{checkpoint.path}: does not fit the model that config.json and vocab.json describe: "
-                    f"{name} is {shape or 'missing'} here and should be {variable.shape.as_list()}"
-                )
-        root.read(prefix).assert_existing_objects_matched().expect_partial()
-    except UserError:
-        raise
-    except Exception as error:  # TensorFlow raises many types for malformed files
-        raise UserError(f"{checkpoint.path}: cannot be read ({first_line(error)}); choose another checkpoint") from None
+    _check_shapes(checkpoint, reader, {name: variable.shape.as_list() for name, variable in _named_variables(root)})
+    root.read(prefix).assert_existing_objects_matched().expect_partial()
+
+
+def _check_shapes(checkpoint: Checkpoint, reader: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Checks that a checkpoint has variables of these names and shapes.
+
+    Raises:
+        UserError: one is missing, or its shape differs.
+    """
+    saved = reader.get_variable_to_shape_map()
+    for name, shape in shapes.items():
+        found = saved.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
+        if found != list(shape):
+            raise UserError(
+                f"{checkpoint.path}: does not fit the model that config.json and vocab.json describe: "
+                f"{name} is {found or 'missing'} here and should be {list(shape)}"
+            )
 
 
 def restore_weights(checkpoint: Checkpoint, model: Any, **objects: Any) -> None:
@@ -203,12 +334,14 @@ def restore_weights(checkpoint: Checkpoint, model: Any, **objects: Any) -> None:
     Raises:
         UserError: see `restore`.
     """
-    try:
-        names = tf.train.load_checkpoint(str(checkpoint.path / _PREFIX)).get_variable_to_shape_map()
-    except Exception:  # `restore` says what is wrong
-        names = {}
-    has_average = any(name.startswith("average/") for name in names)
-    restore(checkpoint, {"average" if has_average else "model": model, **objects})
+    with _open_weights(checkpoint) as (prefix, reader):
+        _restore(checkpoint, prefix, reader, {_get_model_name(reader): model, **objects})
+
+
+def _get_model_name(reader: Any) -> str:
+    """Returns the name in a checkpoint of the model to use."""
+    has_average = any(name.startswith("average/") for name in reader.get_variable_to_shape_map())
+    return "average" if has_average else "model"
 
 
 def _named_variables(root: tf.train.Checkpoint) -> Iterator[tuple[str, tf.Variable]]:
@@ -225,26 +358,6 @@ def _named_variables(root: tf.train.Checkpoint) -> Iterator[tuple[str, tf.Variab
     return walk(root, "")
 
 
-def verify(checkpoint: Checkpoint) -> None:
-    """Checks each file of a checkpoint against its SHA-256.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    value = files.read_json(checkpoint.path / _DESCRIPTION)
-    sums = value.get("files") if isinstance(value, dict) else None
-    if not isinstance(sums, dict) or f"{_PREFIX}.index" not in sums:
-        raise UserError(f"{checkpoint.path / _DESCRIPTION}: lists no files; it is damaged")
-    try:
-        present = {file.name for file in checkpoint.path.glob(f"{_PREFIX}.*")}
-        for name in sorted({*sums, *present}):
-            if name not in present or files.file_sha256(checkpoint.path / name) != sums.get(name):
-                # a damaged name may be an absolute path, or very long
-                raise UserError(f"{checkpoint.path}{os.sep}{name[:100]}: missing or damaged")
-    except OSError as error:
-        raise UserError(f"{checkpoint.path}: cannot be read ({error.strerror})") from None
-
-
 def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:
     """Removes superseded checkpoints, and what a crash left of others. A checkpoint is there or not, never half.
 
@@ -256,7 +369,7 @@ def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:
     for leftover in (run_dir / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for path in list_checkpoint_folders(run_dir):
-        if not os.path.lexists(path / _DESCRIPTION):  # half removed by an early version that was killed
+        if not os.path.lexists(path / DESCRIPTION):  # half removed by an early version that was killed
             _remove(path)
     checkpoints = list_checkpoints(run_dir)
     if not keep:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ _CONFIG = "config.json"
 _LOCK = ".lock"
 # a checkpoint that is still being written, or was never finished, is in a hidden folder
 _CHECKPOINT_FOLDER = re.compile(r"step-\d{8,12}")
+# most listings of the checkpoints until two are equal
+_LISTINGS = 100
 # the names in a run folder, including temporary files of a process that was killed
 _OWN_NAMES = re.compile(
     r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|loss\.png|report\.html|checkpoints|tensorboard|export|\.lock"
@@ -174,10 +178,21 @@ def load(path: str | Path) -> Run:
 
 def list_checkpoint_folders(run_dir: Path) -> list[Path]:
     """Lists the published checkpoint folders of a run by step, readable or not."""
+    paths, former = _list_checkpoint_folders(run_dir), None
+    # while a trainer adds one and removes another, a listing may have neither
+    for _ in range(_LISTINGS):
+        if paths == former:
+            break
+        paths, former = _list_checkpoint_folders(run_dir), paths
+    return paths
+
+
+def _list_checkpoint_folders(run_dir: Path) -> list[Path]:
     folder = run_dir / "checkpoints"
-    return (
-        sorted(path for path in folder.iterdir() if _CHECKPOINT_FOLDER.fullmatch(path.name)) if folder.is_dir() else []
-    )
+    try:
+        return sorted(path for path in folder.iterdir() if _CHECKPOINT_FOLDER.fullmatch(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def find_newest_run(runs_dir: Path = RUNS_DIR, *, with_checkpoint: bool = False) -> Path:
@@ -195,11 +210,30 @@ def find_newest_run(runs_dir: Path = RUNS_DIR, *, with_checkpoint: bool = False)
         run_dir = config_path.parent
         if run_dir.name.startswith("."):  # an imported run that is still being written
             continue
-        saved = [path / "checkpoint.json" for path in list_checkpoint_folders(run_dir)]
-        saved = [path for path in saved if path.is_file()]
-        if saved or not with_checkpoint:
-            candidates.append((max(path.stat().st_mtime_ns for path in (config_path, *saved)), run_dir))
+        times = _list_save_times(run_dir)
+        if times or not with_checkpoint:
+            candidates.append((max(_get_time(config_path), *times, 0), run_dir))
     if not candidates:
         kind = "trained run" if with_checkpoint else "run"
         raise UserError(f"{runs_dir}/ holds no {kind}; pass --run_dir, or train one with {command_line('train')}")
     return max(candidates)[1]
+
+
+def _list_save_times(run_dir: Path) -> list[int]:
+    """Returns when each checkpoint was written, in nanoseconds."""
+    times: list[int] = []
+    for _ in range(_LISTINGS):
+        folders = list_checkpoint_folders(run_dir)
+        times = [_get_time(folder / "checkpoint.json") for folder in folders]
+        if all(map(os.path.lexists, folders)):  # else a trainer removed one, and has written another
+            break
+    return [time for time in times if time]
+
+
+def _get_time(path: Path) -> int:
+    """Returns when a file was last written, in nanoseconds; 0 if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0

@@ -101,6 +101,7 @@ class TrainingState:
             return
         checkpoint = checkpoints.find(run_dir)
         checkpoints.restore(checkpoint, self._objects)
+        checkpoint.close()
         saved_step = int(self._step_variable)
         if saved_step != checkpoint.step:
             raise UserError(f"{checkpoint.path}: damaged: the step in its weights file is {saved_step}")
