@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import json
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data import tfrecord_writer
 from tfcharrnn.errors import UserError
-from tfcharrnn.preparation import corpora, counting, sharding, staging, text_blocks
+from tfcharrnn.preparation import corpora, counting, notes, sharding, staging, text_blocks
 from tfcharrnn.preparation.data_folder import prepare_data
 from tfcharrnn.preparation.process_pool import Pool
 
@@ -159,6 +160,110 @@ def test_a_damaged_note_is_discarded_and_its_work_done_again(tmp_path, monkeypat
         data = prepare_data(config, tmp_path / "data", jobs=1)
     assert contents(data.path) == contents(prepare_data(DataConfig(**vars(config)), tmp_path / "whole").path)
     assert names(tmp_path) == ["data", "text.gz", "whole"]
+
+
+def flip_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+    (path / "x").write_text("")
+
+
+def replace_by_link(path):
+    data = path.read_bytes()
+    path.unlink()
+    target = path.parent.parent.parent / "target"
+    target.write_bytes(data)
+    path.symlink_to(target)
+
+
+def replace_by_note_of_another_form(path):
+    notes.write_note(path, {"unknown": 1})
+
+
+@pytest.fixture
+def interrupt(tmp_path, monkeypatch):
+    """A function that prepares a text until some shards are written, and returns the staging folder of its key."""
+
+    def go(config):
+        write, written = tfrecord_writer.write_records, []
+
+        def stop(target, *rest):
+            if len(written) == 5:
+                raise Stopped
+            written.append(target)
+            return write(target, *rest)
+
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(tfrecord_writer, "write_records", stop)
+            prepare_data(config, tmp_path / "data", jobs=1)
+        (folder,) = (path for path in (tmp_path / ".data.partial").iterdir() if path.is_dir())
+        return folder
+
+    return go
+
+
+_STAGED = ["plan.json", "counts.json", "input-00000.json", "input-00000.text", "lines", "lines.lengths"]
+_STAGED += ["val-00000-of-00004.tfrecord.json", "data/val-00000-of-00004.tfrecord"]
+_DAMAGE = [flip_bit, truncate, replace_by_fifo, replace_by_folder, replace_by_link, replace_by_note_of_another_form]
+
+
+@pytest.mark.parametrize("name", _STAGED)
+@pytest.mark.parametrize("damage", _DAMAGE)
+def test_nothing_that_was_changed_is_published(tmp_path, interrupt, name, damage):
+    path = tmp_path / "text.gz"
+    path.write_bytes(gzip.compress("".join(f"Line {index} x. " for index in range(200)).encode()))
+    config = DataConfig(input=(str(path),), layout="lines", delimiter="[.]", num_shards=4, val_fraction=0.2)
+    with in_blocks(block=500):
+        damage(interrupt(config) / name)
+        data = prepare_data(config, tmp_path / "data", jobs=1)
+        assert contents(data.path) == contents(prepare_data(config, tmp_path / "whole", jobs=1).path)
+    assert not any(file.is_symlink() for file in data.path.iterdir())
+    assert set(names(tmp_path)) - {"target"} == {"data", "text.gz", "whole"}
+
+
+def test_a_number_of_a_note_with_another_checksum_is_not_used(tmp_path, interrupt):
+    config = DataConfig(input=write_texts(tmp_path, b"Some text. " * 200), **LARGE)
+    with in_blocks(block=500):
+        note = interrupt(config) / "counts.json"
+        value = json.loads(note.read_text())
+        value["value"]["counts"]["characters"] += 1
+        note.write_text(json.dumps(value))
+        data = prepare_data(config, tmp_path / "data", jobs=1)
+    assert contents(data.path) == prepare_contents(config, tmp_path / "whole" / "data")
+
+
+@pytest.mark.parametrize("place", ["", "data", "0123456789abcdef"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_is_in_the_place_of_a_folder_is_removed_and_not_followed(tmp_path, interrupt, place, is_link):
+    config = DataConfig(input=write_texts(tmp_path, b"Some text. " * 200), **LARGE)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "thesis.txt").write_text("years of work")
+    with in_blocks(block=500):
+        folder = interrupt(config)
+        path = {"": folder.parent, "data": folder / "data"}.get(place, folder.parent / place)
+        if path.exists():
+            os.rename(path, tmp_path / "moved")
+        path.symlink_to(tmp_path / "elsewhere") if is_link else path.write_text("no folder")
+        data = prepare_data(config, tmp_path / "data", jobs=1)
+    assert contents(data.path) == prepare_contents(config, tmp_path / "whole" / "data")
+    assert contents(tmp_path / "elsewhere") == {"thesis.txt": b"years of work"}
+    assert not list(tmp_path.glob(".data*"))
+
+
+def test_foreign_files_are_not_published(tmp_path, interrupt):
+    config = DataConfig(input=write_texts(tmp_path, b"Some text. " * 200), **LARGE)
+    with in_blocks(block=500):
+        folder = interrupt(config)
+        for name in ("train-00000-of-00009.tfrecord", "thesis.txt"):
+            (folder / "data" / name).write_text("foreign")
+        data = prepare_data(config, tmp_path / "data", jobs=1)
+    assert contents(data.path) == prepare_contents(config, tmp_path / "whole" / "data")
 
 
 @pytest.mark.parametrize("change", ["settings", "text", "nothing"])

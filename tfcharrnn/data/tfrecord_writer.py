@@ -39,16 +39,13 @@ _BUFFER_SIZE = 2**20
 _CACHED_SIZES = 2**16
 
 
-def write_records(path: Path, records: Iterable[Examples], compression: str = "none") -> int:
+def write_records(path: Path, records: Iterable[Examples], compression: str = "none") -> None:
     """Writes a TFRecord file, which appears complete and on disk, or not at all.
 
     Args:
         path: the new file.
         records: the records, a batch at a time; ids from 0 to 2^21 - 1.
         compression: `none` or `gzip`.
-
-    Returns:
-        The size of the file in bytes.
 
     Raises:
         UserError: the write fails.
@@ -61,7 +58,6 @@ def write_records(path: Path, records: Iterable[Examples], compression: str = "n
             write(compressor.compress(data) if compressor else data)
         if compressor:
             write(compressor.flush())
-    return path.stat().st_size
 
 
 def serialise(records: Examples) -> bytes:

@@ -81,7 +81,7 @@ def write_from_files(folder: StagingFolder, path: Path, config: DataConfig, over
     splits = sharding.write_shards(folder.data, text, config, folder.pool, folder)
     files.write_json(folder.data / "dataset.json", _describe(config, text, splits))
     check_replaceable(path, overwrite)  # again, as above
-    folder.publish(path, overwrite=overwrite)
+    folder.publish(path, [name for split in splits.values() for name in split["shards"]], overwrite=overwrite)
 
 
 def check_replaceable(path: Path, overwrite: bool) -> None:

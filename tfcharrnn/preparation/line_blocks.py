@@ -154,10 +154,9 @@ def write_lines(path: Path) -> Iterator[Callable[[list[str]], LineSpan]]:
         yield append
 
 
-def has_all_lines(path: Path, last: LineSpan) -> bool:
-    """Whether the files of `write_lines` end with the lines of `last`."""
-    sizes = {path: last.end, _lengths_path(path): _LENGTH.itemsize * (last.first + last.num_lines)}
-    return all(file.exists() and file.stat().st_size == size for file, size in sizes.items())
+def line_paths(path: Path) -> tuple[Path, Path]:
+    """The files of `write_lines`."""
+    return path, _lengths_path(path)
 
 
 def _lengths_path(path: Path) -> Path:

@@ -27,8 +27,9 @@ from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.preparation.counting import CountedText
 from tfcharrnn.preparation.line_blocks import LinesOfSplit
+from tfcharrnn.preparation.notes import FileContent, describe_file, read_note, write_note
 from tfcharrnn.preparation.process_pool import Pool
-from tfcharrnn.preparation.staging import StagingFolder, read_note, write_note
+from tfcharrnn.preparation.staging import StagingFolder
 from tfcharrnn.preparation.text_blocks import LazyText
 
 # approximate size of an uncompressed shard without --num_shards
@@ -84,7 +85,7 @@ class PlannedShard:
             config: how the text is cut.
 
         Returns:
-            `bytes`, the size of the file, and `lengths`, pairs of a length in symbols and the number of lines of it.
+            `lengths`, pairs of a length in symbols and the number of lines of it, and `content` of the file, if noted.
 
         Raises:
             UserError: the text cannot be read or has changed, or the write fails.
@@ -102,11 +103,12 @@ class PlannedShard:
                     count += len(records)
                     yield records
 
-        size = tfrecord_writer.write_records(folder / self.name, cut(), config.compression)
+        tfrecord_writer.write_records(folder / self.name, cut(), config.compression)
         if count != self.records:
             raise UserError(f"{self.name}: the text changed while it was read; prepare it again once it is complete")
-        written = {"bytes": size, "lengths": [[length + 2, times] for length, times in sorted(lengths.items())]}
+        written: dict[str, Any] = {"lengths": [[length + 2, times] for length, times in sorted(lengths.items())]}
         if notes:
+            written["content"] = describe_file(folder / self.name)
             write_note(_note_path(notes, self.name), written)
         return written
 
@@ -131,10 +133,10 @@ def write_shards(
     """
     vocabulary = Vocabulary([*LAYOUTS[config.layout].special, *map(chr, text.code_points)], of_bytes=config.of_bytes)
     shards = list(_plan_shards(text, config, staging.splits_file if staging else None))
-    notes = staging.notes if staging else None
-    written = {shard.name: _read_complete(folder, notes, shard.name) for shard in shards}
+    notes = staging.path if staging else None
+    written = _read_complete(folder, [shard.name for shard in shards], staging) if staging else {}
     # `val` and `test` first: where they have a few lines of every block, a shard of theirs takes longest
-    missing = sorted((shard for shard in shards if not written[shard.name]), key=lambda shard: shard.split == "train")
+    missing = sorted((shard for shard in shards if shard.name not in written), key=lambda shard: shard.split == "train")
     calls = [functools.partial(shard.write, folder, notes, vocabulary, config) for shard in missing]
     scale = _estimate_bytes(text, config) / max(1, sum(shard.records for shard in shards))
     sizes = [round(shard.records * scale) for shard in missing]
@@ -159,13 +161,17 @@ def _note_path(notes: Path, name: str) -> Path:
     return notes / f"{name}.json"
 
 
-def _read_complete(folder: Path, notes: Path | None, name: str) -> dict[str, Any]:
-    """Returns the note on a complete shard, or an empty dict."""
-    note = read_note(_note_path(notes, name)) if notes else None
-    try:
-        return note if note and (folder / name).stat().st_size == note["bytes"] else {}
-    except OSError:
-        return {}
+def _read_complete(folder: Path, names: list[str], staging: StagingFolder) -> dict[str, dict[str, Any]]:
+    """Reads the notes on the shards that are complete and intact."""
+
+    def parse(value: dict[str, Any]) -> dict[str, Any]:
+        lengths = [[int(length), int(times)] for length, times in value["lengths"]]
+        return {"lengths": lengths, "content": FileContent(*value["content"])}
+
+    read = {name: read_note(_note_path(staging.path, name), parse) for name in names}
+    noted = {name: note for name, note in read.items() if note}
+    intact = staging.are_intact({folder / name: note["content"] for name, note in noted.items()})
+    return dict(itertools.compress(noted.items(), intact))
 
 
 def _estimate_bytes(text: CountedText, config: DataConfig) -> float:

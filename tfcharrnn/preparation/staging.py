@@ -10,7 +10,8 @@ work of one preparation is never taken for another's:
     .NAME.partial/KEY/data/                the data folder
     .NAME.partial/KEY/train-...json        a note on each shard, once it is complete
 
-A note contains a checksum. What a missing or damaged note describes is made again.
+A note contains its checksum, and those of the files that it describes. What a missing or damaged note describes is made
+again, and so is a damaged file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,15 +36,16 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.dataset import join_names
 from tfcharrnn.errors import UserError, warn
-from tfcharrnn.preparation import corpora, counting, input_files, line_blocks, text_blocks
+from tfcharrnn.preparation import corpora, counting, input_files, line_blocks, notes, text_blocks
 from tfcharrnn.preparation.corpora import InputFile, Source
 from tfcharrnn.preparation.counting import CountedText, TextCounts
 from tfcharrnn.preparation.line_blocks import LineBlock, LineSpan, StoredLines, WholeLines
+from tfcharrnn.preparation.notes import FileContent, read_note, write_note
 from tfcharrnn.preparation.process_pool import Pool
 from tfcharrnn.preparation.text_blocks import LazyText, TextBlock
 
 # to be increased when the content of a staging folder changes its meaning
-_FORMAT = 1
+_FORMAT = 2
 # a plain text of up to this many bytes is prepared in memory, by this process alone
 SMALL_BYTES = 2**25
 # hexadecimal digits of KEY
@@ -59,11 +61,22 @@ class _PlainFile(NamedTuple):
         source: the input, if it had to be converted; None if it is read as it is.
         encoding: encoding of the plain file.
         size: its size in bytes.
+        sha256: its SHA-256 if it was converted; else "".
     """
 
     source: Source | None
     encoding: str
     size: int
+    sha256: str = ""
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> _PlainFile:
+        source, encoding, size, sha256 = value
+        return cls(source and Source(**source), encoding, size, sha256)
+
+    @property
+    def content(self) -> FileContent:
+        return FileContent(self.size, self.sha256)
 
 
 class _BlockSpan(NamedTuple):
@@ -77,12 +90,13 @@ class _BlockSpan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _FirstPass:
-    """Results of the first pass, as in `counts.json`."""
+    """Results of the first pass, as in `counts.json`; `line_files` describes the files of `write_lines`, if any."""
 
     sources: list[Source]
     plain_files: list[_PlainFile]
     blocks: list[_BlockSpan]
     counts: TextCounts
+    line_files: list[FileContent]
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> _FirstPass:
@@ -90,9 +104,10 @@ class _FirstPass:
         counts.line_spans = [LineSpan(*span) for span in counts.line_spans]
         return cls(
             [Source(**source) for source in value["sources"]],
-            [_parse_plain_file(plain) for plain in value["plain_files"]],
+            [_PlainFile.from_json(plain) for plain in value["plain_files"]],
             [_BlockSpan(*block) for block in value["blocks"]],
             counts,
+            [FileContent(*content) for content in value["line_files"]],
         )
 
 
@@ -116,14 +131,14 @@ class StagingFolder:
     """A folder in which a text is prepared, made by `open_staging`.
 
     Attributes:
-        notes: the folder itself, which contains the notes.
+        path: the folder itself, which contains the notes.
         data: the data folder in it.
         splits_file: the file with the split of each line.
         pool: the workers.
     """
 
     def __init__(self, path: Path, inputs: Sequence[InputFile], config: DataConfig, pool: Pool):
-        self.notes, self.data, self.splits_file = path, path / "data", path / "splits"
+        self.path, self.data, self.splits_file = path, path / "data", path / "splits"
         self.pool = pool
         self._inputs, self._config = inputs, config
         self._states = list(map(_file_state, inputs))
@@ -171,11 +186,11 @@ class StagingFolder:
         """Whether to keep the folder after an error, so that the same command can resume."""
         if self._is_small or not all(map(_is_rereadable, self._states)):
             return False
-        if self._is_resumable or any(self.notes.glob("*.tfrecord.json")):
+        if self._is_resumable or any(self.path.glob("*.tfrecord.json")):
             return True
         if isinstance(error, UserError):  # it may concern the text, and then recurs
             return False
-        converted = [note.with_suffix(".text") for note in self.notes.glob("input-*.json")]
+        converted = [note.with_suffix(".text") for note in self.path.glob("input-*.json")]
         size = sum(path.stat().st_size for path in converted if path.exists())
         return size > SMALL_BYTES or self._counts_note.exists()
 
@@ -189,11 +204,12 @@ class StagingFolder:
             if _file_state(file) != state:
                 raise text_blocks.changed_error(file.label)
 
-    def publish(self, path: Path, *, overwrite: bool) -> None:
+    def publish(self, path: Path, shards: Collection[str], *, overwrite: bool) -> None:
         """Moves the data folder to its final place.
 
         Args:
             path: the final place.
+            shards: the file names of its shards; whatever else is there is left out.
             overwrite: replace what is there.
 
         Raises:
@@ -201,14 +217,15 @@ class StagingFolder:
         """
         self.check_unchanged()
         try:
-            for file in self.data.glob(".*"):  # left by a killed process
-                file.unlink()
+            for file in self.data.iterdir():
+                if file.name not in ("dataset.json", "vocab.json", *shards):
+                    notes.remove(file)
             files.publish_folder(self.data, path, overwrite=overwrite)
         except OSError as error:
             raise files.write_error(path, error) from error
 
     def _converted_path(self, index: int) -> Path:
-        return self.notes / f"input-{index:05d}.text"
+        return self.path / f"input-{index:05d}.text"
 
     def _text_block(self, plain_files: list[_PlainFile], span: _BlockSpan) -> TextBlock:
         file, plain = self._inputs[span.file], plain_files[span.file]
@@ -217,15 +234,17 @@ class StagingFolder:
 
     def _read_first_pass(self) -> _FirstPass | None:
         """Reads the results of the first pass; returns None if anything it wrote is missing or damaged."""
-        value = read_note(self._counts_note)
-        if value is None:
+        first_pass = read_note(self._counts_note, _FirstPass.from_json)
+        if first_pass is None:
             return None
-        first_pass = _FirstPass.from_json(value)
-        for index, plain in enumerate(first_pass.plain_files):
-            if plain.source and not _has_size(self._converted_path(index), plain.size):
-                return None
-        spans = first_pass.counts.line_spans
-        return None if spans and not line_blocks.has_all_lines(self._lines_file, spans[-1]) else first_pass
+        written = {self._converted_path(i): p.content for i, p in enumerate(first_pass.plain_files) if p.source}
+        written |= dict(zip(line_blocks.line_paths(self._lines_file), first_pass.line_files, strict=False))
+        return first_pass if all(self.are_intact(written)) else None
+
+    def are_intact(self, contents: Mapping[Path, FileContent]) -> list[bool]:
+        """Verifies for each of some files that it has this content."""
+        calls = [functools.partial(notes.is_intact, path, content) for path, content in contents.items()]
+        return list(self.pool.run(calls, "verifying", [content.size for content in contents.values()]))
 
     def _make_first_pass(self) -> _FirstPass:
         plain_files = self._make_plain_files()
@@ -241,18 +260,22 @@ class StagingFolder:
         counts = counting.count_blocks(blocks, self._config, self.pool, self._lines_file)
         unconverted = [file for file, plain in zip(self._inputs, plain_files, strict=True) if plain.source is None]
         hashed = iter(counting.hash_files(unconverted, self.pool))
-        return _FirstPass([plain.source or next(hashed) for plain in plain_files], plain_files, spans, counts)
+        sources = [plain.source or next(hashed) for plain in plain_files]
+        line_files = map(notes.describe_file, line_blocks.line_paths(self._lines_file) if counts.line_spans else ())
+        return _FirstPass(sources, plain_files, spans, counts, list(line_files))
 
     def _make_plain_files(self) -> list[_PlainFile]:
         """Converts the inputs that are not plain files, unless an earlier attempt did."""
-        plain_files: dict[int, _PlainFile] = {}
+        noted = {i: read_note(self._note_path(i), _PlainFile.from_json) for i in range(len(self._inputs))}
+        plain_files = {index: plain for index, plain in noted.items() if plain}
+        intact = self.are_intact({self._converted_path(i): plain.content for i, plain in plain_files.items()})
+        plain_files = dict(itertools.compress(plain_files.items(), intact))
         pipes: list[int] = []
         others: list[int] = []
         for index, file in enumerate(self._inputs):
-            note = read_note(self._note_path(index))
-            if note and _has_size(self._converted_path(index), _parse_plain_file(note).size):
-                plain_files[index] = _parse_plain_file(note)
-            elif text_blocks.is_plain(file):
+            if index in plain_files:
+                continue
+            if text_blocks.is_plain(file):
                 with input_files.report_read_errors(file.label):
                     plain_files[index] = _PlainFile(None, file.encoding, os.stat(file.path).st_size)
             else:
@@ -264,14 +287,13 @@ class StagingFolder:
                 for index in indices
             ]
             sizes = [os.stat(self._inputs[index].path).st_size for index in indices]
-            for index, (source, encoding) in zip(indices, pool.run(calls, "unpacking", sizes), strict=True):
-                plain = _PlainFile(source, encoding, self._converted_path(index).stat().st_size)
-                write_note(self._note_path(index), [dataclasses.asdict(source), plain.encoding, plain.size])
-                plain_files[index] = plain
+            for index, (source, encoding, content) in zip(indices, pool.run(calls, "unpacking", sizes), strict=True):
+                plain_files[index] = _PlainFile(source, encoding, *content)
+                write_note(self._note_path(index), [dataclasses.asdict(source), encoding, *content])
         return [plain_files[index] for index in range(len(self._inputs))]
 
     def _note_path(self, index: int) -> Path:
-        return self.notes / f"input-{index:05d}.json"
+        return self.path / f"input-{index:05d}.json"
 
 
 @contextlib.contextmanager
@@ -305,18 +327,17 @@ def open_staging(
         raise files.write_error(partial, error) from error
     try:
         key = compute_key(inputs, config)
-        _discard_other_keys(partial, key)
         folder = partial / key
         try:
-            (folder / "data").mkdir(parents=True, exist_ok=True)
+            _discard_other_work(partial, key)
+            notes.remove_all_but_files(folder, keep="data")
+            notes.remove_all_but_files(folder / "data")
         except OSError as error:
             raise files.write_error(partial, error) from error
         staging = StagingFolder(folder, inputs, config, pool)
         try:
             plan = {"settings": config_lib.to_dict(config), "files": [file.path for file in inputs]}
             files.write_json(folder / "plan.json", plan)
-            for file in folder.glob(".*.tmp"):  # left by a killed process
-                file.unlink()
             yield staging
         except BaseException as error:
             if staging.is_worth_keeping(error):
@@ -356,41 +377,6 @@ def compute_key(inputs: Sequence[InputFile], config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def write_note(path: Path, value: Any) -> None:
-    """Writes a JSON value with its checksum.
-
-    Raises:
-        UserError: the write fails.
-    """
-    files.write_bytes(path, json.dumps({"sha256": _hash_json(value), "value": value}).encode())
-
-
-def read_note(path: Path) -> Any:
-    """Reads a value that `write_note` wrote; returns None if it is missing or damaged."""
-    try:
-        note = files.read_json(path)
-        is_intact = isinstance(note, dict) and note.get("sha256") == _hash_json(note.get("value"))
-    except (UserError, RecursionError):
-        return None
-    return note["value"] if is_intact else None
-
-
-def _hash_json(value: Any) -> str:
-    return files.sha256(json.dumps(value).encode())
-
-
-def _parse_plain_file(value: Sequence[Any]) -> _PlainFile:
-    source, encoding, size = value
-    return _PlainFile(source and Source(**source), encoding, size)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
-
-
 def is_regular_file(file: InputFile) -> bool:
     """Whether this is a regular file, not a pipe or device, so that it can be read again.
 
@@ -414,11 +400,16 @@ def _is_rereadable(state: list[Any]) -> bool:
     return len(state) > 2
 
 
-def _discard_other_keys(partial: Path, key: str) -> None:
-    """Removes the work of other settings or files."""
-    if not partial.is_dir():
+def _discard_other_work(partial: Path, key: str) -> None:
+    """Removes the work of other settings or files, and whatever is in the place of the folder.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if partial.is_symlink() or not partial.is_dir():
+        notes.remove(partial)
         return
     for folder in partial.iterdir():
         if re.fullmatch(rf"[0-9a-f]{{{_KEY_LENGTH}}}", folder.name) and folder.name != key:
             warn(f"{partial}: contains work with other settings or another text; starting from scratch")
-            shutil.rmtree(folder, ignore_errors=True)
+            notes.remove(folder)

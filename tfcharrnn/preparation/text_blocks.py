@@ -18,8 +18,9 @@ from pathlib import Path
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.errors import UserError
-from tfcharrnn.preparation import corpora, input_files
+from tfcharrnn.preparation import corpora, input_files, notes
 from tfcharrnn.preparation.corpora import InputFile, Source
+from tfcharrnn.preparation.notes import FileContent
 
 # largest size of a block in bytes
 BLOCK_BYTES = 2**22
@@ -209,7 +210,7 @@ def is_plain(file: InputFile) -> bool:
         return not file.member and input_files.is_uncompressed_file(file.path) and _is_stateless(file.encoding)
 
 
-def write_plain_file(file: InputFile, path: Path) -> tuple[Source, str]:
+def write_plain_file(file: InputFile, path: Path) -> tuple[Source, str, FileContent]:
     """Writes the text of a compressed file, a pipe, or a file in a stateful encoding as a plain file.
 
     Args:
@@ -217,7 +218,7 @@ def write_plain_file(file: InputFile, path: Path) -> tuple[Source, str]:
         path: the file to make.
 
     Returns:
-        The input as a source, and the encoding of the new file.
+        The input as a source, and the encoding and the content of the new file.
 
     Raises:
         UserError: the input cannot be read or is not in its encoding, or the write fails.
@@ -231,7 +232,8 @@ def write_plain_file(file: InputFile, path: Path) -> tuple[Source, str]:
         pieces = itertools.chain([first], pieces)
         for data in pieces if keeps_encoding else _recode(pieces, file):
             write(data)
-    return Source(file.name, hashing.size, hashing.sha256), file.encoding if keeps_encoding else "utf-8"
+    source = Source(file.name, hashing.size, hashing.sha256)
+    return source, file.encoding if keeps_encoding else "utf-8", notes.describe_file(path)
 
 
 def _is_stateless(encoding: str) -> bool:
