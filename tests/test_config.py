@@ -6,7 +6,7 @@ import typing
 import pytest
 
 from tfcharrnn import config as config_lib
-from tfcharrnn.config import DataConfig, GenerationConfig, GradcheckConfig, ModelConfig, TrainingConfig
+from tfcharrnn.config import MAX_FLOAT32, DataConfig, GenerationConfig, GradcheckConfig, ModelConfig, TrainingConfig
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.layouts import LAYOUTS
 
@@ -85,7 +85,7 @@ def test_values_of_another_type_are_refused(cls, name, kind, bounds):
 
 @pytest.mark.parametrize(("cls", "name", "kind", "bounds"), NUMBERS, ids=ids(NUMBERS))
 def test_no_number_is_infinite_or_none(cls, name, kind, bounds):
-    for value in (math.nan, math.inf, -math.inf):
+    for value in (math.nan, math.inf, -math.inf, 1e39, math.nextafter(MAX_FLOAT32, math.inf)):
         assert refuses(cls, name, value)
 
 

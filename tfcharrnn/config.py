@@ -25,6 +25,8 @@ RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_6")
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 # the value of --encoding with which each byte of a text is a symbol
 BYTES = "bytes"
+# the largest float32, the type of the weights: a larger setting would become infinite
+MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 COMPRESSIONS = ("none", "gzip")
 EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx")
 STRATEGIES = ("none", "mirrored", "multi_worker")
@@ -75,6 +77,8 @@ def _check_value(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
         raise refuse({int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind])
     if kind is float and not math.isfinite(value):
         raise refuse("a finite number")
+    if kind is float and abs(value) > MAX_FLOAT32:
+        raise refuse(f"within the range of float32, {MAX_FLOAT32:.4g}")
     bounds = field.metadata
     if bounds["choices"] is not None and value not in bounds["choices"]:
         raise refuse("one of " + ", ".join(bounds["choices"]))

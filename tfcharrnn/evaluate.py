@@ -24,6 +24,7 @@ n-gram models, gzip and xz.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -73,6 +74,11 @@ def main() -> None:
     else:
         eval_input = None  # loaded only if needed, since a split may be larger than memory
     evaluation, how = _evaluate(trained, eval_input)
+    if not math.isfinite(evaluation.loss):
+        raise UserError(
+            f"{trained.checkpoint.path}: the loss is not finite, since the weights are too large; choose an earlier "
+            "--checkpoint"
+        )
     result = evaluation.to_dict() | how
     if _FLAGS.by_character:
         result["by_character"] = evaluation.by_class(vocabulary)

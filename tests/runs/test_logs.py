@@ -15,7 +15,7 @@ def write(run_dir, text):
 
 def test_written_rows_and_samples_are_read_back(tmp_path):
     writer = logs.LogWriter(tmp_path)
-    rows = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": float("inf"), "val_loss": 1.5}]
+    rows = [{"step": 1, "loss": 2.5}, {"step": 2, "val_loss": 1.5}]
     writer.write_rows(rows)
     writer.write_sample("step 2, smoothed loss 2.5", "two\n\nparagraphs\n")
     assert logs.read_metrics(tmp_path) == rows == logs.read_intact_metrics(tmp_path).rows
@@ -24,6 +24,12 @@ def test_written_rows_and_samples_are_read_back(tmp_path):
     writer.write_rows(rows)
     assert logs.LogWriter(tmp_path, sizes).sync() == sizes
     assert logs.read_metrics(tmp_path) == rows
+
+
+def test_metrics_are_json_whatever_was_measured(tmp_path):
+    logs.LogWriter(tmp_path).write_rows([{"step": 1, "loss": float("inf"), "val_loss": float("nan"), "epoch": 0.5}])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "val_loss": null, "epoch": 0.5}\n'
+    assert logs.read_metrics(tmp_path) == [{"step": 1, "epoch": 0.5}]
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,30 @@ def test_a_step_that_is_not_finite_is_not_applied_and_stops_the_run(train, tmp_p
     assert checkpoints.find(tmp_path / "r").step == step - 1
 
 
+def test_a_last_step_that_overflows_the_weights_is_an_error(train, tmp_path):
+    with pytest.raises(tfcharrnn.UserError, match=r"^step 1: the validation loss is not finite.*no checkpoint"):
+        train(tmp_path / "r", steps=1, learning_rate=1e38)
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == ""
+    assert not checkpoints.list_checkpoints(tmp_path / "r")
+
+
+def test_a_checkpoint_with_values_that_are_not_finite_is_neither_written_nor_read(tmp_path, monkeypatch):
+    bad = {"model": CharRNN(ModelConfig(hidden_size=6), 7)}
+    bad["model"].output_bias.assign([0, 0, np.nan, 0, np.inf, 0, 0])
+
+    def save(step):
+        checkpoints.save(tmp_path, bad, step, checkpoints.Losses(1.0, None), {})
+
+    with pytest.raises(tfcharrnn.UserError, match=r"step-00000001: not written.* model/output_bias are not finite"):
+        save(1)
+    assert not checkpoints.list_checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_find_non_finite", lambda root: "")
+        save(2)
+    with pytest.raises(tfcharrnn.UserError, match=r"step-00000002: values of model/output_bias are not finite"):
+        checkpoints.restore_weights(checkpoints.find(tmp_path), bad["model"])
+
+
 def poisoned(**settings):
     """A trainer for which any batch that begins with symbol 5 has a loss that is no number."""
     model = CharRNN(ModelConfig(hidden_size=6), 7)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfcharrnn import files
@@ -28,6 +29,8 @@ _MAX_STEPS = 10**13
 _INDEX = f"{PREFIX}.index"
 # how often a checkpoint that a trainer removes meanwhile is looked for again
 _ATTEMPTS = 100
+# variables to name in a message
+_MAX_NAMES = 5
 
 
 class Losses(NamedTuple):
@@ -83,9 +86,14 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log:
         log: JSON-compatible state of the training loop.
 
     Raises:
-        UserError: the write fails; earlier checkpoints are not affected.
+        UserError: the write fails, or a value is not finite; earlier checkpoints are not affected.
     """
     path = run_dir / "checkpoints" / f"step-{step:08d}"
+    if names := _find_non_finite(tf.train.Checkpoint(**objects)):
+        raise UserError(
+            f"{path}: not written, since values of {names} are not finite; continue from the checkpoint before it "
+            "with --resume and a smaller --learning_rate"
+        )
     with files.create_folder(path, overwrite=True) as folder:
         try:
             tf.train.Checkpoint(**objects).write(str(folder / PREFIX))
@@ -295,7 +303,7 @@ def restore(checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
     """Restores trackable objects from a checkpoint, ignoring what else it holds.
 
     Raises:
-        UserError: it cannot be read, or a shape differs.
+        UserError: it cannot be read, a shape differs, or a value is not finite.
     """
     with _open_weights(checkpoint) as (prefix, reader):
         _restore(checkpoint, prefix, reader, objects)
@@ -305,6 +313,8 @@ def _restore(checkpoint: Checkpoint, prefix: str, reader: Any, objects: dict[str
     root = tf.train.Checkpoint(**objects)
     _check_shapes(checkpoint, reader, {name: variable.shape.as_list() for name, variable in _named_variables(root)})
     root.read(prefix).assert_existing_objects_matched().expect_partial()
+    if non_finite := _find_non_finite(root):
+        raise UserError(f"{checkpoint.path}: values of {non_finite} are not finite; choose an earlier checkpoint")
 
 
 def _check_shapes(checkpoint: Checkpoint, reader: Any, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -356,6 +366,16 @@ def _named_variables(root: tf.train.Checkpoint) -> Iterator[tuple[str, tf.Variab
                 yield from walk(child, f"{path}{name}/")
 
     return walk(root, "")
+
+
+def _find_non_finite(root: tf.train.Checkpoint) -> str:
+    """Returns the names of the variables with values that are not finite, for a message; empty: none."""
+    names = [
+        name
+        for name, variable in _named_variables(root)
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all()
+    ]
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
 
 
 def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -37,8 +38,8 @@ class LogWriter:
                 file.truncate(min((sizes or {}).get(name, 0), path.stat().st_size))
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Appends rows to `metrics.jsonl`."""
-        self._append(_METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        """Appends rows to `metrics.jsonl`; null replaces a value that is not finite, which JSON cannot represent."""
+        self._append(_METRICS, "".join(json.dumps(_replace_non_finite(row)) + "\n" for row in rows))
 
     def write_sample(self, title: str, text: str) -> None:
         """Appends a text with its title to `samples.txt`."""
@@ -128,6 +129,12 @@ def _parse_row(line: str) -> dict[str, float]:
         if "step" in row and all(map(_is_number, row.values())):
             return row
     raise ValueError("a row is not an object of numbers with a step")
+
+
+def _replace_non_finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
 
 
 def _is_number(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,6 +177,8 @@ class Recorder:
         val_loss, is_best = None, False
         if self._validation.num_examples and self._is_due(config.eval_every):
             val_loss = self.val_loss = self._evaluate(self._validation, config.batch_size).loss
+            if not math.isfinite(val_loss):
+                raise _overflow_error(self._run, step)
             is_best = metrics.add_validation(step, val_loss)
 
         if (val_loss is not None or self._is_due(config.log_every)) and not metrics.is_empty:
@@ -226,6 +229,19 @@ def _make_runner(run: Run, data: DataFolder, cluster: Cluster, width: float, len
     return Trainer(make_model(), run.training, width, length)
 
 
+def _overflow_error(run: Run, step: int) -> UserError:
+    """Returns the error of a validation loss that is not finite after a step whose own loss was."""
+    return UserError(
+        f"step {step}: the validation loss is not finite, since this step made the weights too large; it was not "
+        f"saved, and {_describe_last_checkpoint(run)}. Continue from there with --resume and a smaller --learning_rate"
+    )
+
+
+def _describe_last_checkpoint(run: Run) -> str:
+    saved = checkpoints.list_checkpoints(run.path)
+    return f"the checkpoint of step {saved[-1].step} is intact" if saved else "no checkpoint was written yet"
+
+
 def _divergence_error(run: Run, runner: StepRunner, call: Call, step: int, results: StepResults) -> UserError:
     """Returns the error of a step whose loss or gradients are not finite.
 
@@ -239,8 +255,7 @@ def _divergence_error(run: Run, runner: StepRunner, call: Call, step: int, resul
     metrics, index = results.per_step()[-1], step - 1 - call.first_step
     by_name = runner.gradient_norms(call.ids[index], step - 1, int(call.sizes[index]))
     norms = ", ".join(f"{name} {norm:.3g}" for name, norm in by_name.items())
-    saved = checkpoints.list_checkpoints(run.path)
-    last = f"the checkpoint of step {saved[-1].step} is intact" if saved else "no checkpoint was written yet"
+    last = _describe_last_checkpoint(run)
     return UserError(
         f"step {step}: loss {metrics.loss_sum / metrics.num_characters:g} at learning rate {metrics.learning_rate:g}; "
         f"gradient norms: {norms}. The step was not applied, and {last}. Continue from there with --resume and a "
