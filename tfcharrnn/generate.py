@@ -6,12 +6,14 @@ Without flags, it generates a thousand characters from the newest run in runs/.
 from __future__ import annotations
 
 import json
+import sys
 
 from absl import flags
 
 from tfcharrnn import cli
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.errors import ConfigError
+from tfcharrnn.symbols import escape_for
 
 _FLAGS = flags.FLAGS
 
@@ -38,16 +40,16 @@ def main() -> None:
     elif _FLAGS.json:
         texts = trained.sampler.generate(config)
         result = {"run_dir": str(trained.run.path), "step": trained.checkpoint.step, "texts": texts}
-        print(json.dumps(result, ensure_ascii=False))
+        print(escape_for(sys.stdout, json.dumps(result, ensure_ascii=False)))
     elif config.num_samples == 1:
         for (piece,) in trained.sampler.stream(config):
-            print(piece, end="", flush=True)
+            print(escape_for(sys.stdout, piece), end="", flush=True)
         print()
     else:
         for index, text in enumerate(trained.sampler.generate(config)):
             if index:
                 print("-" * 8)
-            print(text)
+            print(escape_for(sys.stdout, text))
 
 
 def define_flags() -> None:

@@ -8,12 +8,16 @@ shown escaped, as in `\xff`.
 from __future__ import annotations
 
 import codecs
+import re
+from typing import TextIO
 
 from tfcharrnn.config import BYTES
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import END, PAD, START
 
 SPECIAL = (START, PAD, END)
+# what a terminal acts upon, except for newlines and tabs
+_TERMINAL_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def is_symbol(symbol: str) -> bool:
@@ -64,6 +68,16 @@ def symbols_to_text(symbols: str, of_bytes: bool, errors: str = "backslashreplac
 def symbols_to_bytes(symbols: str, of_bytes: bool) -> bytes:
     """Returns the bytes of symbols: as they are, or of characters in UTF-8."""
     return symbols.encode("latin-1" if of_bytes else "utf-8")
+
+
+def escape_for(stream: TextIO, text: str) -> str:
+    r"""Returns a text as it is written to a stream: for a terminal with control characters escaped, as in `\x1b`.
+
+    A model writes whatever it has learned, and a terminal would act upon it. A file or pipe gets the text unchanged.
+    """
+    if not stream.isatty():
+        return text
+    return _TERMINAL_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def quote_symbols(symbols: str, of_bytes: bool) -> str:

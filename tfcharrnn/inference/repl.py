@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.sampling import Sampler
-from tfcharrnn.symbols import TextDecoder, quote_symbols, symbols_to_text, text_to_symbols
+from tfcharrnn.symbols import TextDecoder, escape_for, quote_symbols, symbols_to_text, text_to_symbols
 
 _HELP = """Type the beginning of a text; an empty line continues the text so far. A backslash at the end of a line
 joins it with the next line. Commands:
@@ -179,7 +179,7 @@ def converse(sampler: Sampler, config: GenerationConfig) -> None:
             import readline  # noqa: F401  (gives `input` a history and line editing)
 
     def write(text: str) -> None:
-        print(text, end="", flush=True)
+        print(escape_for(sys.stdout, text), end="", flush=True)
 
     def tell(text: str) -> None:
         if text:

@@ -16,6 +16,7 @@ from tfcharrnn.distributed.cluster import Cluster
 from tfcharrnn.errors import command_line
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.symbols import escape_for
 from tfcharrnn.training.callbacks import Callback, StepReport
 from tfcharrnn.training.metrics import BestValidation
 from tfcharrnn.training.train_step import RunLength, StepResults
@@ -177,6 +178,7 @@ class Progress(Callback):
     def _print(self, text: str) -> None:
         if self._quiet:
             return
+        text = escape_for(sys.stderr, text)
         try:
             if self._bar is not None:
                 self._bar.write(text, file=sys.stderr)

@@ -1,0 +1,79 @@
+"""Text on a terminal: what a model has learned must not control it; a file or pipe gets the text as it is."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tfcharrnn import cli, generate
+from tfcharrnn.config import GenerationConfig
+from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.inference import repl, trained_model
+from tfcharrnn.symbols import escape_for
+from tfcharrnn.training.progress import Progress
+
+LEARNED = "red \x1b[31m\ttab\x07\nnext\r\x7f\x9b2Jé字"
+SHOWN = "red \\x1b[31m\ttab\\x07\nnext\\x0d\\x7f\\x9b2Jé字"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+    def reconfigure(self, **_):
+        pass
+
+
+@pytest.fixture(params=[Terminal, io.StringIO])
+def kind(request):
+    return request.param
+
+
+def expected(kind):
+    return SHOWN if kind is Terminal else LEARNED
+
+
+def test_controls_are_escaped_for_a_terminal_only(kind):
+    assert escape_for(kind(), LEARNED) == expected(kind)
+
+
+class Parrot:
+    """A sampler that writes what a model learned."""
+
+    vocabulary = Vocabulary("a")
+
+    def stream(self, config):
+        yield from ([character] for character in LEARNED)
+
+    stream_symbols = stream
+
+    def generate(self, config):
+        return [LEARNED] * config.num_samples
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_generate(kind, count, monkeypatch):
+    settings = SimpleNamespace(interactive=False, json=False, checkpoint="latest", run_dir="")
+    monkeypatch.setattr(generate, "_FLAGS", settings)
+    monkeypatch.setattr(cli, "parse_config", lambda cls: GenerationConfig(num_samples=count))
+    monkeypatch.setattr(cli, "load_tensorflow", lambda: None)
+    monkeypatch.setattr(trained_model, "load_model", lambda *_: SimpleNamespace(sampler=Parrot()))
+    monkeypatch.setattr(sys, "stdout", kind())
+    generate.main()
+    assert sys.stdout.getvalue() == "\n--------\n".join([expected(kind)] * count) + "\n"
+
+
+def test_the_conversation(kind, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("go on\n"))
+    monkeypatch.setattr(sys, "stdout", kind())
+    repl.converse(Parrot(), GenerationConfig())
+    assert sys.stdout.getvalue() == expected(kind) + "\n"
+
+
+def test_samples_of_training(kind, monkeypatch):
+    progress = Progress.__new__(Progress)
+    progress._quiet, progress._bar = False, None
+    monkeypatch.setattr(sys, "stderr", kind())
+    progress.on_sample(3, LEARNED)
+    assert sys.stderr.getvalue() == f"--- sample at step 3 ---\n{expected(kind)}\n---\n"
