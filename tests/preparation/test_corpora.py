@@ -116,10 +116,10 @@ def test_unreadable_file_is_one_error(tmp_path):
 
 
 def test_unreadable_disk_is_one_error(tmp_path, monkeypatch):
-    def broken(path):
+    def broken(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", broken)
+    monkeypatch.setattr("tfcharrnn.preparation.input_files.open", broken, raising=False)
     assert error_of(input=("a.txt",)) == "a.txt: cannot be read (Input/output error); check --input"
 
 

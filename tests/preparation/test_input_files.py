@@ -76,6 +76,24 @@ def test_damaged_packed_files_are_one_error(tmp_path, pack, damage):
     assert names(tmp_path) == ["packed"]
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def test_a_text_in_memory_is_bounded(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(corpora, "MAX_BYTES_IN_MEMORY", 3_000_000)
+    paths = (str(tmp_path / "first"), str(tmp_path / "second"))
+    for path in paths:
+        with open(path, "wb") as file:
+            file.write(pack(b"a" * 2_000_000))
+    assert len(corpora.load(DataConfig(input=paths[:1])).text) == 2_000_000
+    with pytest.raises(UserError, match=rf"^{paths[1]}: unpacks to more than the 1,000,000 bytes"):
+        corpora.load(DataConfig(input=paths))
+
+
+def test_a_device_that_never_ends_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(corpora, "MAX_BYTES_IN_MEMORY", 3_000_000)
+    with pytest.raises(UserError, match=r"^/dev/zero: unpacks to more than the 3,000,000 bytes"):
+        corpora.load(DataConfig(input=("/dev/zero",)))
+
+
 def test_globs_and_folders_are_sorted_files(tmp_path):
     for name in ["b.txt", "a.txt", "sub/d.txt", "sub/c.txt", ".hidden", ".git/x.txt", "sub/.y", "[z].txt", "e.md"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """The lines of a text in blocks."""
 
 import itertools
+import signal
 
 import pytest
 from folders import contents
@@ -11,6 +12,7 @@ from large_texts import in_blocks, write_texts
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data import chunking
 from tfcharrnn.data.dataset import SPLITS
+from tfcharrnn.errors import UserError
 from tfcharrnn.preparation import corpora, data_folder, line_blocks
 from tfcharrnn.preparation.data_folder import prepare_data
 from tfcharrnn.preparation.line_blocks import LineFinder
@@ -78,3 +80,15 @@ def test_very_many_lines_go_to_the_splits_without_being_sorted(tmp_path, jobs):
         small = corpora.load(config)
         data_folder.write_from_memory(small, tmp_path / "small", config, False)
     assert contents(tmp_path / "small") == contents(tmp_path / "large")
+
+
+SLOW = DataConfig(layout="lines", delimiter="(a+)+$")
+
+
+@pytest.mark.parametrize("search", [LineFinder(SLOW).add, lambda text, **_: chunking.split_lines(text, SLOW)])
+def test_a_delimiter_that_takes_for_ever_is_an_error(search, monkeypatch):
+    monkeypatch.setattr(chunking, "_SEARCH_SECONDS", 0.1)
+    with pytest.raises(UserError, match=r"^--delimiter='\(a\+\)\+\$': searching 41 characters .* took too long"):
+        search("a" * 40 + "b", is_last=True)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+    assert signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Protocol
@@ -14,7 +17,7 @@ from tfcharrnn import rng
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.examples import STREAM_CHUNK, Examples, cut_stream, make_evaluation_examples
 from tfcharrnn.data.vocabulary import Vocabulary
-from tfcharrnn.errors import ConfigError
+from tfcharrnn.errors import ConfigError, UserError, shorten
 from tfcharrnn.layouts import PAD, START
 
 # characters in a record of the layouts `stream` and `windows`, which are cut into examples when they are read
@@ -23,6 +26,9 @@ CHUNK_LENGTH = 4096
 _BATCH = 2**18
 # up to this many lines, their random order is a permutation held in memory
 SORTED_LINES = 2**22
+# seconds of CPU time that searching for a delimiter may take, and more for each character
+_SEARCH_SECONDS = 10.0
+_SEARCH_SECONDS_PER_CHARACTER = 1e-6
 
 
 class SliceableText(Protocol):
@@ -82,11 +88,44 @@ def split_lines(text: str, config: DataConfig) -> tuple[list[str], dict[str, int
     if is_newline(config.delimiter):
         return filter_lines(text.split("\n"), config)
     ends, starts = [], [0]
-    for match in config.compile_delimiter().finditer(text):
-        ends.append(match.start())
-        starts.append(match.end())
+    with limit_search_time(config, len(text)):
+        for match in config.compile_delimiter().finditer(text):
+            ends.append(match.start())
+            starts.append(match.end())
     ends.append(len(text))
     return filter_lines([text[start:end] for start, end in zip(starts, ends, strict=True)], config)
+
+
+@contextlib.contextmanager
+def limit_search_time(config: DataConfig, size: int) -> Iterator[None]:
+    """Limits the time to search a text for matches of `--delimiter`, since some patterns would take centuries.
+
+    Outside the main thread, where Python allows no signal handlers, there is no limit.
+
+    Args:
+        config: names the delimiter.
+        size: number of characters of the text.
+
+    Raises:
+        UserError: the search took too long; raised within the body.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise UserError(
+            f"--delimiter={shorten(config.delimiter)}: searching {size:,} characters for it took too long; simplify "
+            "it: a repeat within a repeat, as in (a+)+, can take exponential time"
+        )
+
+    previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _SEARCH_SECONDS + size * _SEARCH_SECONDS_PER_CHARACTER)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 def filter_lines(lines: list[str], config: DataConfig) -> tuple[list[str], dict[str, int]]:

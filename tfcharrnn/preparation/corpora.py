@@ -23,6 +23,8 @@ from tfcharrnn.preparation import input_files
 from tfcharrnn.symbols import choose_codec, text_to_symbols
 
 DEFAULT_CORPUS = "python"
+# the files of a text that is read into memory have at most this many bytes together, unpacked
+MAX_BYTES_IN_MEMORY = 2**30
 
 # ASCII in every supported Python, so the vocabulary has fewer than 100 symbols; about a million characters in total
 PYTHON_MODULES = (
@@ -251,13 +253,14 @@ def report_decode_errors(encoding: str, name: str, read: int | None = None, char
 
 
 def _load_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
-    texts, sources = [], []
+    texts, sources, left = [], [], MAX_BYTES_IN_MEMORY
     for path in input_files.find_files(paths):
-        data, on_disk = input_files.read_file(path)
+        data, source = input_files.read_file(path, left)
+        left -= len(data)
         if not data:
             raise empty_file_error(path)
         texts.append(decode(data, encoding, path))
-        sources.append(Source(Path(path).name, len(on_disk), sha256(on_disk)))
+        sources.append(Source(Path(path).name, source.size, source.sha256))
     return Corpus(join_names([source.name for source in sources]), between.join(texts), tuple(sources))
 
 

@@ -13,12 +13,12 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, cast
 
 from tfcharrnn.errors import UserError, first_line
 
 _MAGIC = {"gzip": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00"}
+_PIECE_BYTES = 2**20
 _LONGEST_MAGIC = max(map(len, _MAGIC.values()))
 # raised by the decompressors for damaged files
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
@@ -85,16 +85,30 @@ def is_uncompressed_file(path: str) -> bool:
         return not _detect_compression(file.read(_LONGEST_MAGIC))
 
 
-def read_file(path: str) -> tuple[bytes, bytes]:
-    """Reads a whole file; returns its decompressed content and its bytes on disk.
+def read_file(path: str, limit: int) -> tuple[bytes, HashingReader]:
+    """Reads a whole file into memory.
+
+    Args:
+        path: the file.
+        limit: bytes of decompressed content that are too many.
+
+    Returns:
+        The decompressed content, and the reader that has counted and hashed the file itself.
 
     Raises:
-        UserError: it cannot be read, or is damaged.
+        UserError: it cannot be read, is damaged, or holds more than `limit` bytes.
     """
-    with report_read_errors(path):
-        data = Path(path).read_bytes()
-        kind = _detect_compression(data)
-        return (_decompress(io.BytesIO(data), kind).read() if kind else data), data
+    pieces, size = [], 0
+    with open_decompressed(path) as (content, hashing):
+        while piece := content.read(_PIECE_BYTES):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise UserError(
+                    f"{path}: unpacks to more than the {limit:,} bytes that may still be read into memory; pass "
+                    "less text at a time"
+                )
+    return b"".join(pieces), hashing
 
 
 @contextlib.contextmanager

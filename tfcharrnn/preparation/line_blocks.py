@@ -183,6 +183,13 @@ class LineFinder:
     def add(self, text: str, *, is_last: bool) -> ParsedLines:
         """Adds a piece of the text; returns the lines that are complete since."""
         self._text += text
+        with chunking.limit_search_time(self._config, len(self._text)):
+            lines = self._find_lines(is_last)
+        self._forget(self._search - MARGIN)
+        return ParsedLines(len(text), *chunking.filter_lines(lines, self._config))
+
+    def _find_lines(self, is_last: bool) -> list[str]:
+        """Returns the lines that are complete in the text in memory."""
         known, lines = self._text, []
         limit = len(known) if is_last else len(known) - MARGIN
         unsure = limit - MARGIN
@@ -201,8 +208,7 @@ class LineFinder:
             lines.append(self._take_line(len(known)))
         elif unsure > self._search:  # no match starts before
             self._search, self._repeats = unsure, False
-        self._forget(self._search - MARGIN)
-        return ParsedLines(len(text), *chunking.filter_lines(lines, self._config))
+        return lines
 
     def _take_line(self, end: int) -> str:
         line = self._head + self._text[self._line : end]
