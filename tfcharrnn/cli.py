@@ -196,6 +196,7 @@ def run_command(
         takes_arguments: `main` takes the arguments that are not flags, as a list; otherwise there must be none.
         left_to_train: config dataclasses whose flags a flagfile or recipe may have, to be left to `train`.
     """
+    _open_standard_streams()
     names = frozenset(field.name for cls in left_to_train for field in dataclasses.fields(cls))
     define_flags()
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -212,6 +213,24 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
+
+
+def _open_standard_streams() -> None:
+    """Replaces closed standard input and error by empty ones, and ends with an error where standard output is closed.
+
+    Otherwise the next file that is opened, such as a checkpoint, would receive what is meant for the stream.
+    """
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        _exit_with_error("standard output is closed; redirect it to a file or to /dev/null", 1)
 
 
 def _parse(argv: list[str], names: frozenset[str]) -> list[str]:

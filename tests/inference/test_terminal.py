@@ -77,3 +77,36 @@ def test_samples_of_training(kind, monkeypatch):
     monkeypatch.setattr(sys, "stderr", kind())
     progress.on_sample(3, LEARNED)
     assert sys.stderr.getvalue() == f"--- sample at step 3 ---\n{expected(kind)}\n---\n"
+
+
+def converse(monkeypatch, lines, sampler):
+    """Returns what a terminal shows during a conversation, except for what is typed."""
+    shown, lines = Terminal(), iter(lines)
+
+    def read(prompt):
+        shown.write(prompt)
+        if (line := next(lines, None)) is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", shown)
+    repl.converse(sampler, GenerationConfig())
+    return shown.getvalue()
+
+
+class Offering:
+    """A sampler that offers two characters."""
+
+    vocabulary = Vocabulary("a")
+
+    def predict_next(self, config, count):
+        return [("x", 0.75), ("y", 0.25)]
+
+
+def test_choices_and_the_end_begin_on_a_line_of_their_own(monkeypatch):
+    shown = converse(monkeypatch, ["/pick 2", "1", "ab"], Offering())
+    offer = "1 'x' 0.75  2 'y' 0.25\n"
+    assert shown == f"Type the beginning of a text, or /help:\n> {offer}> x\n{offer}> ab\n{offer}> \n"

@@ -178,12 +178,20 @@ def converse(sampler: Sampler, config: GenerationConfig) -> None:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a history and line editing)
 
+    # so that a message starts on a line of its own after a text without a newline at its end
+    is_shown_together = sys.stdout.isatty() and sys.stderr.isatty()
+    is_line_open = False
+
     def write(text: str) -> None:
+        nonlocal is_line_open
+        is_line_open = not text.endswith("\n") if text else is_line_open
         print(escape_for(sys.stdout, text), end="", flush=True)
 
     def tell(text: str) -> None:
+        nonlocal is_line_open
         if text:
-            print(text, file=sys.stderr, flush=True)
+            print("\n" * (is_line_open and is_shown_together) + text, file=sys.stderr, flush=True)
+            is_line_open = False
 
     if is_terminal:
         tell("Type the beginning of a text, or /help:")
@@ -204,6 +212,8 @@ def _read_lines(prompt: str) -> Iterator[str]:
         try:
             line = input("" if unfinished else prompt)
         except EOFError:
+            if prompt:  # Ctrl-D leaves the cursor behind the prompt
+                print(file=sys.stderr)
             if unfinished:
                 yield unfinished
             return
