@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tfcharrnn import cli
+
 # a command that says what it reads and opens a file, which must not become one of the standard streams
 CODE = """
 import sys, tempfile
@@ -32,3 +34,7 @@ def test_closed_output_is_an_error():
     done = subprocess.run(["bash", "-c", script, sys.executable, CODE], input=b"x", capture_output=True, timeout=60)
     (line,) = done.stderr.decode().splitlines()
     assert done.returncode == 1 and "standard output is closed" in line
+
+
+def test_code_points_stand_for_characters_that_a_flagfile_cannot_show():
+    assert cli.decode_escapes(r"\ufeff$\u00E9\\u12 \U0041") == "\ufeff$é\\\\u12 \\U0041"

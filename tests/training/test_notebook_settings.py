@@ -15,7 +15,8 @@ from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
-from tfcharrnn.training.train_step import RunLength, Trainer
+from tfcharrnn.training.metrics import RunningMetrics
+from tfcharrnn.training.train_step import RunLength, StepMetrics, Trainer
 
 NAMES = ["rex", "brontosaurus", "iguana", "a", "bambiraptor", "diplo"]
 HIDDEN, SYMBOLS = 7, sorted(set("".join(NAMES)))
@@ -176,3 +177,28 @@ def test_other_arrays_than_those_of_the_model_are_refused(names, tmp_path):
             train_from(path, names, tmp_path)
     with pytest.raises(UserError, match=r"none\.npz: no such file"):
         train_from(tmp_path / "none.npz", names, tmp_path)
+
+
+# What is said of a run
+
+
+def test_the_speed_of_a_row_is_that_of_all_its_steps():
+    running = RunningMetrics(TrainingConfig(batch_size=1), 9)
+    for seconds in (5.0, 1.0):  # the first call compiled
+        running.add(StepMetrics(30.0, 10.0, 1.0, 0.1))
+        running.add_time(10.0, seconds)
+    running.waited = 2.0
+    assert running.take_row(2, 0.5)["chars_per_second"] == 20 / 8
+    running.add(StepMetrics(30.0, 10.0, 1.0, 0.1))
+    running.add_time(10.0, 0.5)
+    assert running.take_row(3, 0.5)["chars_per_second"] == 20.0
+
+
+@pytest.mark.parametrize(("steps_per_call", "shows_speed"), [(6, False), (2, True)])
+def test_no_speed_is_shown_before_a_call_that_only_trains(names, tmp_path, capsys, steps_per_call, shows_speed):
+    settings = {**SETTINGS, "quiet": False, "steps": 6, "steps_per_call": steps_per_call, "log_every": 6}
+    settings |= {"layout": "stream", "seq_length": 5, "drop_chars": "\nbx", "lowercase": True, "zero_start": False}
+    tfcharrnn.train_model(tmp_path / "run", input=[str(names)], **settings)
+    said = capsys.readouterr().err
+    assert ("characters/s" in said) == shows_speed
+    assert "text       in lower case, without U+000A b x\n" in said
