@@ -2,11 +2,17 @@
 
 import subprocess
 import sys
+import types
 
+import notebook_loops
+import numpy as np
 import pytest
 import readme
+import reference_systems
 from paths import TOOLS
 from peers import work
+
+from tfcharrnn.config import DataConfig, TrainingConfig
 
 
 def tool(name, *arguments, cwd):
@@ -32,3 +38,29 @@ def test_a_block_of_the_readme_is_found_by_its_name():
     assert "tfcharrnn train" in readme.block("train")
     with pytest.raises(LookupError, match="nonsense"):
         readme.block("nonsense")
+
+
+def test_published_figures_are_compared_at_the_same_place(monkeypatch, tmp_path):
+    rows = [{"step": step, "epoch": step / 1000, "smooth_loss": 100.0 - step / 100} for step in range(100, 2100, 100)]
+    run = types.SimpleNamespace(training=TrainingConfig(batch_size=1), data=DataConfig(layout="stream", seq_length=11))
+    monkeypatch.setattr(reference_systems, "read_metrics", lambda path: rows)
+    monkeypatch.setattr(reference_systems.run_lib, "load", lambda path: run)
+    figures = {1.0: 100.0, 1.25: 50.0, 3.0: 1.0}
+    for unit, places in (("epoch", figures), ("step", {1000 * place: loss for place, loss in figures.items()})):
+        for is_same_text, per in ((True, 1.0), (False, 10.0)):
+            system = reference_systems.System("smooth_loss", unit, places, 10.0, is_same_text)
+            *_, first, second, third = reference_systems.format_table("x", system, {"seed 0": tmp_path}).splitlines()
+            assert first.split(" | ")[1:] == [f"{100 / per:g}", f"{90 / per:g} (-10.0%) |"]
+            assert second.split(" | ")[1:] == [f"{50 / per:g}", f"{87 / per:g} (+74.0%) |"]
+            assert third.endswith(" |  |"), "the run did not get there"
+
+
+def test_the_notebooks_weights_are_those_that_numpy_draws():
+    notebook = notebook_loops.NOTEBOOKS["dinosaur_names"]
+    arrays = notebook_loops.make_arrays(notebook, 27, seed=1)
+    np.random.seed(1)
+    w_ax, w_aa, w_ya = (np.random.randn(*shape) * 0.01 for shape in ((50, 27), (50, 50), (27, 50)))
+    np.testing.assert_array_equal(arrays["cells/0/kernel"][2:], w_ax.T)
+    np.testing.assert_array_equal(arrays["cells/0/recurrent_kernel"], w_aa.T)
+    np.testing.assert_array_equal(arrays["output_kernel"][:, 2:], w_ya.T)
+    assert not arrays["cells/0/kernel"][:2].any() and (arrays["output_bias"][:2] == -1e9).all()
