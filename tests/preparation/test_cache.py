@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from large_texts import LARGE, in_blocks, write_texts
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.preparation import data_folder, staging
-from tfcharrnn.preparation.cache import prepare_cached
+from tfcharrnn.preparation.cache import find_data, prepare_cached
 
 
 def test_second_call_opens_what_the_first_one_made(tmp_path, monkeypatch):
@@ -44,6 +45,29 @@ def test_cache_knows_a_text_by_its_content_not_its_place(tmp_path):
         path.write_text("abc" * 100)
     here, there = (prepare_cached(DataConfig(input=(str(path),), seq_length=10), tmp_path / "cache") for path in paths)
     assert here.path == there.path
+
+
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_a_cached_text_has_the_name_of_its_file_now(tmp_path, monkeypatch, small):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "texts").mkdir()
+    configs = {}
+    for name in ("my.txt", "renamed_copy.txt", "texts/a.txt"):
+        (tmp_path / name).write_bytes(b"Some text. " * 200)
+        path = tmp_path / "texts" if "/" in name else tmp_path / name
+        configs[Path(name).name] = DataConfig(input=(str(path),), **LARGE)
+    with in_blocks(block=500, small=small):
+        prepared = {name: prepare_cached(config) for name, config in configs.items()}
+    assert len({data.path for data in prepared.values()}) == 1
+    assert {name: data.name for name, data in prepared.items()} == {name: name for name in configs}
+    for name, config in configs.items():
+        found = find_data(config, "", prepared["my.txt"].fingerprint)
+        assert found.name == name and found.path == prepared["my.txt"].path
+    for path in (tmp_path / "my.txt", tmp_path / "texts/a.txt"):
+        path.unlink()
+    assert find_data(configs["my.txt"], "", found.fingerprint).name == "my.txt"
+    assert find_data(configs["a.txt"], "", found.fingerprint).name == "texts"
+    assert find_data(DataConfig(), "", prepare_cached(DataConfig()).fingerprint).name == "python"
 
 
 def test_cache_is_in_the_users_cache_folder(tmp_path, monkeypatch):

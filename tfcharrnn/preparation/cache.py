@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfcharrnn import files
@@ -35,12 +35,14 @@ def find_data(config: DataConfig, data_dir: str | Path, fingerprint: str, *, qui
         return dataset.open_data(data_dir)
     entry = _default_dir() / fingerprint[:32]
     if os.path.exists(entry / "dataset.json"):
-        return dataset.open_data(entry)
+        return _name_after(dataset.open_data(entry), corpora.list_names(config))
     return prepare_cached(config, quiet=quiet)
 
 
 def prepare_cached(config: DataConfig, cache_dir: Path | None = None, *, quiet: bool = True) -> DataFolder:
     """Prepares a text on the fly, or opens the cache entry that an earlier call made of the same text and settings.
+
+    The text has the name of its files now, whatever those of the earlier call were named.
 
     Args:
         config: the text and how it is cut.
@@ -50,7 +52,15 @@ def prepare_cached(config: DataConfig, cache_dir: Path | None = None, *, quiet: 
     Raises:
         UserError: the text is unavailable or too short, or the cache cannot be written.
     """
-    cache_dir = cache_dir or _default_dir()
+    data = _prepare_entry(config, cache_dir or _default_dir(), quiet)
+    return _name_after(data, corpora.list_names(config))
+
+
+def _name_after(data: DataFolder, names: Sequence[str]) -> DataFolder:
+    return dataclasses.replace(data, name=dataset.join_names(names, ", "))
+
+
+def _prepare_entry(config: DataConfig, cache_dir: Path, quiet: bool) -> DataFolder:
     inputs = corpora.find_inputs(config)
     pool = Pool(quiet=quiet)
     if not staging.is_large(inputs):

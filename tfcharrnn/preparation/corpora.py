@@ -157,6 +157,20 @@ def find_inputs(config: DataConfig) -> tuple[InputFile, ...]:
     return ()
 
 
+def list_names(config: DataConfig) -> list[str]:
+    """Returns the name of each file of the text that `config` names, or of the corpus.
+
+    A pattern or folder whose files are no longer there is named itself.
+    """
+    if not config.input:
+        return [config.corpus or DEFAULT_CORPUS]
+    try:
+        paths = input_files.find_files(config.input)
+    except UserError:
+        paths = config.input
+    return [Path(path).name for path in paths]
+
+
 def load(config: DataConfig, *, between: str = "\n") -> Corpus:
     """Reads and normalises the text that `config` names.
 
