@@ -1,7 +1,11 @@
 """Worker processes."""
 
+import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 from folders import contents
 from large_texts import write_texts
@@ -32,3 +36,33 @@ def test_processes_end_with_the_work(tmp_path):
 def test_preparing_a_small_text_needs_no_joblib(tmp_path):
     code = "import sys, tfcharrnn as t; t.prepare_data(t.DataConfig(), sys.argv[1]); sys.exit('joblib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=True)
+
+
+_KILLED = """
+import functools, os, pathlib, re, signal
+from tfcharrnn.preparation.process_pool import Pool
+pool = Pool(4)
+calls = [os.getpid] * 3 + [functools.partial(re.match, "(a+)+$", "a" * 99 + "b")]
+if __name__ == "__main__":
+    results = pool.run(calls)
+    for _ in range(3):
+        next(results)
+    # now one worker is at work for ever, with Python's lock, and the others, which may start later, have had no call
+    print(pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    killed = subprocess.Popen([sys.executable, "-c", _KILLED], stdout=subprocess.PIPE, start_new_session=True)
+    children = killed.stdout.readline().split()  # not to the end of the pipe, which the workers have open, too
+    assert killed.wait() == -signal.SIGKILL and len(children) >= 4
+    try:
+        deadline = time.monotonic() + 20
+        while left := [child for child in children if pathlib.Path("/proc", child.decode(), "exe").exists()]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
+    finally:
+        killed.stdout.close()
+        if left:
+            os.killpg(killed.pid, signal.SIGKILL)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +20,10 @@ from tfcharrnn.errors import UserError
 ResultT = TypeVar("ResultT")
 Call = Callable[[], ResultT]
 
+# Linux's prctl: the signal that a process gets when its parent ends
+_PR_SET_PDEATHSIG = 1
+# every worker computes on one core
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # seconds between progress lines where standard error is not a terminal
 _LINE_INTERVAL = 10.0
 
@@ -37,7 +42,8 @@ class Pool:
     def __init__(self, jobs: int = 0, *, quiet: bool = False):
         self.jobs = jobs
         self.quiet = quiet
-        self._started = False
+        self._executor: Any = None
+        self._num_workers = 0
 
     def run(self, calls: Sequence[Call[ResultT]], what: str = "", sizes: Sequence[int] = ()) -> Iterator[ResultT]:
         """Yields the results of calls, in order.
@@ -60,39 +66,51 @@ class Pool:
                     progress.add(sizes[index])
                 yield result
 
-    def close(self) -> None:
-        """Stops the workers: idle ones take memory and keep the folder in which they started in use."""
-        if self._started:
-            from joblib.externals import loky
+    def close(self, *, kill: bool = False) -> None:
+        """Stops the workers: idle ones take memory and keep the folder in which they started in use.
 
-            loky.get_reusable_executor().shutdown(wait=True)
-            self._started = False
+        Args:
+            kill: do not wait for the calls that they are at.
+        """
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, kill_workers=kill)
+            self._executor = None
 
     def _results(self, calls: Sequence[Call[ResultT]]) -> Generator[ResultT | UserError, None, None]:
         if self.jobs == 1 or len(calls) < 2:
             yield from map(_run_call, calls)
             return
-        import joblib  # not needed for small texts
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
+        from joblib.externals import loky  # not needed for small texts
 
-        jobs = min(self.jobs or joblib.cpu_count(), len(calls))  # cpu_count respects the limits of a container
+        jobs = min(self.jobs or loky.cpu_count(), len(calls))  # cpu_count respects the limits of a container
         if jobs == 1:
             yield from map(_run_call, calls)
             return
-        self._started = True
-        parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator", batch_size=1, max_nbytes=None)
-        results = parallel(joblib.delayed(_run_in_worker)(os.getpid(), call) for call in calls)
+        self._start_workers(jobs)
         try:
-            for result in results:  # noqa: UP028 - `yield from` would bypass the handlers below on close
-                yield result
-        except TerminatedWorkerError:
-            raise UserError(
-                "a worker process was killed, perhaps for lack of memory; run the command again, or with fewer --jobs"
-            ) from None
-        finally:
-            with warnings.catch_warnings():  # joblib warns of results that are discarded after an error
-                warnings.simplefilter("ignore")
-                results.close()
+            futures = collections.deque(self._executor.submit(_run_call, call) for call in calls)
+            while futures:
+                yield futures.popleft().result()
+        except BaseException as error:
+            self.close(kill=True)
+            if isinstance(error, loky.process_executor.TerminatedWorkerError):
+                raise UserError(
+                    "a worker process was killed, perhaps for lack of memory; run the command again, or with fewer "
+                    "--jobs"
+                ) from None
+            raise
+
+    def _start_workers(self, jobs: int) -> None:
+        """Starts workers, unless there are enough of them."""
+        from joblib.externals import loky
+
+        if self._executor is not None and self._num_workers >= jobs:
+            return
+        self.close()
+        self._num_workers = jobs
+        self._executor = loky.ProcessPoolExecutor(
+            jobs, initializer=_start_worker, initargs=(os.getpid(),), env=dict.fromkeys(_THREAD_SETTINGS, "1")
+        )
 
 
 def _run_call(call: Call[ResultT]) -> ResultT | UserError:
@@ -103,14 +121,17 @@ def _run_call(call: Call[ResultT]) -> ResultT | UserError:
         return error
 
 
-def _run_in_worker(parent: int, call: Call[ResultT]) -> ResultT | UserError:
-    """Runs a call in a worker, which exits when its parent does."""
-    if not any(thread.name == _exit_with_parent.__name__ for thread in threading.enumerate()):
-        with contextlib.suppress(ValueError):  # the parent handles Ctrl-C and stops the workers
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        name = _exit_with_parent.__name__
-        threading.Thread(target=_exit_with_parent, args=(parent,), name=name, daemon=True).start()
-    return _run_call(call)
+def _start_worker(parent: int) -> None:
+    """Prepares a worker, before its first call, to end with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops the workers
+    try:
+        is_set = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) == 0
+    except (OSError, AttributeError):
+        is_set = False
+    if not is_set:  # not Linux
+        threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+    elif os.getppid() != parent:
+        os._exit(1)
 
 
 def _exit_with_parent(parent: int) -> None:
