@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import stat
@@ -67,7 +69,7 @@ def create_file(path: Path) -> Iterator[Callable[[bytes], None]]:
     Raises:
         UserError: the write fails.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
     def write(data: bytes) -> None:
         with _report_write_errors(path):
@@ -75,8 +77,9 @@ def create_file(path: Path) -> Iterator[Callable[[bytes], None]]:
 
     try:
         with _report_write_errors(path):
-            file = open(temporary, "wb")  # noqa: SIM115
-        with file:
+            # not through a link that somebody else has put there
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with open(descriptor, "wb") as file:
             yield write
             with _report_write_errors(path):
                 file.flush()
@@ -135,11 +138,11 @@ def read_bytes(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
 
 
 def _read_open_file(file: IO[bytes], path: Path, limit: int) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise UserError(f"{path}: {size} bytes is too large for such a file; it is damaged")
     file.seek(0)
-    data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # it may grow meanwhile
-    if len(data) > limit:
-        raise UserError(f"{path}: more than {limit} bytes is too large for such a file; it is damaged")
-    return data
+    return file.read(size)  # it may grow meanwhile
 
 
 @contextlib.contextmanager
@@ -187,6 +190,29 @@ def regular_file_size(path: Path) -> int:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a folder raises its own error
         raise _not_regular_error(path)
     return status.st_size
+
+
+def open_in_place(path: Path, flags: int) -> int:
+    """Opens a file to be changed where it is, or creates it; returns its descriptor.
+
+    In a folder from somebody else, a link would lead to a file elsewhere, and a pipe would never end.
+
+    Raises:
+        OSError: it cannot be opened.
+        UserError: it is a link, a pipe or a device.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path}: is a symbolic link, which may lead out of its folder; put the file itself there")
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+            raise _not_regular_error(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_regular_error(path)
+    return descriptor
 
 
 def _not_regular_error(path: Path) -> UserError:
@@ -272,11 +298,12 @@ def lock_file(path: Path, to: str, *, wait: bool = False) -> int:
     Raises:
         BlockingIOError: another process holds the lock; the message names it.
         OSError: the file cannot be created.
+        UserError: it is a link, a pipe or a device.
     """
     import fcntl
 
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_in_place(path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # the owner removes the file on unlocking; a lock on a removed file excludes nobody

@@ -245,7 +245,11 @@ def _list_settings(name: str, config: Any) -> dict[str, Any]:
 
 def _select_curves(run_dir: Path, notes: list[str]) -> dict[str, Any]:
     """Selects about `_MAX_ROWS` rows of `metrics.jsonl` and reports the others in `notes`."""
-    rows, errors = logs.read_intact_metrics(run_dir)
+    try:
+        rows, errors = logs.read_intact_metrics(run_dir)
+    except UserError:
+        notes.append("The curves are missing, since metrics.jsonl cannot be read.")
+        rows, errors = [], []
     if errors:
         notes.append(f"{len(errors):,} damaged rows of metrics.jsonl are not shown.")
     interval = max(1, math.ceil(len(rows) / _MAX_ROWS))

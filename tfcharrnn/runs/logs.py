@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tfcharrnn import files
 from tfcharrnn.errors import UserError
 
 _METRICS = "metrics.jsonl"
 _SAMPLES = "samples.txt"
+# a larger log is not read; a row of metrics takes about 250 bytes
+_MAX_BYTES = 2**28
+# after so many damaged rows, the rest is not read
+_MAX_ERRORS = 1000
 _SAMPLE_TITLE = re.compile(r"^--- (step \d.*) ---$", re.MULTILINE)
 
 
@@ -34,8 +40,8 @@ class LogWriter:
         """
         self._paths = {name: run_dir / name for name in (_METRICS, _SAMPLES)}
         for name, path in self._paths.items():
-            with _report_write_errors(path), open(path, "ab") as file:
-                file.truncate(min((sizes or {}).get(name, 0), path.stat().st_size))
+            with _open_to_append(path) as file:
+                file.truncate(min((sizes or {}).get(name, 0), os.fstat(file.fileno()).st_size))
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Appends rows to `metrics.jsonl`; null replaces a value that is not finite, which JSON cannot represent."""
@@ -53,9 +59,8 @@ class LogWriter:
         return {name: path.stat().st_size for name, path in self._paths.items()}
 
     def _append(self, name: str, text: str) -> None:
-        path = self._paths[name]
-        with _report_write_errors(path), open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+        with _open_to_append(self._paths[name]) as file:
+            file.write(text.encode())
 
 
 class Metrics(NamedTuple):
@@ -77,12 +82,10 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
         UserError: the file is missing, empty or damaged.
     """
     path = run_dir / _METRICS
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file; name a run folder")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; name a run folder") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        text = files.read_bytes(path, _MAX_BYTES).decode("utf-8")
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error})") from None
     metrics = _parse_metrics(text[: text.rfind("\n") + 1])
@@ -94,13 +97,20 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
 
 
 def read_intact_metrics(run_dir: Path) -> Metrics:
-    """Reads `metrics.jsonl` as far as it is intact; a missing file has no rows."""
+    """Reads `metrics.jsonl` as far as it is intact; a missing file has no rows.
+
+    Raises:
+        UserError: the file cannot be read, or is too large.
+    """
     return _parse_metrics(_read_text(run_dir / _METRICS))
 
 
 def read_samples(run_dir: Path) -> list[dict[str, str]]:
-    """Reads the samples of `samples.txt`, each a `title` and a `text`; a missing file has none."""
-    _, *pieces = _SAMPLE_TITLE.split(_read_text(run_dir / _SAMPLES))
+    """Reads the samples of `samples.txt`, each a `title` and a `text`; none if it is missing or unreadable."""
+    try:
+        _, *pieces = _SAMPLE_TITLE.split(_read_text(run_dir / _SAMPLES))
+    except UserError:
+        return []
     return [
         {"title": title, "text": text.removeprefix("\n").removesuffix("\n").removesuffix("\n")}
         for title, text in zip(pieces[::2], pieces[1::2], strict=True)
@@ -109,11 +119,13 @@ def read_samples(run_dir: Path) -> list[dict[str, str]]:
 
 def _parse_metrics(text: str) -> Metrics:
     rows, errors = [], []
-    for line in text.splitlines():
+    for line in io.StringIO(text):
         try:
             rows.append(_parse_row(line))
         except (ValueError, RecursionError) as error:
             errors.append(str(error))
+            if len(errors) == _MAX_ERRORS:
+                break
     return Metrics(rows, errors)
 
 
@@ -143,11 +155,23 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_text(path: Path) -> str:
-    """Reads a file as UTF-8 with replacement characters; "" if it cannot be read."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""
+    """Reads a file as UTF-8 with replacement characters; "" if it is missing.
+
+    Raises:
+        UserError: it cannot be read, or is too large.
+    """
+    return files.read_bytes(path, _MAX_BYTES).decode("utf-8", "replace") if os.path.lexists(path) else ""
+
+
+@contextlib.contextmanager
+def _open_to_append(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a log, or creates it.
+
+    Raises:
+        UserError: it cannot be written, or is no plain file of the run folder.
+    """
+    with _report_write_errors(path), open(files.open_in_place(path, os.O_WRONLY | os.O_APPEND), "ab") as file:
+        yield file
 
 
 @contextlib.contextmanager

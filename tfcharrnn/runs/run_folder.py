@@ -27,6 +27,7 @@ FORMAT = 1
 RUNS_DIR = Path("runs")
 _CONFIG = "config.json"
 _LOCK = ".lock"
+_FOLDERS = ("checkpoints", "tensorboard", "export")
 # a checkpoint that is still being written, or was never finished, is in a hidden folder
 _CHECKPOINT_FOLDER = re.compile(r"step-\d{8,12}")
 # most listings of the checkpoints until two are equal
@@ -34,7 +35,7 @@ _LISTINGS = 100
 # the names in a run folder, including temporary files of a process that was killed
 _OWN_NAMES = re.compile(
     r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|loss\.png|report\.html|checkpoints|tensorboard|export|\.lock"
-    r"|\.(config\.json|vocab\.json|loss\.png|report\.html)\.\d+\.tmp"
+    r"|\.(config\.json|vocab\.json|loss\.png|report\.html)\.\w+\.tmp"
 )
 
 
@@ -125,6 +126,20 @@ def lock_run_dir(path: Path) -> Iterator[None]:
         files.unlock_file(path / _LOCK, descriptor)
 
 
+def check_own_files(path: Path) -> None:
+    """Checks that what a resumed run goes on writing is in its folder, not elsewhere through a link.
+
+    Raises:
+        UserError: it is a link, or a file in the place of a folder.
+    """
+    for name in _FOLDERS:
+        folder = path / name
+        if folder.is_symlink():
+            raise UserError(f"{folder}: is a symbolic link, which may lead out of the run; put the folder itself there")
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise UserError(f"{folder}: is not a folder; move it away")
+
+
 def clear_run_dir(path: Path) -> None:
     """Removes everything that belongs to a run from its folder, except for the lock; `config.json` goes last.
 
@@ -132,8 +147,8 @@ def clear_run_dir(path: Path) -> None:
         UserError: a file cannot be removed.
     """
     try:
-        for name in ("checkpoints", "tensorboard", "export"):
-            if (path / name).exists():
+        for name in _FOLDERS:
+            if (path / name).is_dir() and not (path / name).is_symlink():
                 shutil.rmtree(path / name)
         for file in sorted(path.iterdir(), key=lambda file: file.name == _CONFIG):
             if _OWN_NAMES.fullmatch(file.name) and file.name != _LOCK:

@@ -115,8 +115,8 @@ def train_model(
                     run_folder.check_new_run_dir(run.path, overwrite=overwrite)
                 callbacks.check_available(run.training)
         with run_folder.lock_run_dir(run.path) if workers.is_chief else contextlib.nullcontext():
-            if workers.is_chief and not resume:
-                run_folder.clear_run_dir(run.path)
+            if workers.is_chief:
+                (run_folder.check_own_files if resume else run_folder.clear_run_dir)(run.path)
             return train(run, data, workers, resume=resume, weights=weights, notes=notes, quiet=quiet)
 
 
