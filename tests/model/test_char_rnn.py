@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfcharrnn import rng
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.model.cells import CELLS
-from tfcharrnn.model.char_rnn import CharRNN, split_batch
+from tfcharrnn.model.char_rnn import CharRNN, split_batch, variable_shapes
 from tfcharrnn.verification import numpy_reference
 
 TIME, BATCH, VOCABULARY, HIDDEN = 6, 3, 7, 5
@@ -64,6 +64,17 @@ def check_against_reference(cell, implementation, layers, embedding, jit_compile
     for got, want in [(last, expected.state), (d_state, expected.state_gradients)]:
         for g, w in zip(tf.nest.flatten(got), tf.nest.flatten(want), strict=True):
             assert numpy_reference.relative_error(g, w) < 1e-11
+
+
+@pytest.mark.parametrize("embedding", [0, 3])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_shapes_are_known_without_a_model(cell, learned, embedding):
+    config = ModelConfig(
+        cell=cell, hidden_size=5, num_layers=2, embedding_size=embedding, learned_initial_state=learned
+    )
+    expected = {name: tuple(variable.shape) for name, variable in CharRNN(config, 7).named_variables.items()}
+    assert variable_shapes(config, 7) == expected
 
 
 @pytest.mark.parametrize("embedding", [0, 3], ids=["one-hot", "embedding"])

@@ -1,16 +1,23 @@
 """Run folders from somebody else: nothing outside them is written, and nothing in them is read without end."""
 
+import dataclasses
+import json
 import os
 import shutil
 
 import pytest
 from folders import contents
+from paths import GOLDEN
 
 import tfcharrnn
 from tfcharrnn import files
+from tfcharrnn.config import DataConfig
+from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
-from tfcharrnn.runs import logs, run_folder
-from tfcharrnn.training import setup
+from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.model.char_rnn import CharRNN, StreamState
+from tfcharrnn.runs import checkpoints, initial_weights, logs, run_folder
+from tfcharrnn.training import loop, setup
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +131,36 @@ def test_damaged_rows_without_end_are_not_all_kept(run_dir):
     (run_dir / "metrics.jsonl").write_text('{"step": 1}\n' + "\n" * 10**6)
     rows, errors = logs.read_intact_metrics(run_dir)
     assert rows == [{"step": 1}] and len(errors) == 1000
+
+
+@pytest.mark.parametrize("size", [8192, 65536])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda run: tfcharrnn.load_model(run.path),
+        lambda run: initial_weights.from_checkpoint(checkpoints.find(run.path), run.model, run.vocabulary),
+        lambda run: loop._find_checkpoint(run),
+    ],
+    ids=["load_model", "init_from", "resume"],
+)
+def test_a_model_that_is_not_that_of_its_checkpoint_is_not_made(tmp_path, monkeypatch, use, size):
+    shutil.copytree(GOLDEN / "gru", tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["model"]["hidden_size"] = size
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(CharRNN, "__init__", lambda *args, **how: pytest.fail("it was made"))
+    with pytest.raises(UserError, match=r"does not fit .* should be .*\b" + str(size)):
+        use(run_folder.load(tmp_path / "run"))
+
+
+def test_more_streams_than_a_checkpoint_has_are_one_error(tmp_path, monkeypatch):
+    run = run_folder.load(GOLDEN / "gru")
+    vocabulary = Vocabulary([symbol for symbol in run.vocabulary.symbols if len(symbol) == 1])
+    model = CharRNN(run.model, len(vocabulary), layout=LAYOUTS["stream"])
+    data = DataConfig(input=("text.txt",), layout="stream")
+    training = dataclasses.replace(run.training, batch_size=10**6)
+    dataclasses.replace(run, path=tmp_path, data=data, training=training, vocabulary=vocabulary).save()
+    objects = {"model": model, "carried": StreamState(model, 2)}
+    checkpoints.save(tmp_path, objects, 1, checkpoints.Losses(None, None), {})
+    with pytest.raises(UserError, match=r"carried/symbols is \[2\] here and should be \[1000000\]"):
+        tfcharrnn.load_model(tmp_path)

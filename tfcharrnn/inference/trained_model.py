@@ -17,7 +17,7 @@ from tfcharrnn.inference.eval_inputs import EvalInput
 from tfcharrnn.inference.evaluation import Evaluation, Evaluator
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.layouts import LAYOUTS
-from tfcharrnn.model.char_rnn import CharRNN, StreamState
+from tfcharrnn.model.char_rnn import CharRNN, StreamState, variable_shapes
 from tfcharrnn.preparation import cache, corpora
 from tfcharrnn.preparation.corpora import Corpus
 from tfcharrnn.runs import checkpoints
@@ -267,10 +267,12 @@ def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedM
     """
     run = run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True))
     found = checkpoints.find(run.path, checkpoint)
+    layout, batch_size = LAYOUTS[run.data.layout], run.training.batch_size
+    streams = {"carried/symbols": (batch_size,)} if layout.carries_state else {}
+    checkpoints.check_model(found, variable_shapes(run.model, len(run.vocabulary)), streams)
     # the backend is chosen for this machine, whatever the model was trained on
-    layout = LAYOUTS[run.data.layout]
     model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
-    carried = StreamState(model, run.training.batch_size) if layout.carries_state else None
+    carried = StreamState(model, batch_size) if layout.carries_state else None
     checkpoints.restore_weights(found, model, **({"carried": carried} if carried else {}))
     found.close()
     normalise = functools.partial(corpora.normalise, config=run.data)

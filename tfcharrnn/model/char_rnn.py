@@ -323,6 +323,21 @@ class StreamState(tf.Module):
         self.symbols = tf.Variable(tf.zeros([batch_size], tf.int32), trainable=False, name="symbols")
 
 
+def variable_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each of `CharRNN.named_variables`, without making a model, which may be too large."""
+    cell = get_cell_class(config.cell, config.recurrent_activation)
+    hidden, input_size = config.hidden_size, config.embedding_size or vocabulary_size
+    shapes: dict[str, tuple[int, ...]] = {"output_kernel": (hidden, vocabulary_size), "output_bias": (vocabulary_size,)}
+    if config.embedding_size:
+        shapes["embedding"] = (vocabulary_size, input_size)
+    for layer in range(config.num_layers):
+        for name, shape in cell.variable_shapes(hidden if layer else input_size, hidden).items():
+            shapes[f"cells/{layer}/{name}"] = shape
+        for index in range(cell.num_state_tensors if config.learned_initial_state else 0):
+            shapes[f"initial_states/{layer}/{index}"] = (hidden,)
+    return shapes
+
+
 def check_zero_start(config: ModelConfig, layout: Layout) -> None:
     """Checks that a model with `--zero_start` has a layout with `<S>`.
 

@@ -317,6 +317,25 @@ def _restore(checkpoint: Checkpoint, prefix: str, reader: Any, objects: dict[str
         raise UserError(f"{checkpoint.path}: values of {non_finite} are not finite; choose an earlier checkpoint")
 
 
+def check_model(
+    checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]], others: Mapping[str, Sequence[int]] | None = None
+) -> None:
+    """Checks that a checkpoint holds a model with variables of these shapes, before one is made, which may take long.
+
+    Args:
+        checkpoint: the checkpoint.
+        shapes: the shapes of the model's variables by name.
+        others: those of other variables in the checkpoint.
+
+    Raises:
+        UserError: it cannot be read, or a variable is missing or has another shape.
+    """
+    with _open_weights(checkpoint) as (_, reader):
+        model = _get_model_name(reader)
+        named = {f"{model}/{name}": shape for name, shape in shapes.items()}
+        _check_shapes(checkpoint, reader, named | dict(others or {}))
+
+
 def _check_shapes(checkpoint: Checkpoint, reader: Any, shapes: Mapping[str, Sequence[int]]) -> None:
     """Checks that a checkpoint has variables of these names and shapes.
 

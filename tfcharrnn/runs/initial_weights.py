@@ -9,8 +9,7 @@ from tfcharrnn import untrusted_files
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
-from tfcharrnn.layouts import Layout
-from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.model.char_rnn import CharRNN, variable_shapes
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs.checkpoints import Checkpoint
 
@@ -21,19 +20,28 @@ InitialWeights = Callable[[CharRNN], None]
 _OTHER_ARRAYS = ("carried/", "config")
 
 
-def from_checkpoint(checkpoint: Checkpoint) -> InitialWeights:
-    """Returns a function that sets the weights of a checkpoint of the same model."""
+def from_checkpoint(checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vocabulary) -> InitialWeights:
+    """Returns a function that sets the weights of a checkpoint.
+
+    Args:
+        checkpoint: the checkpoint.
+        config: its model.
+        vocabulary: the model's symbols.
+
+    Raises:
+        UserError: it holds another model.
+    """
+    checkpoints.check_model(checkpoint, variable_shapes(config, len(vocabulary)))
     return lambda model: checkpoints.restore_weights(checkpoint, model)
 
 
-def from_arrays(path: str | Path, config: ModelConfig, vocabulary: Vocabulary, layout: Layout) -> InitialWeights:
+def from_arrays(path: str | Path, config: ModelConfig, vocabulary: Vocabulary) -> InitialWeights:
     """Reads the weights of a model from a `.npz` file, such as `export --format=npz` writes.
 
     Args:
         path: the file: an array for each variable, named as in a checkpoint, such as `cells/0/kernel`.
         config: the model.
         vocabulary: its symbols.
-        layout: the layout of the training examples.
 
     Returns:
         A function that sets these weights.
@@ -41,9 +49,7 @@ def from_arrays(path: str | Path, config: ModelConfig, vocabulary: Vocabulary, l
     Raises:
         UserError: the file is missing or damaged, or its arrays are not those of the model.
     """
-    names = CharRNN(config, len(vocabulary), layout=layout).named_variables
-    shapes = {name: tuple(variable.shape) for name, variable in names.items()}
-    arrays, symbols = untrusted_files.read_npz(path, shapes, ignored=_OTHER_ARRAYS)
+    arrays, symbols = untrusted_files.read_npz(path, variable_shapes(config, len(vocabulary)), ignored=_OTHER_ARRAYS)
     if symbols is not None and tuple(symbols) != vocabulary.symbols:
         raise UserError(f"{path}: has other symbols than the text, or in another order; use --init_from, or drop them")
 

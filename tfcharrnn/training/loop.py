@@ -15,8 +15,9 @@ from tfcharrnn.distributed.cluster import Cluster
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.evaluation import Evaluator
 from tfcharrnn.inference.sampling import Sampler
-from tfcharrnn.model.char_rnn import CharRNN
-from tfcharrnn.runs import checkpoints
+from tfcharrnn.model.char_rnn import CharRNN, variable_shapes
+from tfcharrnn.runs import checkpoints, run_folder
+from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.runs.initial_weights import InitialWeights
 from tfcharrnn.runs.logs import LogWriter
 from tfcharrnn.runs.run_folder import Run
@@ -84,10 +85,11 @@ def train(
     own_rows = cluster.split_batch(config.batch_size)
     sampler = input_pipeline.make_sampler(data, config, range(own_rows[0].start, own_rows[-1].stop))
     length = RunLength(sampler.steps_per_epoch, config.steps or config.epochs * sampler.steps_per_epoch)
+    checkpoint = _find_checkpoint(run) if resume else None
     runner = _make_runner(run, data, cluster, sampler.mean_width, length)
     state = TrainingState(runner, RunningMetrics(config, len(data.vocabulary)))
-    if resume:
-        state.restore(run.path)
+    if checkpoint:
+        state.restore(checkpoint, run.path)
     start, total = state.step, length.total_steps
     cluster.check_consistent({"text": int(data.fingerprint[:12], 16), "first step": start, "number of steps": total})
     if start >= total:
@@ -216,6 +218,19 @@ class Recorder:
         step = self._state.step
         is_end = step == self._length.total_steps or self._state.metrics.is_out_of_patience
         return is_end or (interval > 0 and step % interval == 0)
+
+
+def _find_checkpoint(run: Run) -> Checkpoint | None:
+    """Finds the checkpoint to resume from and checks that it is of this model; without any the run starts anew.
+
+    Raises:
+        UserError: every checkpoint is damaged, or the newest one is of another model.
+    """
+    if not run_folder.list_checkpoint_folders(run.path):
+        return None
+    checkpoint = checkpoints.find(run.path)
+    checkpoints.check_model(checkpoint, variable_shapes(run.model, len(run.vocabulary)))
+    return checkpoint
 
 
 def _make_runner(run: Run, data: DataFolder, cluster: Cluster, width: float, length: RunLength) -> StepRunner:

@@ -98,7 +98,10 @@ def train_model(
     source = run_folder.load(init_from) if init_from else None
     workers = _join_cluster(saved.training if saved else TrainingConfig(), run_dir, settings, quiet)
     with workers.report_lost_workers(str(saved.path if saved else run_dir)):
-        weights = initial_weights.from_checkpoint(checkpoints.find(source.path)) if source else None
+        weights = None
+        if source:
+            found = checkpoints.find(source.path)
+            weights = initial_weights.from_checkpoint(found, source.model, source.vocabulary)
         notes: list[str] = []
         with workers.chief_first():
             if saved:
@@ -106,7 +109,7 @@ def train_model(
             else:
                 run, data = prepare_run(run_dir, data_dir, settings, source, begun=begun, notes=notes, quiet=quiet)
             if init_arrays:
-                weights = initial_weights.from_arrays(init_arrays, run.model, data.vocabulary, data.layout)
+                weights = initial_weights.from_arrays(init_arrays, run.model, data.vocabulary)
             workers.check_batch_size(run.training.batch_size)
             if run.training.patience and workers.num_workers > 1:  # only the chief validates
                 raise ConfigError("--patience: is not available with several workers; set --steps")

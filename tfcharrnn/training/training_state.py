@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfcharrnn.config import TrainingConfig
 from tfcharrnn.errors import UserError, first_line
-from tfcharrnn.runs import checkpoints, run_folder
+from tfcharrnn.runs import checkpoints
+from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.training.metrics import RunningMetrics
 from tfcharrnn.training.progress import Progress
 from tfcharrnn.training.train_step import RunLength, StepResults, StepRunner
@@ -91,15 +92,12 @@ class TrainingState:
         losses = checkpoints.Losses(self.metrics.smooth_loss, val_loss)
         checkpoints.save(run_dir, self._objects, self.step, losses, self.metrics.to_dict())
 
-    def restore(self, run_dir: Path) -> None:
-        """Reads the newest checkpoint of a run; without one the run starts from scratch.
+    def restore(self, checkpoint: Checkpoint, run_dir: Path) -> None:
+        """Restores a checkpoint of a run.
 
         Raises:
-            UserError: every checkpoint is damaged.
+            UserError: it is damaged.
         """
-        if not run_folder.list_checkpoint_folders(run_dir):
-            return
-        checkpoint = checkpoints.find(run_dir)
         checkpoints.restore(checkpoint, self._objects)
         checkpoint.close()
         saved_step = int(self._step_variable)

@@ -165,8 +165,14 @@ class Cell(tf.Module, abc.ABC):
         self.recurrent_kernel = tf.Variable(recurrent_kernel, dtype=dtype, name="recurrent_kernel")
         self.bias = tf.Variable(self._initial_bias(), dtype=dtype, name="bias")
 
+    @classmethod
+    def variable_shapes(cls, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each variable by its name, without making any."""
+        columns = cls.num_gates * hidden_size
+        return {"kernel": (input_size, columns), "recurrent_kernel": (hidden_size, columns), "bias": (columns,)}
+
     def _initial_bias(self) -> npt.NDArray[np.float64]:
-        return np.zeros(self.num_gates * self.hidden_size)
+        return np.zeros(self.variable_shapes(self.input_size, self.hidden_size)["bias"])
 
     @property
     def input_bias(self) -> tf.Tensor:

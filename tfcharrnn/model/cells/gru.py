@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn.model.cells.base import Cell, State
@@ -23,8 +21,10 @@ class GRUCell(Cell):
     num_saved_tensors = 4
     has_separate_sums = True
 
-    def _initial_bias(self) -> npt.NDArray[np.float64]:
-        return np.zeros((2, self.num_gates * self.hidden_size))
+    @classmethod
+    def variable_shapes(cls, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each variable by its name; the bias has two rows."""
+        return super().variable_shapes(input_size, hidden_size) | {"bias": (2, cls.num_gates * hidden_size)}
 
     @property
     def input_bias(self) -> tf.Tensor:
