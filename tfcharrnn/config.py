@@ -357,6 +357,9 @@ class TrainingConfig(_CheckedConfig):
         choices=STRATEGIES,
     )
     num_replicas: int = option(0, "strategy=mirrored: number of devices; 0: all GPUs.", at_least=0, at_most=1024)
+    rendezvous_timeout: float = option(
+        600.0, "strategy=multi_worker: seconds to wait for the other workers at the start.", above=0.0
+    )
     smoothing: float = option(
         0.99, "Weight of the previous value in the exponential moving average smooth_loss.", at_least=0.0, below=1.0
     )

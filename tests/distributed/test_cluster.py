@@ -1,20 +1,18 @@
 """Who the workers are, and what they tell one another."""
 
-import concurrent.futures
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import tensorflow as tf
 
 import tfcharrnn
-from tfcharrnn.distributed import cluster, local_workers, rendezvous
+from tfcharrnn.distributed import cluster, connection, local_workers, rendezvous
 from tfcharrnn.distributed.cluster import Cluster
 from tfcharrnn.errors import ConfigError, UserError
 
@@ -90,7 +88,7 @@ def test_a_task_of_slurm_finds_its_place(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr(cluster, "_joined_clusters", {})
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda cluster_resolver: Devices(1))
-    monkeypatch.setattr(cluster.rendezvous, "wait_for_workers", lambda addresses, index, quiet: None)
+    monkeypatch.setattr(cluster.rendezvous, "wait_for_workers", lambda addresses, index, **_: None)
     one = cluster.join_cluster("multi_worker", quiet=True)
     assert (one.index, one.addresses) == (2, ("n07:8888", "n07:8889", "n08:8888", "n08:8889"))
     assert not one.is_chief and one.num_replicas == 4
@@ -159,66 +157,6 @@ def test_a_worker_that_has_gone_is_named(message, who, monkeypatch):
         raise tf.errors.UnavailableError(None, None, message)
     with pytest.raises(tf.errors.UnavailableError), Cluster(None).report_lost_workers("runs/x"):
         raise tf.errors.UnavailableError(None, None, message)
-
-
-# The rendezvous
-
-
-def wait_for_all(addresses, delays):
-    """Each worker comes after a delay; when each goes on, in seconds from the start."""
-    begun = time.monotonic()
-
-    def come(index, delay):
-        time.sleep(delay)
-        rendezvous.wait_for_workers(addresses, index, quiet=True)
-        return time.monotonic() - begun
-
-    with concurrent.futures.ThreadPoolExecutor(len(delays)) as pool:
-        return [future.result(timeout=50) for future in [pool.submit(come, *one) for one in enumerate(delays)]]
-
-
-@pytest.mark.parametrize("delays", [(0, 0, 0), (1.5, 0, 0), (0, 0.7, 1.5)])
-def test_nobody_goes_on_before_all_are_there(delays):
-    addresses = json.loads(local_workers.make_tf_configs(3)[0])["cluster"]["worker"]
-    for _ in range(2):  # the addresses are free again at once
-        assert min(wait_for_all(addresses, delays)) >= max(delays)
-
-
-def test_who_hangs_up_before_all_are_there_is_waited_for_again():
-    addresses = json.loads(local_workers.make_tf_configs(2)[0])["cluster"]["worker"]
-    port = int(addresses[0].rpartition(":")[2])
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        chief = pool.submit(rendezvous.wait_for_workers, [*addresses, "127.0.0.1:1"], 0, quiet=True)
-        for said in (b"1\n", b"GET / HTTP/1.1\n", b""):
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as line:
-                    line.sendall(said)
-                    time.sleep(0.1)
-                    break
-        second = pool.submit(rendezvous.wait_for_workers, [*addresses, "127.0.0.1:1"], 2, quiet=True)
-        time.sleep(1)
-        assert not chief.done() and not second.done(), "worker 1 has gone again"
-        rendezvous.wait_for_workers([*addresses, "127.0.0.1:1"], 1, quiet=True)
-        chief.result(timeout=20)
-        second.result(timeout=20)
-
-
-def test_a_chief_that_is_at_work_already_is_told():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            late = pool.submit(rendezvous.wait_for_workers, [f"127.0.0.1:{port}", "127.0.0.1:1"], 1, quiet=True)
-            server.accept()[0].sendall(b"PRI * HTTP/2.0")
-            with pytest.raises(UserError, match=r"worker 0 at .* is already training without worker 1.*--resume"):
-                late.result(timeout=20)
-
-
-@pytest.mark.parametrize("address", ["host", "host:port", "host:²", ":5"])
-def test_an_address_that_is_none_is_named(address):
-    with pytest.raises(ConfigError, match=r"must be host:port\. Received: "):
-        rendezvous.wait_for_workers([address, "b:2"], 0)
-    with socket.create_server(("", 0)) as server, pytest.raises(ConfigError, match="cannot listen at port"):
-        rendezvous.wait_for_workers([f"127.0.0.1:{server.getsockname()[1]}", "b:2"], 0, quiet=True)
 
 
 # The launcher
@@ -309,3 +247,77 @@ def test_signals_go_on_to_every_worker(number, tmp_path):
 def test_ports_are_all_different():
     addresses = json.loads(local_workers.make_tf_configs(20)[0])["cluster"]["worker"]
     assert len(set(addresses)) == 20
+
+
+def test_a_signal_ends_the_wait_of_tensorflow_for_a_worker_that_has_gone():
+    code = (
+        "import os, threading, time\n"
+        "from tfcharrnn.distributed import cluster\n"
+        "threading.Timer(3, lambda: print('waiting', flush=True)).start()\n"
+        "cluster.join_cluster('multi_worker', quiet=True)\n"
+    )
+    config = local_workers.make_tf_configs(2)[0]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TF_CONFIG": config}, stdout=subprocess.PIPE, text=True
+    )
+    rendezvous.wait_for_workers(json.loads(config)["cluster"]["worker"], 1, quiet=True)
+    assert process.stdout.readline() == "waiting\n", "a thread of the process goes on while TensorFlow waits"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_the_wait_of_tensorflow_has_an_end(monkeypatch):
+    gone = threading.Event()
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda cluster_resolver: gone.wait(20))
+    with pytest.raises(UserError, match=r"another worker has gone .* waited 0\.1 s"):
+        connection.connect_tensorflow(None, 0.1)
+    gone.set()
+
+
+def test_an_error_of_tensorflow_is_raised(monkeypatch):
+    def fail(cluster_resolver):
+        raise tf.errors.UnknownError(None, None, "Could not start gRPC server")
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
+    with pytest.raises(tf.errors.UnknownError, match="gRPC"):
+        connection.connect_tensorflow(None, 20)
+
+
+@pytest.fixture
+def joined(monkeypatch, tmp_path):
+    """What a worker with some settings joins the others with."""
+
+    class JoinedError(Exception):
+        pass
+
+    def go(**settings):
+        def join(strategy, **given):
+            raise JoinedError(given)
+
+        monkeypatch.setattr(cluster, "join_cluster", join)
+        with pytest.raises(JoinedError) as caught:
+            tfcharrnn.train_model(**{"run_dir": tmp_path / "run", "strategy": "multi_worker", **settings})
+        return caught.value.args[0]
+
+    return go
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"learning_rate": 0.5}, {"seed": 1}, {"batch_size": 4}, {"hidden_size": 7}, {"cell": "lstm"}, {"overlap": 0.5},
+     {"eval_every": 7}, {"init_arrays": "x.npz"}],
+    ids=lambda setting: next(iter(setting)),
+)  # fmt: skip
+def test_workers_compare_every_setting_that_changes_the_weights(joined, setting):
+    (name,) = setting
+    usual, other = joined()["settings"], joined(**setting)["settings"]
+    assert {key for key in usual if usual[key] != other[key]} == {name}
+    json.dumps(other)
+
+
+def test_workers_may_differ_in_what_only_concerns_one_of_them(joined, tmp_path):
+    own = {"input": ["elsewhere.txt"], "plot": True, "sample_length": 5, "rendezvous_timeout": 5.0}
+    given = joined(**own)
+    assert given["settings"] == joined()["settings"]
+    assert given["timeout"] == 5.0 and given["run_dir"] == tmp_path / "run"

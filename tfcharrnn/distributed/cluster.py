@@ -6,15 +6,15 @@ import contextlib
 import json
 import os
 import re
-import signal
-import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfcharrnn.distributed import rendezvous
+from tfcharrnn.distributed import connection, rendezvous
 from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
 # what TensorFlow raises when a peer has terminated or does not respond
@@ -171,17 +171,29 @@ class Cluster:
         return "another worker"
 
 
-def join_cluster(strategy: str, num_replicas: int = 0, *, quiet: bool = False) -> Cluster:
+def join_cluster(
+    strategy: str,
+    num_replicas: int = 0,
+    *,
+    settings: dict[str, Any] | None = None,
+    run_dir: Path | None = None,
+    timeout: float = rendezvous.TIMEOUT,
+    quiet: bool = False,
+) -> Cluster:
     """Joins the other workers; must be called before TensorFlow computes anything.
 
     Args:
         strategy: the value of `--strategy`: `none`, `mirrored` or `multi_worker`.
         num_replicas: number of replicas for `mirrored`; 0: one for each GPU.
+        settings: for `multi_worker`, JSON-compatible values that all workers must have in common.
+        run_dir: for `multi_worker`, the run folder that they share; None: they must have a token, or be on one machine.
+        timeout: seconds to wait for other workers.
         quiet: print nothing while waiting for other workers.
 
     Raises:
         ConfigError: the cluster does not exist, or its description is invalid.
-        UserError: TensorFlow has already computed something, or this process has joined another cluster.
+        UserError: TensorFlow has already computed something, this process has joined another cluster, or a worker is
+            missing or has other settings.
     """
     if num_replicas and strategy != "mirrored":
         raise ConfigError(f"--num_replicas is a setting of --strategy=mirrored, not of {strategy}")
@@ -191,7 +203,9 @@ def join_cluster(strategy: str, num_replicas: int = 0, *, quiet: bool = False) -
     try:
         if not _joined_clusters:
             _joined_clusters[key] = (
-                _create_mirrored(num_replicas) if strategy == "mirrored" else _create_multi_worker(quiet)
+                _create_mirrored(num_replicas)
+                if strategy == "mirrored"
+                else _create_multi_worker(settings or {}, run_dir, timeout, quiet)
             )
         if key not in _joined_clusters:  # TensorFlow's collective operations would use the wrong devices
             raise RuntimeError("this process has already joined other devices")
@@ -220,7 +234,7 @@ def _create_mirrored(num_replicas: int) -> Cluster:
     return Cluster(tf.distribute.MirroredStrategy(devices))
 
 
-def _create_multi_worker(quiet: bool) -> Cluster:
+def _create_multi_worker(settings: dict[str, Any], run_dir: Path | None, timeout: float, quiet: bool) -> Cluster:
     """Joins the cluster that `TF_CONFIG` or the Slurm job of this process describes."""
     if os.environ.get("TF_CONFIG"):
         addresses, index = _parse_tf_config(os.environ["TF_CONFIG"])
@@ -237,12 +251,8 @@ def _create_multi_worker(quiet: bool) -> Cluster:
             "--strategy=multi_worker: TF_CONFIG is not set, and this is not a Slurm task; set it for each worker, or "
             f"try workers on this machine with {command_line('launch_local')}"
         )
-    rendezvous.wait_for_workers(addresses, index, quiet=quiet)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    # TensorFlow installs a SIGTERM handler that would prevent a clean exit
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    return Cluster(strategy, index, addresses)
+    rendezvous.wait_for_workers(addresses, index, settings=settings, run_dir=run_dir, timeout=timeout, quiet=quiet)
+    return Cluster(connection.connect_tensorflow(resolver, timeout), index, addresses)
 
 
 def _parse_tf_config(text: str) -> tuple[list[str], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
+from tfcharrnn.distributed.membership import TOKEN_VARIABLE
 from tfcharrnn.errors import UserError
 
 # After a worker fails, the others have this many seconds to end; then they get SIGTERM, and once more later SIGKILL.
@@ -45,8 +47,9 @@ def run_workers(command: Sequence[str], count: int) -> int:
         UserError: the command cannot be started.
     """
     workers = []
+    token = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
     for config in make_tf_configs(count):
-        environment = {**os.environ, "TF_CONFIG": config, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "TF_CONFIG": config, TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
         pipe = subprocess.PIPE
         try:
             # in a session of its own, so that Ctrl-C in the terminal reaches it only once, through `forward`

@@ -35,6 +35,7 @@ _LISTINGS = 100
 # the names in a run folder, including temporary files of a process that was killed
 _OWN_NAMES = re.compile(
     r"config\.json|vocab\.json|metrics\.jsonl|samples\.txt|loss\.png|report\.html|checkpoints|tensorboard|export|\.lock"
+    r"|\.rendezvous(\.\w+\.tmp)?"
     r"|\.(config\.json|vocab\.json|loss\.png|report\.html)\.\w+\.tmp"
 )
 

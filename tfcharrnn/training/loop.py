@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tfcharrnn import files
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.data import evaluation_examples, input_pipeline
 from tfcharrnn.data.dataset import DataFolder
@@ -106,6 +107,7 @@ def train(
         weights(runner.model)
         if runner.average is not None:
             weights(runner.average.model)
+        cluster.check_consistent({"file of initial weights": _hash_weights(runner.model)})
     if recorder:
         if weights is not None:
             recorder.save()  # a resume then needs no other run
@@ -242,6 +244,12 @@ def _make_runner(run: Run, data: DataFolder, cluster: Cluster, width: float, len
     if cluster.strategy:
         return DataParallelTrainer(make_model, run.training, width, length, cluster)
     return Trainer(make_model(), run.training, width, length)
+
+
+def _hash_weights(model: CharRNN) -> int:
+    """Returns the first 48 bits of the SHA-256 of the weights."""
+    weights = b"".join(variable.numpy().tobytes() for variable in model.named_variables.values())
+    return int(files.sha256(weights)[:12], 16)
 
 
 def _overflow_error(run: Run, step: int) -> UserError:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tfcharrnn import config as config_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive
 from tfcharrnn.data import batching, dataset
 from tfcharrnn.data.dataset import DataFolder
@@ -38,7 +39,19 @@ _FREE_SETTINGS = (
     "locked_dropout",
 )
 # settings that say on which devices a run trains
-_DEVICE_SETTINGS = ("strategy", "num_replicas")
+_DEVICE_SETTINGS = ("strategy", "num_replicas", "rendezvous_timeout")
+# settings in which workers may differ: where a machine has the text, and what only the chief does
+_WORKER_SETTINGS = (
+    "input",
+    "rendezvous_timeout",
+    "sample_length",
+    "keep_checkpoints",
+    "keep_every",
+    "smoothing",
+    "smoothing_start",
+    "plot",
+    "tensorboard",
+)
 # settings that several devices do not have, and why
 _SETTINGS_OF_ONE_DEVICE = {
     "minutes": "measures one device",
@@ -96,7 +109,8 @@ def train_model(
     check_exclusive(data_dir=data_dir, input=settings.get("input"), corpus=settings.get("corpus"))
     saved = run_folder.load(run_dir or run_folder.find_newest_run()) if resume else None
     source = run_folder.load(init_from) if init_from else None
-    workers = _join_cluster(saved.training if saved else TrainingConfig(), run_dir, settings, quiet)
+    origin = {"resume": resume, "init_from": bool(init_from), "init_arrays": bool(init_arrays)}
+    workers = _join_cluster(saved, source, run_dir, data_dir, settings, origin, quiet)
     with workers.report_lost_workers(str(saved.path if saved else run_dir)):
         weights = None
         if source:
@@ -123,16 +137,52 @@ def train_model(
             return train(run, data, workers, resume=resume, weights=weights, notes=notes, quiet=quiet)
 
 
-def _join_cluster(config: TrainingConfig, run_dir: str | Path, settings: Settings, quiet: bool) -> Cluster:
-    """Joins the workers that the settings name, which must happen before TensorFlow computes anything."""
+def _join_cluster(
+    saved: Run | None,
+    source: Run | None,
+    run_dir: str | Path,
+    data_dir: str | Path,
+    settings: Settings,
+    origin: Settings,
+    quiet: bool,
+) -> Cluster:
+    """Joins the workers that the settings name, which must happen before TensorFlow computes anything.
+
+    Args:
+        saved: the run to resume, if any.
+        source: the run that a new one starts with, if any.
+        run_dir: the run folder.
+        data_dir: a data folder, or "".
+        settings: the settings that are given.
+        origin: which flags say where the weights come from.
+        quiet: print nothing.
+    """
     names = (*_DEVICE_SETTINGS, *_SETTINGS_OF_ONE_DEVICE)
-    (config,) = _apply_settings({name: settings[name] for name in names if name in settings}, config)
+    (config,) = _apply_settings(
+        {name: settings[name] for name in names if name in settings}, saved.training if saved else TrainingConfig()
+    )
     for name, reason in _SETTINGS_OF_ONE_DEVICE.items():
         if config.strategy != "none" and getattr(config, name):
             raise ConfigError(f"--{name}: {reason}; not available with --strategy={config.strategy}")
     if config.strategy == "multi_worker" and not run_dir:
         raise ConfigError("--strategy=multi_worker: needs a --run_dir, one folder that all workers share")
-    return cluster.join_cluster(config.strategy, config.num_replicas, quiet=quiet)
+    if config.strategy != "multi_worker":
+        return cluster.join_cluster(config.strategy, config.num_replicas, quiet=quiet)
+    if saved:
+        configs = _apply_settings(settings, saved.data, saved.model, saved.training)
+    else:
+        defaults = _choose_defaults(source, run_dir, data_dir, settings)
+        configs = _apply_settings(settings, *defaults)
+    common = dict(origin)
+    for one in configs:
+        common |= {name: value for name, value in config_lib.to_dict(one).items() if name not in _WORKER_SETTINGS}
+    return cluster.join_cluster(
+        config.strategy,
+        settings=common,
+        run_dir=Path(run_dir),
+        timeout=config.rendezvous_timeout,
+        quiet=quiet,
+    )
 
 
 def prepare_run(
