@@ -19,16 +19,19 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import ConfigError, UserError, first_line, shorten
+from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.training import setup
+from tfcharrnn.training.metrics import RunningMetrics
+from tfcharrnn.training.train_step import RunLength, Trainer
+from tfcharrnn.training.training_state import TrainingState
 
 sys.path.insert(0, str(ROOT / "tools"))
 
 from fuzzing.own_formats import masked_crc
 
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 60
-SMALL = {"hidden_size": 4, "batch_size": 2, "sample_length": 5, "quiet": True}
 
 
 @pytest.fixture
@@ -235,16 +238,21 @@ def test_a_checkpoint_of_an_impossible_name_is_one_error(run_dir, which):
         ("window", [0.0] * 4), ("window", None), ("window", "abcde"), ("window", [10**400] * 5), ("window", [[]] * 5),
         ("sizes", []), ("sizes", {"metrics.jsonl": "x"}), ("sizes", {"metrics.jsonl": -1}),
         ("sizes", {"metrics.jsonl": None}), ("smooth_loss", []), ("smooth_loss", 10**400),
+        ("skipped", 10**30), ("skipped", 2**31), ("skipped", -1), ("sizes", {"metrics.jsonl": 10**30}), ("best", [10**30, 1.0, 0]),
+        ("best", [1, 1.0, 10**30]), ("window", [float("nan")] * 5), ("seconds", float("inf")),
     ],
-    ids=range(11),
+    ids=range(19),
 )  # fmt: skip
 def test_a_log_that_cannot_be_is_one_error_of_resuming(tmp_path, prepared, name, to):
-    setup.train_model(tmp_path / "run", data_dir=prepared, steps=1, **SMALL)
-    where = tmp_path / "run/checkpoints/step-00000001/checkpoint.json"
-    change(where, "log", name, to=to)
-    again = {"resume": True, "steps": 2, "quiet": True}
-    message = error_of(lambda: setup.train_model(tmp_path / "run", data_dir=prepared, **again))
-    assert "checkpoint.json is damaged" in message and "remove step-00000001" in message
+    run, data = setup.prepare_run(tmp_path, prepared, {"hidden_size": 4, "batch_size": 2})
+    runner = Trainer(CharRNN(run.model, len(data.vocabulary)), run.training, 20, RunLength(10, 20))
+    state = TrainingState(runner, RunningMetrics(run.training, len(data.vocabulary)))
+    state.save(tmp_path, {"metrics.jsonl": 0, "samples.txt": 0})
+    found = checkpoints.find(tmp_path)
+    state.restore(found, tmp_path)
+    change(found.path / "checkpoint.json", "log", name, to=to)
+    message = error_of(lambda: state.restore(checkpoints.find(tmp_path), tmp_path))
+    assert "checkpoint.json is damaged" in message and "remove step-00000000" in message
 
 
 # records

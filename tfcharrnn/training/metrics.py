@@ -12,6 +12,9 @@ from tfcharrnn.training.train_step import StepMetrics
 # the columns of a row that hold timings; all others are the same whenever a run is repeated or resumed
 TIMING = ("chars_per_second", "seconds", "data_wait")
 
+# no count of steps, validations or bytes is larger, and none of skipped steps
+_MAX_COUNT, _MAX_SKIPPED = 2**62, 2**30
+
 
 class Window(NamedTuple):
     """Sums over the steps since the last row of `metrics.jsonl`.
@@ -114,8 +117,11 @@ class RunningMetrics:
         self.skipped = int(value.get("skipped", 0))
         self.log_sizes = {str(name): int(size) for name, size in value["sizes"].items()}
         self.seconds = float(value.get("seconds", 0.0))  # absent from early checkpoints
-        if min(self.log_sizes.values(), default=0) < 0:
-            raise ValueError("a log file has a negative size")
+        counts = [*self.log_sizes.values(), *(self.best or ())[::2]]
+        if not all(0 <= count <= _MAX_COUNT for count in counts) or not 0 <= self.skipped <= _MAX_SKIPPED:
+            raise ValueError("a count is not possible")
+        if not all(map(math.isfinite, (*self.window, self.seconds))):
+            raise ValueError("a sum is not finite")
 
     def add(self, step: StepMetrics, num_examples: int | None = None) -> None:
         """Adds an applied step whose batch held `num_examples` examples (None: a full batch)."""
