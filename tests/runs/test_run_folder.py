@@ -1,4 +1,4 @@
-"""Run folders: which one is the newest."""
+"""Run folders: which one is the newest, and names that are too long."""
 
 import os
 import shutil
@@ -32,3 +32,12 @@ def test_a_run_that_was_never_published_is_not_the_newest(tmp_path):
     for path in tmp_path.rglob("*.json"):
         os.utime(path, (2000, 2000) if ".imported" in str(path) else (1000, 1000))
     assert run_lib.find_newest_run(tmp_path, with_checkpoint=True) == tmp_path / "trained"
+
+
+def test_a_name_that_is_too_long_is_one_error(tmp_path):
+    path = tmp_path / ("n" * 256)
+    run_lib.check_new_run_dir(path)
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\); choose another --run_dir"):
+        run_lib.lock_run_dir(path).__enter__()
+    with pytest.raises(UserError, match="not a run folder"):
+        run_lib.load(path)

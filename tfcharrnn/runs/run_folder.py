@@ -88,9 +88,9 @@ def check_new_run_dir(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         UserError: it holds a run and `overwrite` is false, or it holds files that do not belong to a run.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for a name that is too long
         return
-    has_config = (path / _CONFIG).is_file()
+    has_config = os.path.isfile(path / _CONFIG)
     is_foreign = not path.is_dir() or any(not _OWN_NAMES.fullmatch(file.name) for file in path.iterdir())
     if is_foreign and not has_config:
         raise UserError(
@@ -166,7 +166,7 @@ def load(path: str | Path) -> Run:
     """
     path = Path(path)
     config_path = path / _CONFIG
-    if not config_path.is_file():
+    if not os.path.isfile(config_path):  # Path.is_file raises for a name that is too long
         raise UserError(
             f"{path}: not a run folder (it has no {_CONFIG}); name one that {command_line('train')} created"
         )
