@@ -19,14 +19,14 @@ import numpy as np
 from fuzzing.damage import SIZES, Files, damage_bytes, damage_content, damage_json_file
 from tfcharrnn import config as config_lib
 from tfcharrnn import files
-from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn.config import BYTES, DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.data import dataset
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.preparation import corpora, data_folder
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.run_folder import Run
-from tfcharrnn.symbols import is_symbol
+from tfcharrnn.symbols import choose_codec, is_symbol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,9 +290,23 @@ _ODD = (
 )
 
 
+_TEXT: Files = {
+    "text.txt": ("".join(SYMBOLS[1:]) * 5 + "\r\n\0\x1b\x85\u2028").encode(),
+    "encoding": b"utf-8",
+}
+
+
 def _make_text(folder: Path) -> None:
-    (folder / "text.txt").write_text("".join(SYMBOLS[1:]) * 5 + "\r\n\0\x1b\x85\u2028", encoding="utf-8")
-    (folder / "encoding").write_text("utf-8")
+    for name, data in _TEXT.items():
+        (folder / name).write_bytes(data)
+
+
+def _decode_name(data: bytes) -> str:
+    """Returns the name of an encoding."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _damage_text(rng: random.Random, originals: Files) -> Files:
@@ -304,15 +318,17 @@ def _damage_text(rng: random.Random, originals: Files) -> Files:
 
 
 def _read_text(folder: Path) -> Any:
-    encoding = (folder / "encoding").read_bytes().decode("utf-8", "surrogatepass")
+    encoding = _decode_name((folder / "encoding").read_bytes())
     return corpora.load(DataConfig(input=(str(folder / "text.txt"),), encoding=encoding))
 
 
 def _check_text(corpus: corpora.Corpus, damaged: Files, whole: Any) -> None:
     """Correct: the file as its codec decodes it, apart from line ends; and it can be written as UTF-8."""
     assert corpus.text and corpus.text.encode("utf-8").decode("utf-8") == corpus.text
-    text = damaged["text.txt"].decode(damaged["encoding"].decode("utf-8", "surrogatepass"))
-    assert corpus.text == text.removeprefix("\ufeff").replace("\r\n", "\n")
+    found = _TEXT | damaged
+    encoding = _decode_name(found["encoding"])
+    text = found["text.txt"].decode(choose_codec(encoding))
+    assert corpus.text == (text if encoding == BYTES else text.removeprefix("\ufeff").replace("\r\n", "\n"))
 
 
 OWN_READERS["text"] = Reader(_make_text, _damage_text, _read_text, _check_text)
