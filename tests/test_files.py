@@ -1,9 +1,14 @@
 import hashlib
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from tfcharrnn import files
 from tfcharrnn.errors import UserError
@@ -187,3 +192,76 @@ def test_a_lock_whose_file_is_removed_meanwhile_is_taken_again(tmp_path, monkeyp
     files.unlock_file(path, descriptor)
     assert not capsys.readouterr().err
     assert contents(tmp_path) == []
+
+
+# what killed processes left
+
+_HALF = """
+import os, signal, sys
+from pathlib import Path
+from tfcharrnn import files
+path, moment = Path(sys.argv[1]), sys.argv[2]
+rename, renames = os.rename, []
+def kill(*args):
+    renames.append(args)
+    if moment == "replacing" and len(renames) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*args)
+os.rename = kill
+with files.create_folder(path, overwrite=True) as folder:
+    (folder / "new").write_text("")
+    if moment == "filling":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def make_half(path, moment):
+    killed = subprocess.run([sys.executable, "-c", _HALF, path, moment], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert [child for child in contents(path.parent) if child.startswith(f".{path.name}.")]
+
+
+def test_the_next_attempt_removes_what_a_killed_one_left(tmp_path):
+    make_half(tmp_path / "x", "filling")
+    (tmp_path / ".x.y.abc123.tmp").mkdir()  # of another folder
+    with files.create_folder(tmp_path / "x") as folder:
+        (folder / "a").write_text("1")
+    assert contents(tmp_path) == [".x.y.abc123.tmp", "x", "x/a"]
+
+
+def test_a_folder_that_a_killed_process_was_replacing_comes_back(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").write_text("years of work")
+    make_half(tmp_path / "x", "replacing")
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(UserError, match="exists already"), files.create_folder(tmp_path / "x"):
+        pytest.fail("it was given out")
+    assert contents(tmp_path) == ["x", "x/old"]
+
+
+def test_what_another_process_is_at_is_no_leftover(tmp_path):
+    with files.create_folder(tmp_path / "x") as one, files.create_file(tmp_path / "y") as write:
+        with files.create_folder(tmp_path / "x"):
+            pass
+        files.remove_leftovers(tmp_path / "y")
+        write(b"1")
+        assert one.is_dir()
+        os.rmdir(tmp_path / "x")
+    assert contents(tmp_path) == ["x", "y"]
+
+
+def test_a_half_written_file_is_a_leftover(tmp_path):
+    for name in (".x.json.1234.tmp", ".x.json.0a1b2c3d.tmp"):
+        (tmp_path / name).write_text("{")
+    files.remove_leftovers(tmp_path / "x.json")
+    files.remove_leftovers(tmp_path / "missing" / "x.json")
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["plain", "caf\xe9", os.fsdecode(b"caf\xe9")])
+def test_a_folder_has_a_name_that_tensorflow_can_convert(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with files.ascii_alias(tmp_path / name) as alias:
+        assert alias.isascii()
+        (Path(alias) / "a").write_text("1")
+    assert contents(tmp_path / name) == ["a"]

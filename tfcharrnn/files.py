@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -20,6 +21,8 @@ from tfcharrnn.errors import UserError, warn
 
 # A vocabulary of every Unicode character, written as JSON escapes, stays well under this.
 MAX_JSON_BYTES = 64 * 2**20
+# where a folder is kept until the one that replaces it has its name
+_REPLACED = "folder"
 
 
 def sha256(data: bytes) -> str:
@@ -79,6 +82,7 @@ def create_file(path: Path) -> Iterator[Callable[[bytes], None]]:
         with _report_write_errors(path):
             # not through a link that somebody else has put there
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            _try_lock(descriptor)  # so that it is not taken for a leftover
         with open(descriptor, "wb") as file:
             yield write
             with _report_write_errors(path):
@@ -223,7 +227,8 @@ def _not_regular_error(path: Path) -> UserError:
 def create_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields a new folder to fill, which appears at `path` complete, or after any error not at all.
 
-    The folder is filled next to its destination, synced to disk and then renamed.
+    The folder is filled next to its destination, synced to disk and then renamed. What killed processes left of their
+    attempts to make the same folder is removed first.
 
     Args:
         path: the destination.
@@ -236,22 +241,74 @@ def create_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         UserError: `path` exists and `overwrite` is false, or the write fails.
     """
     path = Path(path)
-    _check_free(path, overwrite)
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        # mkdtemp makes a private folder; its permissions should follow the umask instead
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        yield temporary
-        publish_folder(temporary, path, overwrite=overwrite)
+        remove_leftovers(path)
+        _check_free(path, overwrite)
+        with _create_hidden_folder(path, ".tmp") as temporary:
+            # mkdtemp makes a private folder; its permissions should follow the umask instead
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o777 & ~umask)
+            yield temporary
+            publish_folder(temporary, path, overwrite=overwrite)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _create_hidden_folder(path: Path, suffix: str) -> Iterator[Path]:
+    """Yields a new folder beside `path`, which other processes do not take for a leftover; removes it at the end."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        _try_lock(descriptor, wait=True)
+        yield folder
+
+
+def _try_lock(descriptor: int, *, wait: bool = False) -> bool:
+    """Locks a file or folder until its descriptor is closed; returns whether that was possible."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # locked by another process; or a file system without locks, where leftovers stay
+        return False
+    return True
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left when they made or replaced a file or folder, and puts back what was replaced.
+
+    What a process is still at is locked, and stays.
+
+    Args:
+        path: the file or folder.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.\w+\.(tmp|old)")
+    leftovers: list[Path] = []
+    with contextlib.suppress(OSError):  # no such folder
+        leftovers += [child for child in path.parent.iterdir() if name.fullmatch(child.name)]
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _try_lock(descriptor):
+                    _remove_leftover(leftover, path)
+            finally:
+                os.close(descriptor)
+
+
+def _remove_leftover(leftover: Path, path: Path) -> None:
+    if not leftover.is_dir():
+        leftover.unlink()
+        return
+    replaced = leftover / _REPLACED
+    if leftover.suffix == ".old" and replaced.is_dir() and not os.path.lexists(path):
+        os.rename(replaced, path)
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def publish_folder(made: Path, path: Path, *, overwrite: bool) -> None:
@@ -280,6 +337,24 @@ def publish_folder(made: Path, path: Path, *, overwrite: bool) -> None:
 def _check_free(path: Path, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or pass --overwrite")
+
+
+@contextlib.contextmanager
+def ascii_alias(folder: Path) -> Iterator[str]:
+    """Yields a path of a folder that TensorFlow can convert; it takes every name for UTF-8.
+
+    That is the folder's own path if it is ASCII. Others are reached through the descriptor of the folder.
+
+    Args:
+        folder: an existing folder.
+    """
+    alias = ""
+    with contextlib.ExitStack() as stack:
+        if not str(folder).isascii():
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)
+            alias = f"/proc/self/fd/{descriptor}"
+        yield alias if os.path.isdir(alias) else str(folder)
 
 
 def write_error(path: Path, error: OSError) -> UserError:
@@ -340,23 +415,18 @@ def remove_folder(path: Path) -> None:
     Raises:
         OSError: it cannot be renamed, and stays.
     """
-    aside = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)
-    try:
+    with _create_hidden_folder(path, ".old") as aside:
         os.rename(path, aside)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _replace_folder(path: Path, new: Path) -> None:
     """Replaces the folder `path` by the folder `new`; after an error the old one is restored."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    old = aside / "folder"
-    try:
-        os.rename(path, old)
-        os.rename(new, path)
-    except BaseException:
-        if os.path.lexists(old):
-            os.rename(old, path)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    with _create_hidden_folder(path, ".old") as aside:
+        old = aside / _REPLACED
+        try:
+            os.rename(path, old)
+            os.rename(new, path)
+        except BaseException:
+            if os.path.lexists(old):
+                os.rename(old, path)
+            raise

@@ -213,3 +213,11 @@ def test_a_file_that_is_larger_than_it_can_be_is_not_read(save, run_dir, name):
     os.truncate(run_dir / "checkpoints/step-00000001" / name, 2**40)  # reading the hole would take minutes
     with pytest.raises(UserError, match=rf"{name}: missing or damaged"):
         checkpoints.find(run_dir, "1")
+
+
+@pytest.mark.parametrize("name", ["caf\xe9", os.fsdecode(b"caf\xe9"), "two\nlines"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    run_dir = tmp_path / name
+    checkpoints.save(run_dir, {"value": tf.Variable(5.0)}, 1, checkpoints.Losses(None, None), {})
+    assert value_of(checkpoints.find(run_dir)) == 5
+    assert value_of(checkpoints.read_description(run_dir / "checkpoints/step-00000001")) == 5

@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from paths import GOLDEN
 
 import tfcharrnn
 from tfcharrnn.config import TrainingConfig
@@ -200,3 +203,9 @@ def test_seconds_go_on_after_a_resume(tmp_path, text):
     assert rows[: len(before)] == before
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds) and seconds[0] > 0 and seconds[len(before) - 1] < seconds[-1]
+
+
+def test_a_folder_whose_name_is_not_utf_8_can_be_plotted(tmp_path):
+    run_dir = shutil.copytree(GOLDEN / "rnn", tmp_path / os.fsdecode(b"caf\xe9"))
+    plotting.draw([run_dir], tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size

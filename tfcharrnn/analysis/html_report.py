@@ -76,6 +76,7 @@ def write_report(
         text = report_text.choose_text(trained, characters, split, data_dir, notes)
     evaluations = _evaluate(trained, split, data_dir, notes)
     report = _collect_report(trained, text, characters, evaluations, notes)
+    files.remove_leftovers(path)
     files.write_bytes(path, html_page.render(report).encode("utf-8"))
     return path
 

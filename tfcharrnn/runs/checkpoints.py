@@ -96,8 +96,9 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log:
         )
     with files.create_folder(path, overwrite=True) as folder:
         try:
-            tf.train.Checkpoint(**objects).write(str(folder / PREFIX))
-        except tf.errors.OpError as error:
+            with files.ascii_alias(folder) as alias:
+                tf.train.Checkpoint(**objects).write(f"{alias}/{PREFIX}")
+        except (tf.errors.OpError, ValueError) as error:  # the latter for a name that TensorFlow cannot convert
             raise UserError(
                 f"{path}: cannot be written ({first_line(error)}); earlier checkpoints are intact"
             ) from None

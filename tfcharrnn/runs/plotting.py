@@ -84,7 +84,7 @@ def draw(run_dirs: Sequence[Path], output: Path, y: Sequence[str] = ("loss", "va
     file_format = output.suffix.lower().lstrip(".")
     if file_format not in FORMATS:
         raise ConfigError(f"--output must end in .{' or .'.join(FORMATS)}. Received: {output}")
-    runs = [_Run(run_dir.resolve().name, read_metrics(run_dir)) for run_dir in run_dirs]
+    runs = [_Run(_get_label(run_dir), read_metrics(run_dir)) for run_dir in run_dirs]
     panels = _arrange_panels(y, is_summed=any(_is_loss_summed(run_dir) for run_dir in run_dirs))
     unit = _choose_time_unit(runs) if x == "time" else None
     figure = Figure(figsize=(8, 1.5 + 3 * len(panels)), layout="constrained")
@@ -136,3 +136,8 @@ def _choose_time_unit(runs: list[_Run]) -> _TimeUnit:
     if longest >= 7200.0:
         return _TimeUnit("hours", 3600.0)
     return _TimeUnit("minutes", 60.0) if longest >= 120.0 else _TimeUnit("seconds", 1.0)
+
+
+def _get_label(run_dir: Path) -> str:
+    """Returns the name of a folder; bytes that are not UTF-8 cannot be drawn."""
+    return run_dir.resolve().name.encode("utf-8", "replace").decode("utf-8")

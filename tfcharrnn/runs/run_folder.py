@@ -28,6 +28,8 @@ RUNS_DIR = Path("runs")
 _CONFIG = "config.json"
 _LOCK = ".lock"
 _FOLDERS = ("checkpoints", "tensorboard", "export")
+# files that are written anew, under another name at first
+_REPLACED_FILES = (_CONFIG, "vocab.json", "loss.png", "report.html")
 # a checkpoint that is still being written, or was never finished, is in a hidden folder
 _CHECKPOINT_FOLDER = re.compile(r"step-\d{8,12}")
 # most listings of the checkpoints until two are equal
@@ -115,6 +117,8 @@ def lock_run_dir(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = files.lock_file(path / _LOCK, "train")
+        for name in _REPLACED_FILES:
+            files.remove_leftovers(path / name)
     except BlockingIOError as error:
         raise UserError(
             f"{path}: another process is training there ({error}); stop it first, or choose another --run_dir"

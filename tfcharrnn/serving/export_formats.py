@@ -68,7 +68,8 @@ def _write_saved_model(trained: TrainedModel, folder: Path) -> None:
 
     servable = Servable(trained)
     signatures = {"serving_default": servable.generate, "generate": servable.generate, "score": servable.score}
-    tf.saved_model.save(servable, str(folder), signatures=signatures)
+    with files.ascii_alias(folder) as alias:
+        tf.saved_model.save(servable, alias, signatures=signatures)
     extra = folder / "assets.extra"  # TensorFlow reserves it for files of other programs
     extra.mkdir()
     _write_description(trained, extra)

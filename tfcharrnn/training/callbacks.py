@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import time
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfcharrnn import files
 from tfcharrnn.config import TrainingConfig
 from tfcharrnn.errors import UserError, warn
 from tfcharrnn.model.char_rnn import CharRNN
@@ -78,7 +80,10 @@ class TensorBoard(Callback):
 
     def __init__(self, run: Run, model: CharRNN):
         self._model = model
-        self._writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
+        folder = run.path / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self._folder = contextlib.ExitStack()  # open as long as the writer
+        self._writer = tf.summary.create_file_writer(self._folder.enter_context(files.ascii_alias(folder)))
 
     def on_steps(self, report: StepReport) -> None:
         """Writes the new rows of metrics."""
