@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from fuzzing.damage import Files
+from fuzzing.damage import Files, Special, put_file
 from fuzzing.foreign_formats import FOREIGN_READERS
 from fuzzing.own_formats import OWN_READERS, Reader
+from fuzzing.working_files import WORKING_READERS
 
 from tfcharrnn import cli
 from tfcharrnn.errors import ConfigError, UserError
@@ -36,7 +37,7 @@ _FLAGS = flags.FLAGS
 # limits of a reader: bytes beyond what a valid file takes, and seconds
 _MEMORY = 2**29
 _SECONDS = 20
-READERS = OWN_READERS | FOREIGN_READERS
+READERS = OWN_READERS | WORKING_READERS | FOREIGN_READERS
 
 
 @dataclass
@@ -106,7 +107,7 @@ def run_cases(name: str, seed: int, cases: range, folder: Path, bound: int, prog
         rng = random.Random(f"{seed}/{name}/{case}")
         damaged = reader.damage(rng, originals)
         for file, data in damaged.items():
-            (folder / file).write_bytes(data)
+            put_file(folder / file, data)
         if progress is not None:
             progress.value = case
         signal.setitimer(signal.ITIMER_REAL, _SECONDS)
@@ -122,7 +123,7 @@ def run_cases(name: str, seed: int, cases: range, folder: Path, bound: int, prog
             break
         signal.setitimer(signal.ITIMER_REAL, 0)
         for file in damaged:
-            (folder / file).write_bytes(originals[file])
+            put_file(folder / file, originals[file])
     tally.seconds = time.perf_counter() - start
     tally.memory = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
     return tally
@@ -159,6 +160,11 @@ def run_watched(name: str, seed: int, cases: range, folder: Path, bound: int) ->
     return Tally(failure=(progress.value, f"the process ended with code {process.exitcode}"))
 
 
+def copy_any(source: str, target: str) -> None:
+    """Copies a file, or a pipe."""
+    Special.copy(Path(source), Path(target))
+
+
 def fuzz(names: list[str], count: int, seed: int, jobs: int, first: int = 0) -> dict[str, Tally]:
     """Tests readers on `count` cases each; prints a row for each and stops at the first failure.
 
@@ -190,7 +196,7 @@ def fuzz(names: list[str], count: int, seed: int, jobs: int, first: int = 0) -> 
                     case, why = tally.failure
                     kept = Path(tempfile.gettempdir()) / f"fuzz-{name}-{seed}-{case}"
                     shutil.rmtree(kept, ignore_errors=True)
-                    shutil.copytree(folder, kept)
+                    shutil.copytree(folder, kept, symlinks=True, copy_function=copy_any)
                     raise UserError(
                         f"{name}: case {case} of seed {seed}: {why}; its files are kept in {kept}; "
                         f"again: python tools/fuzz.py --reader={name} --seed={seed} --first={case} --count=1"

@@ -56,7 +56,7 @@ def test_every_reader_withstands_damaged_files(name):
     assert done.returncode == 0, done.stderr.decode()
     tried, errors, correct = map(int, done.stdout.decode().splitlines()[1].split()[1:4])
     assert tried == errors + correct == 150
-    assert errors > 50
+    assert (correct == 150) if name == "staging" else (errors > 50)  # damaged work is done again
 
 
 def test_the_same_case_is_the_same_damage():

@@ -80,9 +80,10 @@ class Pool:
         if self.jobs == 1 or len(calls) < 2:
             yield from map(_run_call, calls)
             return
-        from joblib.externals import loky  # not needed for small texts
+        import joblib  # not needed for small texts
+        from joblib.externals import loky
 
-        jobs = min(self.jobs or loky.cpu_count(), len(calls))  # cpu_count respects the limits of a container
+        jobs = min(self.jobs or joblib.cpu_count(), len(calls))  # cpu_count respects the limits of a container
         if jobs == 1:
             yield from map(_run_call, calls)
             return

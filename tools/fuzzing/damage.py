@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shutil
 import struct
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 Files = dict[str, bytes]
 SIZES = (0, 1, 2, 127, 128, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 10**12, 10**18, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+class Special(bytes):
+    """What is put in the place of a file, and is none; its value is the kind."""
+
+    KINDS: ClassVar = (b"fifo", b"folder", b"device", b"dangling link", b"link to itself")
+
+    def put(self, path: Path) -> None:
+        """Creates it."""
+        if self == b"fifo":
+            os.mkfifo(path)
+        elif self == b"folder":
+            path.mkdir()
+            (path / "x").write_text("")
+        else:
+            path.symlink_to({b"device": "/dev/zero", b"dangling link": "missing"}.get(bytes(self), path.name))
+
+    @staticmethod
+    def copy(source: Path, target: Path) -> None:
+        """Copies a file, or a pipe."""
+        if source.is_fifo():
+            os.mkfifo(target)
+        else:
+            shutil.copy2(source, target)
+
+
+def put_file(path: Path, data: bytes) -> None:
+    """Writes a file, or creates what is special, in the place of whatever is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    if isinstance(data, Special):
+        data.put(path)
+    else:
+        path.write_bytes(data)
 
 
 def damage_bytes(rng: random.Random, data: bytes) -> bytes:
