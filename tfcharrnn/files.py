@@ -260,11 +260,15 @@ def create_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def _create_hidden_folder(path: Path, suffix: str) -> Iterator[Path]:
     """Yields a new folder beside `path`, which other processes do not take for a leftover; removes it at the end."""
     with contextlib.ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, descriptor)
-        _try_lock(descriptor, wait=True)
+        is_locked = False
+        while not is_locked:  # another process may take it for a leftover before it is locked
+            folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, descriptor)
+                _try_lock(descriptor, wait=True)
+                is_locked = folder.exists()
         yield folder
 
 
