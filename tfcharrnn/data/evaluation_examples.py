@@ -90,14 +90,16 @@ def make_evaluation_batches(
     Args:
         examples: the examples to evaluate.
         batch_size: examples in a batch.
-        in_order: keep the order of the examples, and use one shape: texts of about the same length share it.
+        in_order: keep the order of the examples, and use one shape; short texts of about the same length share it.
         widths: the widths of batches, ascending; None: chosen for these examples.
     """
     if not len(examples):
         return
     if in_order:
-        # the next power of two, so that texts of any length are read in a few shapes, each compiled once
-        padded = np.full(len(examples), 1 + 2 ** max(examples.width - 2, 0).bit_length())
+        # A text of one piece is padded to a power of two, so that texts of any length have a few shapes, each compiled
+        # once. Of several pieces only the last may be padded, since the state goes on from the others.
+        width = examples.width if len(examples) > 1 else 1 + 2 ** max(examples.width - 2, 0).bit_length()
+        padded = np.full(len(examples), width)
     else:
         padded = assign_widths(examples.lengths) if widths is None else round_up(examples.lengths, widths)
     for width in np.unique(padded):
