@@ -46,13 +46,6 @@ SETTINGS = {
     "large lstm": ("sequences", {"cell": "lstm", "hidden_size": 700}, {"steps": 6}),
 }
 
-# for 4 replicas, which take twice as long as 2: dropout, padding, a carried state, and replicas without an example
-SETTINGS_OF_4 = ("gru with dropout", "regularised", "incomplete of lines")
-
-
-def select_settings(number):
-    return SETTINGS if number < 4 else {name: SETTINGS[name] for name in SETTINGS_OF_4}
-
 
 def batches(layout, rng):
     ids = rng.integers(len(layout.special), SYMBOLS, (CALL, BATCH, WIDTH)).astype(np.int32)
@@ -88,6 +81,4 @@ def train(number, layout, model, training):
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1])
-    settings = select_settings(count)
-    print(json.dumps({name: train(count, *setting) for name, setting in settings.items()}))
+    print(json.dumps({name: train(int(sys.argv[1]), *setting) for name, setting in SETTINGS.items()}))

@@ -68,7 +68,7 @@ def padded(row, width):
 @settings(max_examples=25)
 @given(
     st.sampled_from(["sequences", "lines", "windows"]),
-    st.integers(1, 60),
+    st.integers(1, 120),
     st.sampled_from([1, 3, 7]),
     st.integers(1, 23),
     st.sampled_from([1, 300, 2000, 10**9]),
@@ -86,9 +86,9 @@ def test_every_example_is_seen_once_an_epoch_by_one_worker(
     assert isinstance(whole, out_of_core.OutOfCoreShuffledSampler) == (data.count_symbols("train") > buffer)
     expected = examples_of(data)
     width = max(map(len, expected))
-    stop = 2 * whole.steps_per_epoch
+    stop = 3 * whole.steps_per_epoch
     alone = batches(whole, 0, stop)
-    for epoch in range(2):
+    for epoch in range(3):
         steps = alone[epoch * whole.steps_per_epoch : (epoch + 1) * whole.steps_per_epoch]
         assert collections.Counter(padded(row, width) for rows, _ in steps for row in rows) == expected
         assert sum(size for _, size in steps) == sum(expected.values())

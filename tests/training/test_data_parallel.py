@@ -27,9 +27,8 @@ def of_replicas():
     return results
 
 
-@pytest.mark.parametrize(
-    ("number", "name"), [(number, name) for number in (2, 4) for name in replicated.select_settings(number)]
-)
+@pytest.mark.parametrize("name", list(replicated.SETTINGS))
+@pytest.mark.parametrize("number", [2, 4])
 def test_replicas_do_what_one_does(of_replicas, number, name):
     one, many = (of_replicas[n][name] for n in (1, number))
     expected, got = np.array(one["steps"]), np.array(many["steps"])
