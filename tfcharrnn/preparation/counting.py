@@ -170,7 +170,7 @@ def _group(items: Sequence[ItemT]) -> list[Sequence[ItemT]]:
 def _hash_group(inputs: Sequence[InputFile]) -> list[Source]:
     sources = []
     for file in inputs:
-        with input_files.report_read_errors(file.label), open(file.path, "rb") as opened:
+        with input_files.report_input_errors(file.label), open(file.path, "rb") as opened:
             hashing = input_files.HashingReader(opened)
             while hashing.read(BLOCK_BYTES):
                 pass

@@ -55,7 +55,7 @@ def find_files(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _list_folder(folder: str) -> list[str]:
     def stop(error: OSError) -> None:  # skipping files silently would change the text
-        with report_read_errors(error.filename):
+        with report_input_errors(error.filename):
             raise error
 
     paths = []
@@ -122,7 +122,7 @@ def open_decompressed(path: str, member: str = "") -> Iterator[tuple[IO[bytes], 
     Yields:
         The decompressed content, and the reader that counts and hashes the file (or member) itself.
     """
-    with report_read_errors(path), contextlib.ExitStack() as stack:
+    with report_input_errors(path), contextlib.ExitStack() as stack:
         if member:
             archive = stack.enter_context(zipfile.ZipFile(path))
             raw: IO[bytes] = stack.enter_context(archive.open(member))
@@ -167,7 +167,7 @@ class HashingReader(io.BufferedIOBase):
 
 
 @contextlib.contextmanager
-def report_read_errors(path: str) -> Iterator[None]:
+def report_input_errors(path: str) -> Iterator[None]:
     """Turns an error of reading a file into a one-line `UserError`."""
     try:
         yield

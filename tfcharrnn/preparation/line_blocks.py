@@ -93,7 +93,7 @@ def has_whole_lines(blocks: Sequence[TextBlock], config: DataConfig) -> bool:
 
 
 def _ends_with_newline(block: TextBlock) -> bool:
-    with input_files.report_read_errors(block.label), open(block.path, "rb") as file:
+    with input_files.report_input_errors(block.label), open(block.path, "rb") as file:
         file.seek(block.end - 1)
         return file.read(1) == b"\n"
 

@@ -276,7 +276,7 @@ class StagingFolder:
             if index in plain_files:
                 continue
             if text_blocks.is_plain(file):
-                with input_files.report_read_errors(file.label):
+                with input_files.report_input_errors(file.label):
                     plain_files[index] = _PlainFile(None, file.encoding, os.stat(file.path).st_size)
             else:
                 (others if is_regular_file(file) else pipes).append(index)
@@ -383,7 +383,7 @@ def is_regular_file(file: InputFile) -> bool:
     Raises:
         UserError: it cannot be read.
     """
-    with input_files.report_read_errors(file.label):
+    with input_files.report_input_errors(file.label):
         return stat.S_ISREG(os.stat(file.path).st_mode)
 
 
@@ -391,7 +391,7 @@ def _file_state(file: InputFile) -> list[Any]:
     """Returns what identifies the content of a file without reading it; for a pipe, this differs in every process."""
     if not is_regular_file(file):
         return [file.path, os.getpid()]
-    with input_files.report_read_errors(file.label):
+    with input_files.report_input_errors(file.label):
         status = os.stat(file.path)
     return [os.path.abspath(file.path), file.name, file.member, status.st_size, status.st_mtime_ns]
 

@@ -60,7 +60,7 @@ class TextBlock:
         Raises:
             UserError: the file cannot be read, is not in its encoding, or has become shorter.
         """
-        with input_files.report_read_errors(self.label), open(self.path, "rb") as file:
+        with input_files.report_input_errors(self.label), open(self.path, "rb") as file:
             file.seek(self.start)
             data = file.read(self.end - self.start)
         if len(data) < self.end - self.start:
@@ -145,7 +145,7 @@ def divide_file(file: InputFile, config: DataConfig, newline: bool) -> list[Text
         UserError: the file cannot be read.
     """
     bounds = [0]
-    with input_files.report_read_errors(file.label), open(file.path, "rb") as opened:
+    with input_files.report_input_errors(file.label), open(file.path, "rb") as opened:
         size = os.fstat(opened.fileno()).st_size
         while size - bounds[-1] > BLOCK_BYTES:
             width = min(_TAIL_BYTES, BLOCK_BYTES)
@@ -206,7 +206,7 @@ def is_plain(file: InputFile) -> bool:
         ConfigError: the encoding is unknown.
         UserError: the file cannot be read.
     """
-    with input_files.report_read_errors(file.label):
+    with input_files.report_input_errors(file.label):
         return not file.member and input_files.is_uncompressed_file(file.path) and _is_stateless(file.encoding)
 
 
