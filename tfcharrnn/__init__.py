@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tfcharrnn.data.vocabulary import Vocabulary
     from tfcharrnn.errors import ConfigError, UserError
     from tfcharrnn.inference.trained_model import TrainedModel, load_model
+    from tfcharrnn.model.cells import register_cell
+    from tfcharrnn.model.cells.base import Cell, ExtraWeight, normalise_layer
+    from tfcharrnn.model.cells.linear import LinearCell
     from tfcharrnn.model.char_rnn import CharRNN
     from tfcharrnn.preparation.data_folder import prepare_data
     from tfcharrnn.serving.export_formats import export_model
@@ -22,11 +25,14 @@ __version__ = "0.1.0"
 
 # where each public name lives; a module is imported when a name of it is first used, so that this import is cheap
 _HOMES = {
+    "Cell": "model.cells.base",
     "CharRNN": "model.char_rnn",
     "ConfigError": "errors",
     "DataConfig": "config",
     "DataFolder": "data.dataset",
+    "ExtraWeight": "model.cells.base",
     "GenerationConfig": "config",
+    "LinearCell": "model.cells.linear",
     "ModelConfig": "config",
     "Result": "training.loop",
     "TrainedModel": "inference.trained_model",
@@ -35,18 +41,23 @@ _HOMES = {
     "Vocabulary": "data.vocabulary",
     "export_model": "serving.export_formats",
     "load_model": "inference.trained_model",
+    "normalise_layer": "model.cells.base",
     "open_data": "data.dataset",
     "prepare_data": "preparation.data_folder",
+    "register_cell": "model.cells",
     "train_model": "training.setup",
     "write_report": "analysis.html_report",
 }
 
 __all__ = [
+    "Cell",
     "CharRNN",
     "ConfigError",
     "DataConfig",
     "DataFolder",
+    "ExtraWeight",
     "GenerationConfig",
+    "LinearCell",
     "ModelConfig",
     "Result",
     "TrainedModel",
@@ -55,8 +66,10 @@ __all__ = [
     "Vocabulary",
     "export_model",
     "load_model",
+    "normalise_layer",
     "open_data",
     "prepare_data",
+    "register_cell",
     "train_model",
     "write_report",
 ]

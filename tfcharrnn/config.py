@@ -12,12 +12,12 @@ import re
 import typing
 from typing import Any, TypeVar
 
+from tfcharrnn import cell_registry
 from tfcharrnn.errors import ConfigError, UserError, first_line, shorten
 from tfcharrnn.layouts import LAYOUTS
 
 ConfigT = TypeVar("ConfigT")
 
-CELLS = ("rnn", "lstm", "gru")
 IMPLEMENTATIONS = ("auto", "custom", "keras", "cudnn")
 PRECISIONS = ("float32", "bfloat16", "float64")
 INITIALIZERS = ("glorot", "glorot_joint", "normal", "uniform")
@@ -196,7 +196,11 @@ class DataConfig(_CheckedConfig):
 class ModelConfig(_CheckedConfig):
     """Model options: the cell, its sizes, and the code that runs it."""
 
-    cell: str = option("rnn", "Recurrent cell: Elman RNN (tanh), LSTM or GRU.", choices=CELLS)
+    cell: str = option(
+        "rnn",
+        "Recurrent cell: rnn (Elman, tanh), lstm, gru, lnlstm (layer-normalised), mlstm (multiplicative), mingru, "
+        "minlstm, sru, or one that --cell_module registers.",
+    )
     implementation: str = option(
         "auto",
         "Code that runs the cells: custom (by hand), keras, or cudnn; auto: cudnn on an NVIDIA GPU, else custom.",
@@ -217,6 +221,12 @@ class ModelConfig(_CheckedConfig):
     num_layers: int = option(1, "Recurrent layers, stacked.", at_least=1, at_most=64)
     embedding_size: int = option(
         0, "Size of the learned character embedding; 0: one-hot input.", at_least=0, at_most=65_536
+    )
+    residual: bool = option(
+        False, "Add the input of each layer from the second on to its output, so that many layers can be trained."
+    )
+    layer_norm: bool = option(
+        False, "Normalise what enters each layer from the second on, and the output layer, over its units."
     )
     learned_initial_state: bool = option(False, "Learn the initial state, instead of zeros.")
     zero_start: bool = option(False, "Feed a vector of zeros in place of <S>.")
@@ -248,9 +258,11 @@ class ModelConfig(_CheckedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cell == "rnn" and self.recurrent_activation != "sigmoid":
+        cell_registry.check_cell(self.cell)
+        if self.cell not in ("lstm", "gru") and self.recurrent_activation != "sigmoid":
             raise ConfigError(
-                f"--recurrent_activation={self.recurrent_activation}: --cell=rnn has no gates; use lstm or gru"
+                f"--recurrent_activation={self.recurrent_activation}: --cell={self.cell} has no such choice of gates; "
+                "use lstm or gru"
             )
         for name in ("input_dropout", "embedding_dropout"):
             if getattr(self, name) and not self.embedding_size:
@@ -432,7 +444,7 @@ class GenerationConfig(_CheckedConfig):
 class GradcheckConfig(_CheckedConfig):
     """Gradient-check options; cuDNN is not checked, since the check is in float64."""
 
-    cell: str = option("all", "Recurrent cell, or all of them.", choices=("all", *CELLS))
+    cell: str = option("all", "Recurrent cell, or all of them: those of --cell_module, else the built-in ones.")
     implementation: str = option("all", "Code that runs the cells, or both.", choices=("all", "custom", "keras"))
     hidden_size: int = option(5, "Units in each recurrent layer.", at_least=1, at_most=65_536)
     num_layers: int = option(2, "Recurrent layers, stacked; one layer is checked too.", at_least=1, at_most=64)
@@ -443,6 +455,11 @@ class GradcheckConfig(_CheckedConfig):
     seq_length: int = option(7, "Symbols in a sequence.", at_least=2, at_most=1_000_000)
     seed: int = option(0, "Seed of weights, texts, states and masks.", at_least=0, at_most=2**31 - 1)
     tolerance: float = option(1e-7, "Largest relative error that passes.", at_least=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cell != "all":
+            cell_registry.check_cell(self.cell)
 
 
 def check_settings(cls: type, values: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 
-from tfcharrnn import cli, config
+from tfcharrnn import cell_registry, cli
 from tfcharrnn.config import GradcheckConfig
 from tfcharrnn.errors import UserError
 
@@ -34,7 +34,7 @@ def check_gradients(settings: GradcheckConfig) -> None:
     """
     from tfcharrnn.verification import gradient_check
 
-    cells = config.CELLS if settings.cell == "all" else (settings.cell,)
+    cells = cell_registry.list_cells() if settings.cell == "all" else (settings.cell,)
     implementations = ("custom", "keras") if settings.implementation == "all" else (settings.implementation,)
     columns = [(cell, implementation) for cell in cells for implementation in implementations]
     print("layers embedding texts  ", *(f"{cell + ' ' + implementation:>11}" for cell, implementation in columns))

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tfcharrnn.config import RECURRENT_ACTIVATIONS, ModelConfig
 from tfcharrnn.model import recurrence
-from tfcharrnn.model.cells import CELLS, base, get_cell_class
+from tfcharrnn.model.backends import LIBRARY_CELLS
+from tfcharrnn.model.cells import base, get_cell_class
 from tfcharrnn.model.cells.base import get_initializers, glorot_uniform, orthogonal
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.verification import numpy_reference
@@ -15,7 +16,7 @@ GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 
 def make(name, input_size=5, hidden_size=6, seed=0, dtype=tf.float64):
-    return CELLS[name](input_size, hidden_size, np.random.default_rng(seed), dtype)
+    return get_cell_class(name)(input_size, hidden_size, np.random.default_rng(seed), dtype)
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -127,16 +128,16 @@ def test_gates_of_each_activation_are_the_formulas_of_keras():
 
 def test_equal_settings_give_the_same_cell_class():
     """Compiled loops are cached by class, so a new one for every model would compile them again."""
-    for name, cell in CELLS.items():
-        assert get_cell_class(name) is cell
+    for name in LIBRARY_CELLS:
+        assert get_cell_class(name) is get_cell_class(name)
     hard = get_cell_class("lstm", "hard_sigmoid")
-    assert hard is get_cell_class("lstm", "hard_sigmoid") and issubclass(hard, CELLS["lstm"])
-    assert hard.gate is base.HARD_SIGMOID and CELLS["lstm"].gate is base.SIGMOID
+    assert hard is get_cell_class("lstm", "hard_sigmoid") and issubclass(hard, get_cell_class("lstm"))
+    assert hard.gate is base.HARD_SIGMOID and get_cell_class("lstm").gate is base.SIGMOID
 
 
 @pytest.mark.parametrize("name", GATES)
 def test_large_sums_saturate_and_stay_finite(name):
-    columns = CELLS[name].num_gates * 6
+    columns = get_cell_class(name).num_gates * 6
     cell = make(name, input_size=columns, dtype=tf.float32)
     cell.kernel.assign(tf.eye(columns))  # x W = x
     for sign in (-1.0, 1.0):
@@ -149,7 +150,7 @@ def test_large_sums_saturate_and_stay_finite(name):
 
 
 def test_two_kernels_can_be_drawn_as_one_matrix():
-    cell = CELLS["lstm"](7, 5, np.random.default_rng(0), initializers=get_initializers("glorot_joint", 0.0))
+    cell = get_cell_class("lstm")(7, 5, np.random.default_rng(0), initializers=get_initializers("glorot_joint", 0.0))
     joint = glorot_uniform(np.random.default_rng(0), 12, 20)
     np.testing.assert_allclose(cell.kernel.numpy(), joint[:7], rtol=1e-6)
     np.testing.assert_allclose(cell.recurrent_kernel.numpy(), joint[7:], rtol=1e-6)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfcharrnn import rng
 from tfcharrnn.config import ModelConfig
-from tfcharrnn.model.cells import CELLS
+from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.char_rnn import CharRNN, split_batch, variable_shapes
 from tfcharrnn.verification import numpy_reference
 
@@ -68,7 +68,7 @@ def check_against_reference(cell, implementation, layers, embedding, jit_compile
 
 @pytest.mark.parametrize("embedding", [0, 3])
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_the_shapes_are_known_without_a_model(cell, learned, embedding):
     config = ModelConfig(
         cell=cell, hidden_size=5, num_layers=2, embedding_size=embedding, learned_initial_state=learned
@@ -80,19 +80,19 @@ def test_the_shapes_are_known_without_a_model(cell, learned, embedding):
 @pytest.mark.parametrize("embedding", [0, 3], ids=["one-hot", "embedding"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_equals_the_reference(cell, implementation, layers, embedding):
     check_against_reference(cell, implementation, layers, embedding, jit_compile=False)
 
 
 @pytest.mark.parametrize(("layers", "embedding"), [(1, 0), (2, 3)])
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_equals_the_reference_when_compiled_by_xla(cell, implementation, layers, embedding):
     check_against_reference(cell, implementation, layers, embedding, jit_compile=True)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_more_symbols_than_positions(cell):
     """With an embedding and a large vocabulary, embedded symbols are multiplied; the result is the same."""
     rng = np.random.default_rng(12)
@@ -108,7 +108,7 @@ def test_more_symbols_than_positions(cell):
         assert numpy_reference.relative_error(tf.convert_to_tensor(gradient), expected.gradients[name]) < 1e-11, name
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_losses_are_of_every_next_symbol(cell):
     rng = np.random.default_rng(13)
     model = random_model(rng, cell=cell, num_layers=2)
@@ -126,7 +126,7 @@ def test_losses_are_of_every_next_symbol(cell):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.float64, 1e-12)])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_two_pieces_with_the_carried_state_are_one_text(cell, dtype, tolerance):
     rng = np.random.default_rng(14)
     model = random_model(rng, dtype, cell=cell, num_layers=2)
@@ -141,7 +141,7 @@ def test_two_pieces_with_the_carried_state_are_one_text(cell, dtype, tolerance):
 
 
 @pytest.mark.parametrize("embedding", [0, 3])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_stepper_reads_as_the_model_does(cell, embedding):
     rng = np.random.default_rng(15)
     model = random_model(rng, cell=cell, num_layers=2, embedding_size=embedding)
@@ -178,7 +178,7 @@ def test_importing_the_model_imports_little_else():
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "tfcharrnn.model.char_rnn" in names and len(names) <= 15
     floors = {name.split(".")[1] for name in names if "." in name}
-    assert floors <= {"model", "errors", "layouts", "rng"}
+    assert floors <= {"model", "cell_registry", "errors", "layouts", "rng"}
 
 
 def test_split_batch_pairs_each_symbol_with_the_next():
@@ -218,7 +218,7 @@ def factors(model, ids, key):
 
 
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_dropout_equals_the_reference_with_the_same_mask(cell, implementation):
     rng = np.random.default_rng(17)
     model = random_model(rng, cell=cell, implementation=implementation, num_layers=3, dropout=0.4)
@@ -279,7 +279,7 @@ def test_without_a_key_there_is_no_dropout():
 
 
 @pytest.mark.parametrize("batch", [6, 7])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_two_halves_of_a_batch_are_the_whole(cell, batch, monkeypatch):
     """Losses, gradients and what dropout drops do not depend on whether a batch is divided."""
     config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, dropout=0.3, implementation="custom")
@@ -304,7 +304,7 @@ def test_two_halves_of_a_batch_are_the_whole(cell, batch, monkeypatch):
 # A learned initial state
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_a_learned_initial_state_starts_at_zero_and_is_learned(cell):
     config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, learned_initial_state=True)
     model, plain = (

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.errors import ConfigError
 from tfcharrnn.layouts import LAYOUTS
-from tfcharrnn.model.cells import CELLS
+from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.verification import numpy_reference
 
@@ -45,7 +45,7 @@ def loss_and_gradients(model, ids):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-6), (tf.float64, 1e-12)])
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_padding_changes_neither_loss_nor_gradients(cell, implementation, dtype, tolerance):
     model = make_model("lines", dtype, cell=cell, implementation=implementation, num_layers=2)
     ids, padded = lines([9, 4, 3, 7], 9), lines([9, 4, 3, 7], 18)
@@ -58,7 +58,7 @@ def test_padding_changes_neither_loss_nor_gradients(cell, implementation, dtype,
 
 
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_the_state_carried_from_a_padded_line_is_that_after_its_last_character(cell, implementation):
     lengths = [9, 4, 3, 7] * 4  # enough rows for two halves
     model = make_model("lines", cell=cell, implementation=implementation, num_layers=2)
@@ -83,7 +83,7 @@ def test_the_state_carried_from_a_padded_line_is_that_after_its_last_character(c
             np.testing.assert_allclose(array[row : row + 1], want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_the_loss_of_lines_is_that_of_the_reference(cell):
     """The mean over all characters and ends of the lines, each computed alone."""
     model = make_model("lines", cell=cell, num_layers=2, embedding_size=3)
@@ -115,7 +115,7 @@ def test_windows_have_a_loss_of_their_last_character_only():
 
 @pytest.mark.parametrize(("layers", "embedding"), [(1, 0), (1, 3), (2, 0), (2, 3)])
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_uneven_pieces_with_the_carried_state_are_the_whole_stream(cell, implementation, layers, embedding):
     sizes = {"num_layers": layers, "embedding_size": embedding}
     model = make_model("stream", tf.float32, cell=cell, implementation=implementation, **sizes)
@@ -143,7 +143,7 @@ def test_uneven_pieces_with_the_carried_state_are_the_whole_stream(cell, impleme
 @pytest.mark.parametrize("layout", ["sequences", "lines"])
 @pytest.mark.parametrize("embedding", [0, 3], ids=["one-hot", "embedding"])
 @pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_zero_start_is_a_row_of_zeros(cell, implementation, embedding, layout):
     """The row of <S> is ignored, acts as zeros, and gets no gradient."""
     sizes = {"num_layers": 2, "embedding_size": embedding}

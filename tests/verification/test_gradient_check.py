@@ -14,8 +14,8 @@ import tensorflow as tf
 from tfcharrnn import gradcheck
 from tfcharrnn.config import GradcheckConfig
 from tfcharrnn.errors import UserError
-from tfcharrnn.model import cells
-from tfcharrnn.model.cells import RNNCell
+from tfcharrnn.model.backends import LIBRARY_CELLS
+from tfcharrnn.model.cells.rnn import RNNCell
 from tfcharrnn.verification import gradient_check, numpy_reference
 
 SMALL = GradcheckConfig(hidden_size=2, embedding_size=2, batch_size=2, seq_length=4)
@@ -33,7 +33,7 @@ class WrongRNNCell(RNNCell):
 
 
 @pytest.mark.parametrize("kind", gradient_check.BUILDERS)
-@pytest.mark.parametrize("cell", cells.CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_correct_gradients_pass(cell, kind):
     """All parameters of a model and its carried state are checked; no gradient is zero on both sides."""
     problem = gradient_check.build_problem(SMALL, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "custom")
@@ -56,7 +56,7 @@ def test_correct_gradients_pass(cell, kind):
 
 
 @pytest.mark.parametrize("kind", ["learned", "padded"])
-@pytest.mark.parametrize("cell", cells.CELLS)
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_correct_gradients_of_keras_pass(cell, kind):
     problem = gradient_check.build_problem(SMALL, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "keras")
     assert max(gradient_check.compute_relative_errors(problem).values()) < 1e-7

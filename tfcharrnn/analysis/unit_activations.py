@@ -14,7 +14,7 @@ from tfcharrnn.analysis.text_features import Feature
 from tfcharrnn.data.chunking import Part
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.layouts import END, START
-from tfcharrnn.model import recurrence
+from tfcharrnn.model import compiled_loops
 from tfcharrnn.model.cells import State
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.symbols import group_characters
@@ -212,7 +212,7 @@ def _run_model(model: CharRNN, inputs: _InputSequence) -> list[list[Floats]]:
             after = tuple(tf.nest.flatten(advance(ids[t][tf.newaxis], unflatten(before))))
             return after, after
 
-        return recurrence.scan(step, initial, len(inputs.ids), [value.shape for value in initial])[1]
+        return compiled_loops.scan(step, initial, len(inputs.ids), [value.shape for value in initial])[1]
 
     flat = run(tf.constant(inputs.ids), tf.constant(inputs.resets))
     return [[value.numpy()[:, 0] for value in state] for state in unflatten(flat)]

@@ -1,10 +1,10 @@
 """The backends that run a recurrent layer, as `--implementation` names them: custom, keras and cudnn.
 
 All use the same variables. `Backend.run_layer` takes a cell, its inputs (symbols, or vectors `[time, batch, input]`),
-the state before the first step, the recurrent kernel, from which dropout may have removed weights, and for rows of
-different lengths a mask, bool `[time, batch]`: true for the first steps of a row, false for those to skip after them.
-It returns the outputs, `[time, batch, hidden]`, and the state after the last step; outputs of skipped steps are
-undefined.
+the state before the first step, the recurrent kernel, from which dropout may have removed weights (None if the cell has
+none), and for rows of different lengths a mask, bool `[time, batch]`: true for the first steps of a row, false for
+those to skip after them. It returns the outputs, `[time, batch, hidden]`, and the state after the last step; outputs of
+skipped steps are undefined.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import tensorflow as tf
 
 from tfcharrnn.errors import UserError
 from tfcharrnn.model import recurrence
-from tfcharrnn.model.cells import Cell, GRUCell, LSTMCell, RNNCell, State
+from tfcharrnn.model.cells import Cell, State, get_cell_class
 from tfcharrnn.model.input_projection import SymbolInput
 
 if TYPE_CHECKING:
     from tfcharrnn.config import ModelConfig
 
-RunLayer = Callable[[Cell, "SymbolInput | tf.Tensor", State, tf.Tensor, "tf.Tensor | None"], tuple[tf.Tensor, State]]
+RunLayer = Callable[
+    [Cell, "SymbolInput | tf.Tensor", State, "tf.Tensor | None", "tf.Tensor | None"], tuple[tf.Tensor, State]
+]
+# the cells that Keras and cuDNN have as well
+LIBRARY_CELLS = ("rnn", "lstm", "gru")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,14 @@ def check_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> None:
     Raises:
         UserError: it is not, or it does not.
     """
+    cell_class = get_cell_class(config.cell)
+    if config.implementation in ("keras", "cudnn") and config.cell not in LIBRARY_CELLS:
+        raise UserError(
+            f"--implementation={config.implementation} has no --cell={config.cell}, only {', '.join(LIBRARY_CELLS)}; "
+            "use auto or custom"
+        )
+    if config.weight_drop and not cell_class.num_recurrent_gates:
+        raise UserError(f"--weight_drop: --cell={config.cell} has no recurrent kernel whose weights could be dropped")
     obstacle = _find_cudnn_obstacle(config, dtype)
     if config.implementation == "cudnn" and obstacle:
         raise UserError(f"--implementation=cudnn is unavailable: {obstacle}; use auto or custom")
@@ -81,6 +93,8 @@ def _find_cudnn_obstacle(config: ModelConfig, dtype: tf.DType) -> str:
     """Returns the reason why cuDNN cannot run a configuration, or "" if it can."""
     if not is_cudnn_available():
         return "TensorFlow found no NVIDIA GPU"
+    if config.cell not in LIBRARY_CELLS:
+        return f"it has no --cell={config.cell}"
     if config.precision != "float32" or dtype != tf.float32:
         return "it runs in float32 only"
     if config.recurrent_activation != "sigmoid":
@@ -91,6 +105,21 @@ def _find_cudnn_obstacle(config: ModelConfig, dtype: tf.DType) -> str:
 def _to_vectors(cell: Cell, inputs: SymbolInput | tf.Tensor) -> tf.Tensor:
     """Returns the inputs as vectors, `[time, batch, input]`, for backends that accept nothing else."""
     return inputs.to_vectors(cell.kernel.dtype) if isinstance(inputs, SymbolInput) else inputs
+
+
+def run_custom(
+    cell: Cell,
+    inputs: SymbolInput | tf.Tensor,
+    state: State,
+    kernel: tf.Tensor | None,
+    mask: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, State]:
+    """Runs a layer step by step, or all steps at once if the cell is linear in its state."""
+    if cell.is_linear:
+        from tfcharrnn.model import linear_recurrence  # few models need it
+
+        return linear_recurrence.run_linear_layer(cell, inputs, state, mask)
+    return recurrence.run_layer(cell, inputs, state, kernel, mask)
 
 
 # Keras
@@ -120,10 +149,10 @@ def _build_keras_layer(cell_class: type[Cell], input_size: int, hidden_size: int
 
     with tf.init_scope():
         settings = {"return_sequences": True, "return_state": True, "dtype": dtype}
-        if issubclass(cell_class, RNNCell):
+        if cell_class.library_name == "rnn":
             layer = keras.layers.SimpleRNN(hidden_size, **settings)
         else:
-            layer_class = keras.layers.LSTM if issubclass(cell_class, LSTMCell) else keras.layers.GRU
+            layer_class = keras.layers.LSTM if cell_class.library_name == "lstm" else keras.layers.GRU
             activation = _get_keras_activation(cell_class.gate.name)
             layer = layer_class(hidden_size, recurrent_activation=activation, **settings)
         layer.build((None, None, input_size))
@@ -141,9 +170,9 @@ def _get_keras_activation(name: str) -> Any:
 
 # cuDNN
 
-_CUDNN_MODES: dict[type[Cell], str] = {RNNCell: "rnn_tanh", LSTMCell: "lstm", GRUCell: "gru"}
+_CUDNN_MODES = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
 # for each of cuDNN's gates in its order the index of ours
-_CUDNN_GATES: dict[type[Cell], tuple[int, ...]] = {RNNCell: (0,), LSTMCell: (0, 1, 2, 3), GRUCell: (1, 0, 2)}
+_CUDNN_GATES: dict[str, tuple[int, ...]] = {"rnn": (0,), "lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}
 
 
 def is_cudnn_available() -> bool:
@@ -157,14 +186,14 @@ def run_cudnn(
     """Runs a layer with cuDNN on the cell's variables, in one call; the gradients are cuDNN's own."""
     x = _to_vectors(cell, inputs)
     time, batch, _ = x.shape
-    is_lstm = isinstance(cell, LSTMCell)
+    is_lstm = cell.library_name == "lstm"
     result = tf.raw_ops.CudnnRNNV3(
         input=x,
         input_h=state[0][tf.newaxis],
         input_c=state[1][tf.newaxis] if is_lstm else tf.zeros([], x.dtype),
         params=flatten_weights(cell, kernel),
         sequence_lengths=tf.fill([batch], time) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), 0),
-        rnn_mode=_CUDNN_MODES[type(cell)],
+        rnn_mode=_CUDNN_MODES[cell.library_name],
         is_training=True,
         time_major=True,
     )
@@ -183,7 +212,7 @@ def flatten_weights(cell: Cell, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
         A vector of `gates * hidden * (input + hidden + 2)` numbers.
     """
-    order = _CUDNN_GATES[type(cell)]
+    order = _CUDNN_GATES[cell.library_name]
     parts = []
     for matrix in (cell.kernel, kernel):
         gates = tf.split(tf.transpose(matrix), cell.num_gates, axis=0)
@@ -196,7 +225,7 @@ def flatten_weights(cell: Cell, kernel: tf.Tensor) -> tf.Tensor:
 
 
 _BACKENDS = {
-    "custom": Backend("custom", recurrence.run_layer, jit_compile=True),
+    "custom": Backend("custom", run_custom, jit_compile=True),
     "keras": Backend("keras", run_keras, jit_compile=False),
     "cudnn": Backend("cudnn", run_cudnn, jit_compile=False),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +15,7 @@ from tfcharrnn.errors import ConfigError
 from tfcharrnn.layouts import LAYOUTS, Layout
 from tfcharrnn.model import backends, input_projection
 from tfcharrnn.model.cells import State, get_cell_class
-from tfcharrnn.model.cells.base import get_initializers, matmul
+from tfcharrnn.model.cells.base import get_initializers, matmul, normalise_layer
 from tfcharrnn.model.dropout import Dropout
 from tfcharrnn.model.input_projection import SymbolInput
 
@@ -43,6 +45,7 @@ class CharRNN(tf.Module):
         cells: one cell for each layer.
         embedding: `[vocabulary, embedding]`; None: one-hot input.
         initial_states: the learned initial state of each layer, variables `[hidden]`; None: zeros, not learned.
+        norms: with `--layer_norm` the gain and shift of the normalisation after each layer; else None.
         output_kernel: `[hidden, vocabulary]`.
         output_bias: `[vocabulary]`.
     """
@@ -87,6 +90,9 @@ class CharRNN(tf.Module):
                 ]
                 for cell in self.cells
             ]
+        self.norms = None
+        if config.layer_norm:
+            self.norms = [LayerNorm(config.hidden_size, dtype) for _ in self.cells]
         values = initializers.kernel(generators[0], input_size, vocabulary_size)
         self.output_kernel = tf.Variable(values, dtype=dtype, name="output_kernel")
         self.output_bias = tf.Variable(tf.zeros([vocabulary_size], dtype), name="output_bias")
@@ -103,7 +109,9 @@ class CharRNN(tf.Module):
         if self.embedding is not None:
             named["embedding"] = self.embedding
         for layer, cell in enumerate(self.cells):
-            named |= {f"cells/{layer}/{name}": getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
+            named |= {f"cells/{layer}/{name}": variable for name, variable in cell.named_variables.items()}
+        for layer, norm in enumerate(self.norms or []):
+            named |= {f"norms/{layer}/gain": norm.gain, f"norms/{layer}/shift": norm.shift}
         for layer, state in enumerate(self.initial_states or []):
             named |= {f"initial_states/{layer}/{index}": variable for index, variable in enumerate(state)}
         return named
@@ -250,15 +258,33 @@ class CharRNN(tf.Module):
         hidden: SymbolInput | tf.Tensor = SymbolInput(symbols, self.vocabulary_size, embedding, config.zero_start)
         if config.input_dropout and dropout.key is not None:
             hidden = dropout.drop_activations(hidden.to_vectors(self.dtype), 0, config.input_dropout)
+        outputs: list[tf.Tensor] = []
         last = []
         for layer, cell in enumerate(self.cells):
             if layer:
-                hidden = dropout.drop_activations(hidden, layer, config.dropout)
-            kernel = tf.convert_to_tensor(cell.recurrent_kernel)
-            kernel = dropout.drop_recurrent_kernel(kernel, layer, config.weight_drop)
-            hidden, layer_state = self.backend.run_layer(cell, hidden, state[layer], kernel, mask)
+                hidden = dropout.drop_activations(self._combine_outputs(outputs), layer, config.dropout)
+            kernel = None if cell.recurrent_kernel is None else tf.convert_to_tensor(cell.recurrent_kernel)
+            if kernel is not None:
+                kernel = dropout.drop_recurrent_kernel(kernel, layer, config.weight_drop)
+            output, layer_state = self.backend.run_layer(cell, hidden, state[layer], kernel, mask)
+            outputs.append(output)
             last.append(layer_state)
+        hidden = self._combine_outputs(outputs)
         return dropout.drop_activations(hidden, len(self.cells), config.output_dropout), tuple(last)
+
+    def _combine_outputs(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns what enters the next layer, or the output layer, from the outputs of the layers so far.
+
+        That is the last output, with `--residual` the sum of all (He et al. 2016), and with `--layer_norm` that
+        normalised (Ba et al. 2016; before each layer and after the last, as in Xiong et al. 2020).
+
+        Args:
+            outputs: tensors `[..., hidden]`.
+        """
+        hidden = outputs[-1]
+        if self.config.residual:
+            hidden = functools.reduce(operator.add, outputs)
+        return hidden if self.norms is None else self.norms[len(outputs) - 1](hidden)
 
     def _replace_start(self, ids: tf.Tensor) -> tf.Tensor:
         """Replaces `<S>` with the id of the zero vector if the model has `--zero_start`."""
@@ -280,14 +306,33 @@ class CharRNN(tf.Module):
             after: list[State] = []
             for layer, cell in enumerate(self.cells):
                 if layer:
-                    p = cell.matmul(after[-1][0], tf.convert_to_tensor(cell.kernel)) + cell.input_bias
+                    p = cell.project(self._combine_outputs([layer_state[0] for layer_state in after]))
                 after.append(cell.step(p, state[layer]))
             return tuple(after)
 
         def logits(state: Sequence[State]) -> tf.Tensor:
-            return matmul(state[-1][0], self.output_kernel, self.compute_dtype) + self.output_bias
+            hidden = self._combine_outputs([layer_state[0] for layer_state in state])
+            return matmul(hidden, self.output_kernel, self.compute_dtype) + self.output_bias
 
         return Stepper(advance, logits)
+
+
+class LayerNorm(tf.Module):
+    """Normalises vectors over their last axis, with a gain and a shift (Ba et al. 2016, eq. 4).
+
+    Attributes:
+        gain: `[size]`, initially 1.
+        shift: `[size]`, initially 0.
+    """
+
+    def __init__(self, size: int, dtype: tf.DType):
+        super().__init__()
+        self.gain = tf.Variable(tf.ones([size], dtype), name="gain")
+        self.shift = tf.Variable(tf.zeros([size], dtype), name="shift")
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns gain (x - mean) / sqrt(variance + 1e-5) + shift, `[..., size]`."""
+        return self.gain * normalise_layer(x) + self.shift
 
 
 class Stepper(NamedTuple):
@@ -335,6 +380,8 @@ def variable_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, tupl
             shapes[f"cells/{layer}/{name}"] = shape
         for index in range(cell.num_state_tensors if config.learned_initial_state else 0):
             shapes[f"initial_states/{layer}/{index}"] = (hidden,)
+        for name in ("gain", "shift") if config.layer_norm else ():
+            shapes[f"norms/{layer}/{name}"] = (hidden,)
     return shapes
 
 

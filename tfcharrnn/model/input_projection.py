@@ -71,7 +71,8 @@ def project_vocabulary(cell: Cell, embedding: tf.Tensor | None, has_zero_id: boo
     """Returns x W + b for every symbol, and with `has_zero_id` for x = 0 last, `[vocabulary (+ 1), gates * hidden]`."""
     kernel = tf.convert_to_tensor(cell.kernel)
     rows = kernel if embedding is None else cell.matmul(embedding, kernel)
-    return (append_zero_row(rows) if has_zero_id else rows) + cell.input_bias
+    rows = append_zero_row(rows) if has_zero_id else rows
+    return rows if cell.input_bias is None else rows + cell.input_bias
 
 
 def append_zero_row(table: tf.Tensor) -> tf.Tensor:
@@ -82,7 +83,7 @@ def append_zero_row(table: tf.Tensor) -> tf.Tensor:
 def _project_vectors(cell: Cell, x: tf.Tensor) -> tf.Tensor:
     """Returns x W + b as one large product, `[time * batch, input]` times `[input, gates * hidden]`."""
     time, batch, size = x.shape
-    rows = tf.nn.bias_add(cell.matmul(tf.reshape(x, [-1, size]), tf.convert_to_tensor(cell.kernel)), cell.input_bias)
+    rows = cell.project(tf.reshape(x, [-1, size]))
     return tf.reshape(rows, [time, batch, rows.shape[1]])
 
 

@@ -10,14 +10,21 @@ Time comes first in every tensor, `[time, batch, ...]`, so that each step reads 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from tfcharrnn.model.cells import Cell, State
 from tfcharrnn.model.cells.base import matmul
+from tfcharrnn.model.compiled_loops import compile_in_graphs, scan
+from tfcharrnn.model.derived_step import (
+    StepGradients,
+    StepWeights,
+    differentiate_step,
+    list_kept_shapes,
+    run_step,
+)
 from tfcharrnn.model.input_projection import SymbolInput, project_inputs, sum_row_gradients
 
 
@@ -41,66 +48,73 @@ def run_layer(
         The outputs, `[time, batch, hidden]`, and the state after the last step.
     """
     source, ids = project_inputs(cell, inputs)
-    kernel = tf.convert_to_tensor(cell.recurrent_kernel if kernel is None else kernel)
-    bias = cell.recurrent_bias
-    biases = () if bias is None else (bias,)  # `tf.custom_gradient` takes tensors, not None
+    kernel, bias, extras = cell.recurrent_kernel if kernel is None else kernel, cell.recurrent_bias, cell.extras
+    # `tf.custom_gradient` takes tensors, not None
+    given = tuple(tf.convert_to_tensor(weight) for weight in (kernel, bias, *extras) if weight is not None)
 
     @tf.custom_gradient
-    def run(
-        source: tf.Tensor, kernel: tf.Tensor, *rest: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
-        bias, state = (rest[0] if biases else None), rest[len(biases) :]
-        last, states, saved = _forward_loop(type(cell), cell.compute_dtype, source, ids, kernel, bias, state, mask)
+    def run(source: tf.Tensor, *rest: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
+        values, state = list(rest[: len(given)]), rest[len(given) :]
+        weights = StepWeights(
+            None if kernel is None else values.pop(0), None if bias is None else values.pop(0), tuple(values)
+        )
+        last, states, kept = _forward_loop(type(cell), cell.compute_dtype, source, ids, weights, state, mask)
 
         def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> tuple[tf.Tensor, ...]:
             before = tuple(tf.concat([s[tf.newaxis], steps[:-1]], 0) for s, steps in zip(state, states, strict=True))
-            d_state, d_sums = _backward_loop(
-                type(cell), cell.compute_dtype, kernel, before, states, saved, mask, d_outputs, d_last
+            has_own_backward = cell.has_own_backward()
+            d_state, d_vectors, d = _backward_loop(
+                type(cell),
+                cell.compute_dtype,
+                None if has_own_backward else source,
+                None if has_own_backward else ids,
+                weights,
+                before,
+                states if has_own_backward else None,
+                kept,
+                mask,
+                d_outputs,
+                d_last,
             )
-            d_p, d_q = d_sums[0], tf.reshape(d_sums[-1], [-1, kernel.shape[1]])
-            d_kernel = cell.matmul(tf.reshape(before[0], [-1, kernel.shape[0]]), d_q, transpose_a=True)
-            d_bias = (tf.reduce_sum(d_q, 0),) if biases else ()
-            d_source = d_p if ids is None else sum_row_gradients(d_p, ids, source.shape[0])
-            return (d_source, d_kernel, *d_bias, *d_state)
+            d_source = d.p if ids is None else sum_row_gradients(d.p, ids, source.shape[0])
+            d_weights: list[tf.Tensor] = []
+            if weights.kernel is not None:
+                d_q = tf.reshape(d.p if d.q is None else d.q, [-1, weights.kernel.shape[1]])
+                d_weights.append(_sum_outer_products(cell, before[0], d_q))
+                if weights.bias is not None:
+                    d_weights.append(tf.reduce_sum(d_q, 0))
+            vectors, products = iter(d_vectors), iter(d.products)
+            for weight in weights.extras:
+                d_weights.append(
+                    next(vectors) if weight.shape.rank == 1 else _sum_outer_products(cell, *next(products))
+                )
+            return (d_source, *d_weights, *d_state)
 
         return (states[0], *last), gradient
 
-    outputs, *last = run(source, kernel, *biases, *state)
+    outputs, *last = run(source, *given, *state)
     return outputs, tuple(last)
 
 
-def _compile_in_graphs(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a loop a program of its own, compiled by XLA, wherever it is part of a graph.
+def _sum_outer_products(cell: Cell, x: tf.Tensor, d_product: tf.Tensor) -> tf.Tensor:
+    """Returns the gradient of a matrix that multiplied x in every step: the sum of x^T d_product.
 
-    XLA fuses the arithmetic of a step into one kernel, so a loop is several times faster with it, even where XLA does
-    not compile the surrounding graph. On a CPU it should not: there TensorFlow leaves the large products outside the
-    loops to oneDNN, which is faster at them.
-
-    There is one compiled function for each cell class and dtype, which all layers and models share, so that equal
-    shapes are compiled once.
+    Args:
+        cell: computes the product.
+        x: `[time, batch, rows]`.
+        d_product: the gradient by the products, `[time, batch, columns]` or `[time * batch, columns]`.
     """
-
-    @functools.cache
-    def compile_loop(cell_class: type[Cell], compute_dtype: tf.DType) -> Callable[..., Any]:
-        return tf.function(functools.partial(loop, cell_class, compute_dtype), jit_compile=True, autograph=False)
-
-    @functools.wraps(loop)
-    def call(cell_class: type[Cell], compute_dtype: tf.DType, *args: Any) -> Any:
-        if tf.inside_function():
-            return compile_loop(cell_class, compute_dtype)(*args)
-        return loop(cell_class, compute_dtype, *args)
-
-    return call
+    x, d_product = tf.reshape(x, [-1, x.shape[-1]]), tf.reshape(d_product, [-1, d_product.shape[-1]])
+    return cell.matmul(x, d_product, transpose_a=True)
 
 
-@_compile_in_graphs
+@compile_in_graphs
 def _forward_loop(
     cell_class: type[Cell],
     compute_dtype: tf.DType,
     source: tf.Tensor,
     ids: tf.Tensor | None,
-    kernel: tf.Tensor,
-    bias: tf.Tensor | None,
+    weights: StepWeights,
     state: State,
     mask: tf.Tensor | None,
 ) -> tuple[State, State, State]:
@@ -111,115 +125,109 @@ def _forward_loop(
         compute_dtype: dtype of the matrix products.
         source: x W + b, `[time, batch, gates * hidden]`, or with `ids` a table `[symbols, gates * hidden]`.
         ids: `[time, batch]`, the row of the table for each step; None: no table.
-        kernel: U, `[hidden, gates * hidden]`.
-        bias: b', `[gates * hidden]`, or None.
+        weights: what each step uses.
         state: the state before the first step, tensors `[batch, hidden]`.
         mask: bool `[time, batch]`, false for steps to skip; None: none.
 
     Returns:
-        The state after the last step, the states after each step and what each step saved, tensors
-        `[time, batch, hidden]`.
+        The state after the last step, the states after each step and what each step kept for the backward loop,
+        tensors `[time, batch, ...]`.
     """
 
     def step(t: tf.Tensor, state: State) -> tuple[State, State]:
-        p = source[t] if ids is None else tf.gather(source, ids[t])  # [batch, gates * hidden]
-        q = matmul(state[0], kernel, compute_dtype)  # [batch, gates * hidden]
-        after, saved = cell_class.forward(p, q if bias is None else q + bias, state)
+        after, kept = run_step(cell_class, compute_dtype, _get_input_sum(source, ids, t), state, weights)
         if mask is not None:
             after = _select(mask[t], after, state)
-        return after, (*after, *saved)
+        return after, (*after, *kept)
 
     length = source.shape[0] if ids is None else ids.shape[0]
     num_states = cell_class.num_state_tensors
-    last, outputs = scan(step, state, length, [state[0].shape] * (num_states + cell_class.num_saved_tensors))
+    shapes = [state[0].shape] * num_states + list_kept_shapes(cell_class, state, weights)
+    last, outputs = scan(step, state, length, shapes)
     return last, outputs[:num_states], outputs[num_states:]
 
 
-@_compile_in_graphs
+def _get_input_sum(source: tf.Tensor, ids: tf.Tensor | None, t: tf.Tensor) -> tf.Tensor:
+    """Returns p = x W + b of step t, `[batch, gates * hidden]`."""
+    return source[t] if ids is None else tf.gather(source, ids[t])
+
+
+@compile_in_graphs
 def _backward_loop(
     cell_class: type[Cell],
     compute_dtype: tf.DType,
-    kernel: tf.Tensor,
+    source: tf.Tensor | None,
+    ids: tf.Tensor | None,
+    weights: StepWeights,
     before: State,
-    after: State,
-    saved: State,
+    after: State | None,
+    kept: State,
     mask: tf.Tensor | None,
     d_outputs: tf.Tensor,
     d_last: State,
-) -> tuple[State, State]:
+) -> tuple[State, State, StepGradients]:
     """Visits the steps of a sequence in reverse, the derivative of `_forward_loop`.
 
     Args:
-        cell_class: computes the derivative of a step, `Cell.backward`.
+        cell_class: computes the derivative of a step, `Cell.backward`, or has it derived.
         compute_dtype: dtype of the matrix products.
-        kernel: U, `[hidden, gates * hidden]`.
+        source: as in `_forward_loop`; None if the cell has its own `backward`.
+        ids: likewise.
+        weights: what each step used.
         before: the states before each step, tensors `[time, batch, hidden]`.
-        after: the states after each step.
-        saved: what each step saved.
+        after: the states after each step; None if the derivative is derived.
+        kept: what each step kept.
         mask: bool `[time, batch]`, false for skipped steps; None: none.
         d_outputs: the loss's gradient by the outputs, `[time, batch, hidden]`.
         d_last: the loss's gradient by the state after the last step, tensors `[batch, hidden]`.
 
     Returns:
-        The gradients by the state before the first step, `[batch, hidden]`, and by p and q of every step,
-        `[time, batch, gates * hidden]`; where the two are equal, only one.
+        The gradients by the state before the first step, `[batch, hidden]`, by the extra vectors, and by what each
+        step read, tensors `[time, batch, ...]`; where those by p and q are equal, the latter is None.
     """
-    transposed = tf.transpose(kernel)
+    transposed = None if weights.kernel is None else tf.transpose(weights.kernel)
+    transposes = tuple(map(tf.transpose, weights.matrices))
+    num_states = cell_class.num_state_tensors
 
-    def step(t: tf.Tensor, d_state: State) -> tuple[State, State]:
+    def differentiate(t: tf.Tensor, d_after: State) -> StepGradients:
+        kept_in_step, state = tuple(array[t] for array in kept), tuple(array[t] for array in before)
+        if after is None:
+            p = _get_input_sum(source, ids, t)
+            return differentiate_step(cell_class, compute_dtype, p, kept_in_step, state, d_after, weights, transposes)
+        d_p, d_q, d_before = cell_class.backward(kept_in_step, state, tuple(array[t] for array in after), d_after)
+        return StepGradients(d_p, d_q, d_before, (), ())
+
+    def step(t: tf.Tensor, carry: State) -> tuple[State, State]:
+        d_state, d_vectors = carry[:num_states], carry[num_states:]
         d_after = (d_state[0] + d_outputs[t], *d_state[1:])  # [batch, hidden]
         zeros = tuple(tf.zeros_like(d) for d in d_after)
-        d_p, d_q, d_before = cell_class.backward(
-            tuple(array[t] for array in saved),
-            tuple(array[t] for array in before),
-            tuple(array[t] for array in after),
-            d_after if mask is None else _select(mask[t], d_after, zeros),
-        )
-        d_before = (d_before[0] + matmul(d_q, transposed, compute_dtype), *d_before[1:])
+        d = differentiate(t, d_after if mask is None else _select(mask[t], d_after, zeros))
+        d_before = d.before
+        if transposed is not None:
+            d_before = (d_before[0] + matmul(d.q, transposed, compute_dtype), *d_before[1:])
         if mask is not None:  # a skipped step passes its gradient on unchanged
             skipped = _select(mask[t], zeros, d_after)
-            d_before = tuple(d + s for d, s in zip(d_before, skipped, strict=True))
-        return d_before, (d_p, d_q) if cell_class.has_separate_sums else (d_p,)
+            d_before = tuple(a + b for a, b in zip(d_before, skipped, strict=True))
+        d_vectors = tuple(a + b for a, b in zip(d_vectors, d.vectors, strict=True))
+        sums = (d.p, d.q) if has_two_sums else (d.p,)
+        return (*d_before, *d_vectors), (*sums, *itertools.chain(*d.products))
 
-    num_sums = 1 + cell_class.has_separate_sums
-    shape = tf.TensorShape([d_outputs.shape[1], kernel.shape[1]])
-    return scan(step, tuple(d_last), d_outputs.shape[0], [shape] * num_sums, reverse=True)
+    length, batch = d_outputs.shape[:2]
+    columns = [cell_class.num_gates * d_outputs.shape[2]]
+    # the two gradients of a cell without separate sums are equal
+    has_two_sums = weights.kernel is not None and (cell_class.has_separate_sums or after is None)
+    if has_two_sums:
+        columns.append(cell_class.num_recurrent_gates * d_outputs.shape[2])
+    columns += itertools.chain(*(matrix.shape for matrix in weights.matrices))
+    carry = (*d_last, *(tf.zeros_like(vector) for vector in weights.vectors))
+    shapes = [tf.TensorShape([batch, size]) for size in columns]
+    carry, outputs = scan(step, carry, length, shapes, reverse=True)
+    d_p, *rest = outputs
+    d_q = rest.pop(0) if has_two_sums else None
+    products = tuple(zip(rest[::2], rest[1::2], strict=True))
+    return carry[:num_states], carry[num_states:], StepGradients(d_p, d_q, (), (), products)
 
 
 def _select(mask: tf.Tensor, new: State, old: State) -> State:
     """Returns the rows of `new` where the mask `[batch]` is true, and of `old` elsewhere."""
     return tuple(tf.where(mask[:, tf.newaxis], n, o) for n, o in zip(new, old, strict=True))
-
-
-def scan(
-    step: Callable[[tf.Tensor, State], tuple[State, State]],
-    carry: State,
-    length: int,
-    shapes: Sequence[tf.TensorShape],
-    reverse: bool = False,
-) -> tuple[State, State]:
-    """Runs `step(t, carry) -> (carry, outputs)` for every t in one `tf.while_loop` and stacks the outputs.
-
-    Args:
-        step: one step.
-        carry: the tensors that each step passes to the next.
-        length: number of steps.
-        shapes: the shapes of the outputs of one step.
-        reverse: run from the last t to the first.
-
-    Returns:
-        The last carry, and the outputs, each `[length, ...]` in the order of t.
-    """
-    arrays = tuple(tf.TensorArray(carry[0].dtype, length, element_shape=shape) for shape in shapes)
-
-    def body(
-        count: tf.Tensor, carry: State, arrays: tuple[tf.TensorArray, ...]
-    ) -> tuple[tf.Tensor, State, tuple[tf.TensorArray, ...]]:
-        t = length - 1 - count if reverse else count
-        carry, outputs = step(t, carry)
-        return count + 1, carry, tuple(array.write(t, output) for array, output in zip(arrays, outputs, strict=True))
-
-    _, carry, arrays = tf.while_loop(
-        lambda count, *_: count < length, body, (tf.constant(0), carry, arrays), maximum_iterations=length
-    )
-    return carry, tuple(array.stack() for array in arrays)

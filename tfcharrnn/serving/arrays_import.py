@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tfcharrnn import untrusted_files
-from tfcharrnn.config import CELLS, ModelConfig
+from tfcharrnn.config import ModelConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.serving.run_writer import CELL_ARRAYS, NUM_GATES
 from tfcharrnn.untrusted_files import Array
@@ -41,7 +41,7 @@ def infer_config(arrays: dict[str, Array], folder: Path) -> ModelConfig:
         raise UserError(f"{folder}: {wrong[0].replace('/', '.')}.npy is missing or unknown; see --help for the names")
     recurrent = arrays["cells/0/recurrent_kernel"]
     hidden_size = recurrent.shape[0] if recurrent.ndim == 2 else 0
-    cells = [cell for cell in CELLS if hidden_size and recurrent.shape[1] == NUM_GATES[cell] * hidden_size]
+    cells = [cell for cell in NUM_GATES if hidden_size and recurrent.shape[1] == NUM_GATES[cell] * hidden_size]
     if not cells:
         raise UserError(f"{folder}: cells.0.recurrent_kernel.npy has shape {recurrent.shape}, which fits no cell")
     embedding = arrays.get("embedding")

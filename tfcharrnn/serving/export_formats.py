@@ -17,6 +17,7 @@ from tfcharrnn.config import EXPORT_FORMATS
 from tfcharrnn.errors import ConfigError, UserError, first_line, warn
 from tfcharrnn.inference import trained_model
 from tfcharrnn.inference.trained_model import TrainedModel
+from tfcharrnn.model.backends import LIBRARY_CELLS
 
 if TYPE_CHECKING:
     import keras
@@ -150,6 +151,11 @@ def build_keras_model(trained: TrainedModel) -> keras.Model:
     import keras
 
     model, config, vocabulary = trained.model, trained.model.config, trained.run.vocabulary
+    if config.cell not in LIBRARY_CELLS:
+        raise UserError(f"{trained.run.path}: Keras has no --cell={config.cell}; use --format=saved_model or npz")
+    for name in ("residual", "layer_norm"):
+        if getattr(config, name):
+            raise UserError(f"{trained.run.path}: the Keras model has no --{name}; use --format=saved_model or npz")
     if config.learned_initial_state:
         raise UserError(
             f"{trained.run.path}: Keras layers cannot hold its learned initial state; use --format=saved_model or npz"
@@ -177,7 +183,7 @@ def build_keras_model(trained: TrainedModel) -> keras.Model:
         outputs = layer(outputs)
     lookup.set_weights([table])
     for layer, cell in zip(layers, model.cells, strict=True):
-        layer.set_weights([cell.kernel.numpy(), cell.recurrent_kernel.numpy(), cell.bias.numpy()])
+        layer.set_weights([variable.numpy() for variable in cell.named_variables.values()])
     output.set_weights([model.output_kernel.numpy(), model.output_bias.numpy()])
     return keras.Model(ids, outputs, name="tfcharrnn")
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 State = tuple[tf.Tensor, ...]
+# multiplies vectors `[..., rows]` with a matrix
+Product = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +112,41 @@ def get_initializers(name: str, scale: float) -> Initializers:
     return Initializers(draw, draw, draw)
 
 
+@dataclasses.dataclass(frozen=True)
+class ExtraWeight:
+    """A weight of a cell besides its kernels and bias.
+
+    Attributes:
+        blocks: the shape as multiples of the hidden size: `(3,)` is a vector `[3 * hidden]`, `(1, 4)` a matrix
+            `[hidden, 4 * hidden]`.
+        initial: the value of every entry at the start, or one value for each block of a vector; None: zeros for a
+            vector; a matrix is drawn like a recurrent kernel.
+    """
+
+    blocks: tuple[int, ...]
+    initial: float | tuple[float, ...] | None = None
+
+    def shape(self, hidden_size: int) -> tuple[int, ...]:
+        """Returns the shape."""
+        return tuple(block * hidden_size for block in self.blocks)
+
+    def draw(self, hidden_size: int, rng: np.random.Generator, initializer: Initializer) -> Array:
+        """Returns the initial values."""
+        shape = self.shape(hidden_size)
+        if isinstance(self.initial, tuple):
+            return np.repeat(np.array(self.initial, np.float64), hidden_size)
+        if self.initial is not None or len(shape) == 1:
+            return np.full(shape, self.initial or 0.0)
+        return initializer(rng, *shape)
+
+
 class Cell(tf.Module, abc.ABC):
-    """One recurrent layer: variables in Keras's layout, and one step as arithmetic on arrays.
+    """One recurrent layer: its variables, in Keras's layout, and one step as arithmetic on arrays.
 
     A step has two sums, p = x W + b and q = h U (+ b'). Their matrix products are the same for every cell, so the
     caller computes them, x W for all steps at once. What differs between cells is how p, q and the state become the
-    next state, `forward`, and the derivative of that function, `backward`. Neither uses a variable.
+    next state: `forward`. A cell is complete with that method and `num_gates`; its derivative is derived then. A cell
+    may have it by hand, in `backward`, which is faster.
 
     Args:
         input_size: size of x.
@@ -126,20 +158,57 @@ class Cell(tf.Module, abc.ABC):
 
     Attributes:
         kernel: W, `[input, num_gates * hidden]`.
-        recurrent_kernel: U, `[hidden, num_gates * hidden]`.
-        bias: `[num_gates * hidden]`; the GRU has two rows of these.
+        recurrent_kernel: U, `[hidden, num_recurrent_gates * hidden]`; None if the cell has no gates of h U.
+        bias: `[num_gates * hidden]`; the GRU has two rows of these. None without `has_bias`.
         gate: the activation of the gates; the Elman network has none.
-        num_gates: number of blocks of `hidden` columns in the kernels.
+        num_gates: number of blocks of `hidden` columns in p.
+        num_recurrent_gates: number of blocks of `hidden` columns in q, by default as many as in p; 0: q is None.
         num_state_tensors: number of tensors `[batch, hidden]` in a state; the first is the output h.
-        num_saved_tensors: number of tensors `[batch, hidden]` that `forward` saves for `backward`.
-        has_separate_sums: whether `forward` uses p and q other than as p + q, so that their gradients differ.
+        has_bias: whether p has a bias.
+        extra_weights: further weights by name, which `forward` receives as keyword arguments: a vector as a tensor, a
+            matrix M as a function that maps `[batch, rows]` to the product with M. Each matrix is used once a step.
+        keeps_products: a derived `backward` needs q and the products with matrices: keep them, which is faster, or
+            compute them again, which takes less memory.
+        is_linear: whether the cell is a `LinearCell`, all of whose steps can be run at once.
+        library_name: the name by which Keras and cuDNN have the same cell, rnn, lstm or gru; else "".
+        num_saved_tensors: number of tensors `[batch, hidden]` that `forward` saves for the cell's own `backward`.
+        has_separate_sums: whether `forward` uses p and q other than as p + q, so that their gradients differ; a cell
+            with its own `backward` says so.
     """
 
     gate: ClassVar[GateActivation] = SIGMOID
     num_gates: ClassVar[int]
+    num_recurrent_gates: ClassVar[int]
     num_state_tensors: ClassVar[int] = 1
+    has_bias: ClassVar[bool] = True
+    extra_weights: ClassVar[Mapping[str, ExtraWeight]] = {}
+    keeps_products: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = False
+    library_name: ClassVar[str] = ""
     num_saved_tensors: ClassVar[int] = 0
     has_separate_sums: ClassVar[bool] = False
+
+    kernel: tf.Variable
+    recurrent_kernel: tf.Variable | None = None
+    bias: tf.Variable | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Checks what a class declares.
+
+        Raises:
+            TypeError: it contradicts itself.
+        """
+        super().__init_subclass__(**kwargs)
+        if "num_gates" in cls.__dict__ and "num_recurrent_gates" not in cls.__dict__:
+            cls.num_recurrent_gates = cls.num_gates
+        for name in ("forward", "backward"):
+            method = cls.__dict__.get(name)
+            if method is not None and not isinstance(method, (classmethod, staticmethod)):
+                raise TypeError(
+                    f"{cls.__name__}.{name} must be a @classmethod: a step has no weights but its arguments"
+                )
+        if cls.has_own_backward() and cls.extra_weights:
+            raise TypeError(f"{cls.__name__} has extra weights and its own backward; leave out backward")
 
     def __init__(
         self,
@@ -154,35 +223,59 @@ class Cell(tf.Module, abc.ABC):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.compute_dtype = compute_dtype or dtype
-        columns = self.num_gates * hidden_size
-        if initializers.joint:
-            joint = initializers.kernel(rng, input_size + hidden_size, columns)
-            kernel, recurrent_kernel = joint[:input_size], joint[input_size:]
+        for name, values in self._draw_weights(rng, initializers).items():
+            setattr(self, name, tf.Variable(values, dtype=dtype, name=name))
+
+    def _draw_weights(self, rng: np.random.Generator, initializers: Initializers) -> dict[str, Array]:
+        """Returns the initial value of each variable, by name, in the order in which they are drawn."""
+        shapes = self.variable_shapes(self.input_size, self.hidden_size)
+        rows, columns = shapes["kernel"]
+        values: dict[str, Array] = {}
+        if initializers.joint and shapes.get("recurrent_kernel", (0, 0))[1] == columns:
+            joint = initializers.kernel(rng, rows + self.hidden_size, columns)
+            values["kernel"], values["recurrent_kernel"] = joint[:rows], joint[rows:]
         else:
-            kernel = initializers.kernel(rng, input_size, columns)
-            recurrent_kernel = initializers.recurrent_kernel(rng, hidden_size, columns)
-        self.kernel = tf.Variable(kernel, dtype=dtype, name="kernel")
-        self.recurrent_kernel = tf.Variable(recurrent_kernel, dtype=dtype, name="recurrent_kernel")
-        self.bias = tf.Variable(self._initial_bias(), dtype=dtype, name="bias")
+            values["kernel"] = initializers.kernel(rng, rows, columns)
+            if "recurrent_kernel" in shapes:
+                values["recurrent_kernel"] = initializers.recurrent_kernel(rng, *shapes["recurrent_kernel"])
+        if "bias" in shapes:
+            values["bias"] = self._initial_bias()
+        for name, weight in self.extra_weights.items():
+            values[name] = weight.draw(self.hidden_size, rng, initializers.recurrent_kernel)
+        return values
 
     @classmethod
     def variable_shapes(cls, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
         """Returns the shape of each variable by its name, without making any."""
-        columns = cls.num_gates * hidden_size
-        return {"kernel": (input_size, columns), "recurrent_kernel": (hidden_size, columns), "bias": (columns,)}
+        shapes: dict[str, tuple[int, ...]] = {"kernel": (input_size, cls.num_gates * hidden_size)}
+        if cls.num_recurrent_gates:
+            shapes["recurrent_kernel"] = (hidden_size, cls.num_recurrent_gates * hidden_size)
+        if cls.has_bias:
+            shapes["bias"] = (cls.num_gates * hidden_size,)
+        return shapes | {name: weight.shape(hidden_size) for name, weight in cls.extra_weights.items()}
 
-    def _initial_bias(self) -> npt.NDArray[np.float64]:
+    def _initial_bias(self) -> Array:
         return np.zeros(self.variable_shapes(self.input_size, self.hidden_size)["bias"])
 
     @property
-    def input_bias(self) -> tf.Tensor:
-        """The bias b in x W + b, `[num_gates * hidden]`."""
-        return tf.convert_to_tensor(self.bias)
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """The variables by name."""
+        return {name: getattr(self, name) for name in self.variable_shapes(self.input_size, self.hidden_size)}
+
+    @property
+    def input_bias(self) -> tf.Tensor | None:
+        """The bias b in x W + b, `[num_gates * hidden]`; None without `has_bias`."""
+        return None if self.bias is None else tf.convert_to_tensor(self.bias)
 
     @property
     def recurrent_bias(self) -> tf.Tensor | None:
-        """The bias b' in h U + b', `[num_gates * hidden]`; None if the cell has only one bias."""
+        """The bias b' in h U + b', `[num_recurrent_gates * hidden]`; None if the cell has only one bias."""
         return None
+
+    @property
+    def extras(self) -> State:
+        """The values of the extra weights, in the order of `extra_weights`."""
+        return tuple(tf.convert_to_tensor(getattr(self, name)) for name in self.extra_weights)
 
     def zero_state(self, batch_size: int | tf.Tensor) -> State:
         """Returns a state of zeros, `num_state_tensors` tensors `[batch, hidden]`."""
@@ -192,30 +285,66 @@ class Cell(tf.Module, abc.ABC):
         """Returns the matrix product a b, computed in the cell's `compute_dtype`."""
         return matmul(a, b, self.compute_dtype, transpose_a=transpose_a)
 
+    def project(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns p = x W + b of vectors `[rows, input]`, `[rows, num_gates * hidden]`."""
+        product, bias = self.matmul(x, tf.convert_to_tensor(self.kernel)), self.input_bias
+        return product if bias is None else tf.nn.bias_add(product, bias)
+
     def step(self, p: tf.Tensor, state: State) -> State:
         """Returns the state after one step from p = x W + b, `[batch, num_gates * hidden]`."""
-        q = self.matmul(state[0], tf.convert_to_tensor(self.recurrent_kernel))
-        bias = self.recurrent_bias
-        return self.forward(p, q if bias is None else q + bias, state)[0]
+        q = None
+        if self.recurrent_kernel is not None:
+            q = self.matmul(state[0], tf.convert_to_tensor(self.recurrent_kernel))
+            bias = self.recurrent_bias
+            q = q if bias is None else q + bias
+        multiply = functools.partial(matmul, compute_dtype=self.compute_dtype)
+        return self.run_forward(p, q, state, self.bind_extras(self.extras, multiply))[0]
+
+    @classmethod
+    def bind_extras(cls, values: State, multiply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> dict[str, Any]:
+        """Returns the extra weights as `forward` receives them; `multiply(x, M)` computes products with a matrix."""
+        return {
+            name: value if value.shape.rank == 1 else lambda x, matrix=value: multiply(x, matrix)
+            for name, value in zip(cls.extra_weights, values, strict=True)
+        }
+
+    @classmethod
+    def has_own_backward(cls) -> bool:
+        """Whether the class has its derivative by hand."""
+        return inspect.getattr_static(cls, "backward") is not Cell.__dict__["backward"]
+
+    @classmethod
+    def run_forward(
+        cls, p: tf.Tensor, q: tf.Tensor | None, state: State, extras: dict[str, Any]
+    ) -> tuple[State, State]:
+        """Calls `forward`; returns the state after the step and the tensors to save, if the cell saves any."""
+        result = cls.forward(p, q, state, **extras)
+        after, saved = result if result and isinstance(result[0], tuple) else (result, ())
+        if len(after) != cls.num_state_tensors:
+            raise TypeError(
+                f"{cls.__name__}.forward must return a tuple of {cls.num_state_tensors} tensors, as num_state_tensors "
+                f"says, and returned {len(after)}"
+            )
+        return after, saved
 
     @classmethod
     @abc.abstractmethod
-    def forward(cls, p: tf.Tensor, q: tf.Tensor, state: State) -> tuple[State, State]:
-        """Computes one step from its two sums.
+    def forward(cls, *args: Any, **extras: Any) -> State | tuple[State, State]:
+        """Computes one step from its two sums, as `forward(p, q, state, **extras)`.
 
         Args:
-            p: x W + b, `[batch, num_gates * hidden]`.
-            q: h U (+ b'), `[batch, num_gates * hidden]`.
-            state: the state before the step, tensors `[batch, hidden]`.
+            *args: p = x W + b, `[batch, num_gates * hidden]`; q = h U (+ b'), `[batch, num_recurrent_gates * hidden]`,
+                None for a cell without recurrent kernel; and the state before the step, tensors `[batch, hidden]`.
+            **extras: the extra weights.
 
         Returns:
-            The state after the step, and the tensors `[batch, hidden]` that `backward` needs.
+            The state after the step. A cell with its own `backward` returns a pair: that state, and the tensors
+            `[batch, hidden]` that `backward` needs.
         """
 
     @classmethod
-    @abc.abstractmethod
     def backward(cls, saved: State, before: State, after: State, d_after: State) -> tuple[tf.Tensor, tf.Tensor, State]:
-        """Computes the derivative of `forward` by the chain rule.
+        """Computes the derivative of `forward` by the chain rule; a cell without it has it derived.
 
         Args:
             saved: the tensors that `forward` saved.
@@ -227,6 +356,28 @@ class Cell(tf.Module, abc.ABC):
             The loss's gradients by p, by q and by the state before the step; the last without its path through q,
             which the caller adds.
         """
+        raise NotImplementedError
+
+
+def check_complete(cell_class: type) -> None:
+    """Checks that a class is a cell with everything that a cell must have.
+
+    Raises:
+        TypeError: it is not; the message says what is missing.
+    """
+    if not (isinstance(cell_class, type) and issubclass(cell_class, Cell)):
+        raise TypeError(f"{cell_class!r} is not a subclass of tfcharrnn.Cell or tfcharrnn.LinearCell")
+    if not isinstance(getattr(cell_class, "num_gates", None), int) or cell_class.num_gates < 1:
+        raise TypeError(f"{cell_class.__name__}.num_gates must be the number of blocks of p = x W + b, 1 or more")
+    missing = ", ".join(sorted(cell_class.__abstractmethods__))
+    if missing:
+        raise TypeError(f"{cell_class.__name__} must define {missing}")
+
+
+def normalise_layer(x: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
+    """Returns (x - mean) / sqrt(variance + epsilon) over the last axis (Ba et al. 2016), without gain and shift."""
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    return centred * tf.math.rsqrt(tf.reduce_mean(centred * centred, -1, keepdims=True) + epsilon)
 
 
 def matmul(a: tf.Tensor, b: tf.Tensor, compute_dtype: tf.DType, *, transpose_a: bool = False) -> tf.Tensor:

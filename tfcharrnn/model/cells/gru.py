@@ -17,6 +17,7 @@ class GRUCell(Cell):
     Keras), so b and b' have different gradients; they are the two rows of `bias`, `[2, 3 * hidden]`.
     """
 
+    library_name = "gru"
     num_gates = 3
     num_saved_tensors = 4
     has_separate_sums = True
@@ -29,12 +30,12 @@ class GRUCell(Cell):
     @property
     def input_bias(self) -> tf.Tensor:
         """The bias b in x W + b, `[3 * hidden]`."""
-        return self.bias[0]
+        return tf.convert_to_tensor(self.bias)[0]
 
     @property
     def recurrent_bias(self) -> tf.Tensor:
         """The bias b' in h U + b', `[3 * hidden]`."""
-        return self.bias[1]
+        return tf.convert_to_tensor(self.bias)[1]
 
     @classmethod
     def forward(cls, p: tf.Tensor, q: tf.Tensor, state: State) -> tuple[State, State]:

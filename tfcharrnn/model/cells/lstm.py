@@ -19,6 +19,7 @@ class LSTMCell(Cell):
     al. 2015), so that the cell keeps its memory until it learns what to forget.
     """
 
+    library_name = "lstm"
     num_gates = 4
     num_state_tensors = 2
     num_saved_tensors = 4

@@ -10,6 +10,7 @@ from tfcharrnn.model.cells.base import Cell, State
 class RNNCell(Cell):
     """h' = tanh(p + q), where p = x W + b and q = h U."""
 
+    library_name = "rnn"
     num_gates = 1
 
     @classmethod
