@@ -222,6 +222,10 @@ class ModelConfig(_CheckedConfig):
     embedding_size: int = option(
         0, "Size of the learned character embedding; 0: one-hot input.", at_least=0, at_most=65_536
     )
+    tie_embedding: bool = option(
+        False,
+        "Use the embedding as the weights of the output layer too; needs --embedding_size equal to --hidden_size.",
+    )
     residual: bool = option(
         False, "Add the input of each layer from the second on to its output, so that many layers can be trained."
     )
@@ -263,6 +267,11 @@ class ModelConfig(_CheckedConfig):
             raise ConfigError(
                 f"--recurrent_activation={self.recurrent_activation}: --cell={self.cell} has no such choice of gates; "
                 "use lstm or gru"
+            )
+        if self.tie_embedding and self.embedding_size != self.hidden_size:
+            raise ConfigError(
+                "--tie_embedding: needs --embedding_size equal to --hidden_size. "
+                f"Received: {self.embedding_size} and {self.hidden_size}"
             )
         for name in ("input_dropout", "embedding_dropout"):
             if getattr(self, name) and not self.embedding_size:

@@ -46,7 +46,7 @@ class CharRNN(tf.Module):
         embedding: `[vocabulary, embedding]`; None: one-hot input.
         initial_states: the learned initial state of each layer, variables `[hidden]`; None: zeros, not learned.
         norms: with `--layer_norm` the gain and shift of the normalisation after each layer; else None.
-        output_kernel: `[hidden, vocabulary]`.
+        output_kernel: `[hidden, vocabulary]`; None with `--tie_embedding`, see `output_weights`.
         output_bias: `[vocabulary]`.
     """
 
@@ -94,7 +94,11 @@ class CharRNN(tf.Module):
         if config.layer_norm:
             self.norms = [LayerNorm(config.hidden_size, dtype) for _ in self.cells]
         values = initializers.kernel(generators[0], input_size, vocabulary_size)
-        self.output_kernel = tf.Variable(values, dtype=dtype, name="output_kernel")
+        self.output_kernel = None
+        if self.embedding is not None and config.tie_embedding:
+            self.embedding.assign(values.T)  # an embedding's own initial values would be too large for logits
+        else:
+            self.output_kernel = tf.Variable(values, dtype=dtype, name="output_kernel")
         self.output_bias = tf.Variable(tf.zeros([vocabulary_size], dtype), name="output_bias")
 
     @property
@@ -103,9 +107,17 @@ class CharRNN(tf.Module):
         return sum(variable.shape.num_elements() for variable in self.trainable_variables)
 
     @property
+    def output_weights(self) -> tf.Tensor:
+        """The weights of the output layer, `[hidden, vocabulary]`: its own, or the embedding (Press & Wolf 2017)."""
+        if self.output_kernel is not None:
+            return tf.convert_to_tensor(self.output_kernel)
+        return tf.transpose(self.embedding)
+
+    @property
     def named_variables(self) -> dict[str, tf.Variable]:
         """Every variable by its name in a checkpoint, without the prefix `model/`."""
-        named = {"output_kernel": self.output_kernel, "output_bias": self.output_bias}
+        named = {} if self.output_kernel is None else {"output_kernel": self.output_kernel}
+        named["output_bias"] = self.output_bias
         if self.embedding is not None:
             named["embedding"] = self.embedding
         for layer, cell in enumerate(self.cells):
@@ -293,7 +305,7 @@ class CharRNN(tf.Module):
     def _compute_logits(self, hidden: tf.Tensor) -> tf.Tensor:
         """Applies the output layer, `[time, batch, hidden]` to `[time, batch, vocabulary]`, as one product."""
         time, batch, size = hidden.shape
-        flat = matmul(tf.reshape(hidden, [-1, size]), self.output_kernel, self.compute_dtype)
+        flat = matmul(tf.reshape(hidden, [-1, size]), self.output_weights, self.compute_dtype)
         return tf.reshape(tf.nn.bias_add(flat, self.output_bias), [time, batch, self.vocabulary_size])
 
     def make_stepper(self) -> Stepper:
@@ -312,7 +324,7 @@ class CharRNN(tf.Module):
 
         def logits(state: Sequence[State]) -> tf.Tensor:
             hidden = self._combine_outputs([layer_state[0] for layer_state in state])
-            return matmul(hidden, self.output_kernel, self.compute_dtype) + self.output_bias
+            return matmul(hidden, self.output_weights, self.compute_dtype) + self.output_bias
 
         return Stepper(advance, logits)
 
@@ -372,7 +384,9 @@ def variable_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, tupl
     """Returns the shape of each of `CharRNN.named_variables`, without making a model, which may be too large."""
     cell = get_cell_class(config.cell, config.recurrent_activation)
     hidden, input_size = config.hidden_size, config.embedding_size or vocabulary_size
-    shapes: dict[str, tuple[int, ...]] = {"output_kernel": (hidden, vocabulary_size), "output_bias": (vocabulary_size,)}
+    shapes: dict[str, tuple[int, ...]] = {"output_bias": (vocabulary_size,)}
+    if not config.tie_embedding:
+        shapes["output_kernel"] = (hidden, vocabulary_size)
     if config.embedding_size:
         shapes["embedding"] = (vocabulary_size, input_size)
     for layer in range(config.num_layers):

@@ -184,7 +184,7 @@ def build_keras_model(trained: TrainedModel) -> keras.Model:
     lookup.set_weights([table])
     for layer, cell in zip(layers, model.cells, strict=True):
         layer.set_weights([variable.numpy() for variable in cell.named_variables.values()])
-    output.set_weights([model.output_kernel.numpy(), model.output_bias.numpy()])
+    output.set_weights([model.output_weights.numpy(), model.output_bias.numpy()])
     return keras.Model(ids, outputs, name="tfcharrnn")
 
 

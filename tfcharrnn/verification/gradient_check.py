@@ -189,7 +189,7 @@ def build_skipped_steps(config: GradcheckConfig, model_config: ModelConfig) -> P
         for cell, before, d_after in zip(model.cells, _read_state(state), _read_state(d_last), strict=True):
             hidden, after = recurrence.run_layer(cell, hidden, before, mask=mask)
             total += tf.add_n([tf.reduce_mean(a * d) for a, d in zip(after, d_after, strict=True)])
-        logits = tf.tensordot(hidden, model.output_kernel, 1) + model.output_bias
+        logits = tf.tensordot(hidden, model.output_weights, 1) + model.output_bias
         return total + tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
     return Problem(loss, model.named_variables | _name_state(state))
