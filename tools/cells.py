@@ -9,6 +9,7 @@ Every model has about --parameters parameters. It is trained twice: for --steps 
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -75,8 +76,8 @@ def main() -> None:
         "| characters/s, training | sampling | memory, MB |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    models: dict[str, dict[str, Any]] = {cell: {"cell": cell} for cell in cell_registry.BUILT_IN}
-    for cell in ("gru", "mingru", "sru"):
+    models: dict[str, dict[str, Any]] = {cell: {"cell": cell} for cell in _FLAGS.cells}
+    for cell in _FLAGS.deep_cells:
         models[f"{cell}, 4 layers, residual, layer norm"] = {"cell": cell, **_DEEP}
     for name, model in models.items():
         row = measure(name, model)
@@ -117,13 +118,7 @@ def choose_hidden_size(model: dict[str, Any], parameters: int, vocabulary_size: 
     size = 8
     while True:
         shapes = variable_shapes(ModelConfig(**model, hidden_size=size + 8), vocabulary_size)
-        total = 0
-        for shape in shapes.values():
-            count = 1
-            for dimension in shape:
-                count *= dimension
-            total += count
-        if total > parameters:
+        if sum(map(math.prod, shapes.values())) > parameters:
             return size
         size += 8
 
@@ -163,6 +158,8 @@ def define_flags() -> None:
     """Defines the tool's flags."""
     flags.DEFINE_string("input", "", "The text.")
     flags.DEFINE_string("output", "", "The folder of the runs.")
+    flags.DEFINE_list("cells", list(cell_registry.BUILT_IN), "The cells with one layer.")
+    flags.DEFINE_list("deep_cells", ["gru", "mingru", "sru"], "The cells with four layers.")
     flags.DEFINE_integer("parameters", 400_000, "Parameters of each model, at most.", lower_bound=10_000)
     flags.DEFINE_integer("steps", 1500, "Training steps of the first run of each model.", lower_bound=1)
     flags.DEFINE_float("seconds", 30.0, "Seconds of training of the second run of each model.", lower_bound=0.1)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 
+import cells
 import notebook_loops
 import numpy as np
 import pytest
@@ -32,6 +33,18 @@ def test_the_benchmark_prints_a_table(tmp_path):
     assert head.startswith("| row | ours | by `train` | numpy_loop |")
     assert row.startswith("| H: RNN 1 x 8")
     assert tool("bench.py", "--rows=Z", cwd=tmp_path).returncode == 2
+
+
+def test_cells_are_compared_at_equal_parameters(tmp_path):
+    assert cells.choose_hidden_size({"cell": "gru"}, 400_000, 65) == 320
+    text = tmp_path / "text.txt"
+    text.write_text("all that is here. " * 2000)
+    arguments = ["--cells=mingru", "--deep_cells=", "--steps=3", "--seconds=0.1", "--parameters=10000"]
+    done = tool("cells.py", f"--input={text}", f"--output={tmp_path / 'runs'}", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    _, _, row = done.stdout.decode().splitlines()
+    name, units, loss, *_ = row.strip("| ").split(" | ")
+    assert (name, units) == ("mingru", "48") and float(loss) > 0.0
 
 
 def test_a_block_of_the_readme_is_found_by_its_name():
