@@ -187,6 +187,8 @@ class Cell(tf.Module, abc.ABC):
     library_name: ClassVar[str] = ""
     num_saved_tensors: ClassVar[int] = 0
     has_separate_sums: ClassVar[bool] = False
+    # whether no class has declared `num_recurrent_gates`, so that it is `num_gates`
+    _follows_num_gates: ClassVar[bool] = True
 
     kernel: tf.Variable
     recurrent_kernel: tf.Variable | None = None
@@ -199,7 +201,9 @@ class Cell(tf.Module, abc.ABC):
             TypeError: it contradicts itself.
         """
         super().__init_subclass__(**kwargs)
-        if "num_gates" in cls.__dict__ and "num_recurrent_gates" not in cls.__dict__:
+        if "num_recurrent_gates" in cls.__dict__:
+            cls._follows_num_gates = False
+        elif "num_gates" in cls.__dict__ and cls._follows_num_gates:
             cls.num_recurrent_gates = cls.num_gates
         for name in ("forward", "backward"):
             method = cls.__dict__.get(name)
