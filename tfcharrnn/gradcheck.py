@@ -1,11 +1,12 @@
 """Checks the gradients of the loss by every parameter against central differences, in float64.
 
 Prints a table of relative errors, |a - n| / max(1e-6, |a| + |n|) in the Euclidean norm; each figure is the largest of
-all variables of a model. There are five kinds of texts:
+all variables of a model. There are six kinds of texts and models:
 
 whole: a training batch;
 learned: a batch of at least 16, from a learned initial state, with dropout;
 dropout: such a batch with every kind of dropout, locked, and dropped weights;
+residual: a model with residual connections and layer normalisation;
 padded: texts of several lengths, from a carried state, whose gradient is checked as well;
 skipped: texts from a carried state, with a mask that skips steps anywhere (custom only).
 """
@@ -34,10 +35,11 @@ def check_gradients(settings: GradcheckConfig) -> None:
     """
     from tfcharrnn.verification import gradient_check
 
-    cells = cell_registry.list_cells() if settings.cell == "all" else (settings.cell,)
-    implementations = ("custom", "keras") if settings.implementation == "all" else (settings.implementation,)
-    columns = [(cell, implementation) for cell in cells for implementation in implementations]
-    print("layers embedding texts  ", *(f"{cell + ' ' + implementation:>11}" for cell, implementation in columns))
+    columns = list_columns(settings)
+    cells, implementations = zip(*columns, strict=True)
+    widths = [max(7, len(cell)) for cell in cells]
+    for start, texts in (("layers embedding texts", cells), ("", implementations)):
+        print(f"{start:<25}", *(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True)))
     all_errors: dict[str, float] = {}
     for case in gradient_check.list_cases(settings):
         row = []
@@ -50,8 +52,8 @@ def check_gradients(settings: GradcheckConfig) -> None:
             row.append(f"{errors[_find_worst(errors)]:.1e}")
             model = f"{cell} {implementation}, layers {case.num_layers}, embedding {case.embedding_size}, {case.kind}"
             all_errors |= {f"{name} ({model})": error for name, error in errors.items()}
-        print(f"{case.num_layers:<6} {case.embedding_size:<9} {case.kind:<8}", end="")
-        print("", *(f"{text:>11}" for text in row), flush=True)
+        start = f"{case.num_layers:<6} {case.embedding_size:<9} {case.kind}"
+        print(f"{start:<25}", *(f"{text:>{width}}" for text, width in zip(row, widths, strict=True)), flush=True)
     failed = {name: error for name, error in all_errors.items() if not error <= settings.tolerance}
     if failed:
         worst = _find_worst(failed)
@@ -59,6 +61,17 @@ def check_gradients(settings: GradcheckConfig) -> None:
             f"{len(failed)} of {len(all_errors)} gradients have a relative error above "
             f"--tolerance={settings.tolerance:g}; the largest, {failed[worst]:.1e}, is that of {worst}"
         )
+
+
+def list_columns(settings: GradcheckConfig) -> list[tuple[str, str]]:
+    """Lists the columns of the table: a cell and an implementation each."""
+    from tfcharrnn.model.backends import LIBRARY_CELLS
+    from tfcharrnn.verification import gradient_check
+
+    cells: tuple[str, ...] = (settings.cell,)
+    if settings.cell == "all":
+        cells = LIBRARY_CELLS if settings.implementation == "keras" else cell_registry.list_cells()
+    return [(cell, name) for cell in cells for name in gradient_check.list_implementations(settings, cell)]
 
 
 def _find_worst(errors: dict[str, float]) -> str:

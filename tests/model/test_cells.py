@@ -10,7 +10,7 @@ from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.cells import base, get_cell_class
 from tfcharrnn.model.cells.base import get_initializers, glorot_uniform, orthogonal
 from tfcharrnn.model.char_rnn import CharRNN
-from tfcharrnn.verification import numpy_reference
+from tfcharrnn.verification import numpy_reference, reference_cells
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
@@ -91,7 +91,7 @@ def test_one_step_is_the_reference_step(name):
     weights = {key: getattr(cell, key).numpy() for key in ("kernel", "recurrent_kernel", "bias")}
     x, state = rng.normal(size=(4, 5)), tuple(rng.normal(size=(4, 6)) for _ in range(cell.num_state_tensors))
     got = cell.step(x @ cell.kernel + cell.input_bias, tuple(map(tf.constant, state)))
-    expected, _ = numpy_reference.FORWARD[name](x, state, weights)
+    expected, _ = reference_cells.FORWARD[name](x, state, weights)
     assert len(got) == len(expected)
     for g, e in zip(got, expected, strict=True):
         np.testing.assert_allclose(g, e, rtol=1e-12, atol=1e-14)
@@ -112,7 +112,7 @@ def test_gates_of_each_activation_are_the_formulas_of_keras():
             [0.0, 0.0, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 0.0, 0.0],
         ),
     }
-    assert golden.keys() == base.GATE_ACTIVATIONS.keys() == numpy_reference.GATES.keys() == set(RECURRENT_ACTIVATIONS)
+    assert golden.keys() == base.GATE_ACTIVATIONS.keys() == reference_cells.GATES.keys() == set(RECURRENT_ACTIVATIONS)
     for name, (values, slopes) in golden.items():
         gate = base.GATE_ACTIVATIONS[name]
         assert gate.name == name
@@ -122,8 +122,8 @@ def test_gates_of_each_activation_are_the_formulas_of_keras():
             3.0 * np.array(slopes),
             atol=1e-14,
         )
-        np.testing.assert_allclose(numpy_reference.GATES[name](a), values, atol=1e-15)
-        np.testing.assert_allclose(numpy_reference.SLOPES[name](numpy_reference.GATES[name](a)), slopes, atol=1e-15)
+        np.testing.assert_allclose(reference_cells.GATES[name](a), values, atol=1e-15)
+        np.testing.assert_allclose(reference_cells.SLOPES[name](reference_cells.GATES[name](a)), slopes, atol=1e-15)
 
 
 def test_equal_settings_give_the_same_cell_class():

@@ -1,15 +1,11 @@
 """Reference implementation of the language model in plain NumPy, forward and backward, one step at a time.
 
 The tests check the fast code against it. It follows the formulas of the papers, in float64 and without regard to speed,
-and shares no code with the TensorFlow modules. Letters are arrays: x the input, h the output, W the kernel, U the
-recurrent kernel, b the bias; `d_y` is the gradient of the loss by y. Two rules give every backward step:
-
-    y = f(a)      ->  d_a = d_y * f'(a)                            (sigmoid' = s (1 - s), tanh' = 1 - tanh^2)
-    a = x W + b   ->  d_x = d_a W^T,  d_W = x^T d_a,  d_b = sum of d_a over the batch
+and shares no code with the TensorFlow modules. The steps of the cells are in `reference_cells`.
 
 Parameters are a dict of arrays named as in a checkpoint: `embedding` `[vocabulary, embedding]` (absent for one-hot
-input), for each layer `cells/0/kernel`, `cells/0/recurrent_kernel` and `cells/0/bias`, `output_kernel`
-`[hidden, vocabulary]` and `output_bias` `[vocabulary]`.
+input), for each layer `cells/0/kernel` and the other weights of the cell, for layer normalisation `norms/0/gain` and
+`norms/0/shift`, `output_kernel` `[hidden, vocabulary]` and `output_bias` `[vocabulary]`.
 """
 
 from __future__ import annotations
@@ -21,115 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Parameters = dict[str, Array]
-State = tuple[Array, ...]
-Cache = tuple[Array, ...]
-
-
-def sigmoid(a: npt.ArrayLike) -> Array:
-    """1 / (1 + exp(-a)), in a form that cannot overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(a, np.float64)))
-
-
-def hard_sigmoid(a: npt.ArrayLike) -> Array:
-    """clip(0.2 a + 0.5, 0, 1), named hard_sigmoid in Keras 1 and 2."""
-    return np.minimum(np.maximum(0.2 * np.asarray(a, np.float64) + 0.5, 0.0), 1.0)
-
-
-def hard_sigmoid_6(a: npt.ArrayLike) -> Array:
-    """relu6(a + 3) / 6, named hard_sigmoid in Keras 3."""
-    return np.minimum(np.maximum(np.asarray(a, np.float64) + 3.0, 0.0), 6.0) / 6.0
-
-
-# Gate activations s = f(a), and their slopes f'(a) as functions of s.
-GATES: dict[str, Callable[[npt.ArrayLike], Array]] = {
-    "sigmoid": sigmoid,
-    "hard_sigmoid": hard_sigmoid,
-    "hard_sigmoid_6": hard_sigmoid_6,
-}
-SLOPES: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": lambda s: s * (1.0 - s),
-    "hard_sigmoid": lambda s: np.where((s > 0.0) & (s < 1.0), 0.2, 0.0),
-    "hard_sigmoid_6": lambda s: np.where((s > 0.0) & (s < 1.0), 1.0 / 6.0, 0.0),
-}
-
-# One step of each cell; `gate` is the activation of the gates, unused by the Elman network.
-#   forward:  x [batch, input], state before, weights        ->  state after, cache for the backward step
-#   backward: gradient by the state after, cache, weights    ->  gradients by x, by the state before, by the weights
-
-
-def rnn_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
-    """Elman (1990): h' = tanh(x W + h U + b)."""
-    (h,) = state
-    after = np.tanh(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"])
-    return (after,), (x, h, after)
-
-
-def rnn_backward(d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid") -> tuple[Array, State, Parameters]:
-    """Computes the derivative of `rnn_forward`."""
-    x, h, after = cache
-    d_a = d_after[0] * (1.0 - after**2)
-    gradients = {"kernel": x.T @ d_a, "recurrent_kernel": h.T @ d_a, "bias": d_a.sum(axis=0)}
-    return d_a @ w["kernel"].T, (d_a @ w["recurrent_kernel"].T,), gradients
-
-
-def lstm_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
-    """Gers et al. (2000): c' = f c + i g, h' = o tanh(c'); the columns of W, U and b are in the order i, f, g, o."""
-    h, c = state
-    a_i, a_f, a_g, a_o = np.split(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"], 4, axis=1)
-    i, f, g, o = GATES[gate](a_i), GATES[gate](a_f), np.tanh(a_g), GATES[gate](a_o)
-    c_after = f * c + i * g
-    return (o * np.tanh(c_after), c_after), (x, h, c, i, f, g, o, c_after)
-
-
-def lstm_backward(
-    d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid"
-) -> tuple[Array, State, Parameters]:
-    """Computes the derivative of `lstm_forward`; c' affects h' and the next step."""
-    x, h, c, i, f, g, o, c_after = cache
-    d_h, d_c = d_after
-    d_o = d_h * np.tanh(c_after)
-    d_c = d_c + d_h * o * (1.0 - np.tanh(c_after) ** 2)
-    d_i, d_f, d_g = d_c * g, d_c * c, d_c * i
-    slope = SLOPES[gate]
-    d_a = np.hstack([d_i * slope(i), d_f * slope(f), d_g * (1.0 - g**2), d_o * slope(o)])
-    gradients = {"kernel": x.T @ d_a, "recurrent_kernel": h.T @ d_a, "bias": d_a.sum(axis=0)}
-    return d_a @ w["kernel"].T, (d_a @ w["recurrent_kernel"].T, d_c * f), gradients
-
-
-def gru_forward(x: Array, state: State, w: Parameters, gate: str = "sigmoid") -> tuple[State, Cache]:
-    """Cho et al. (2014), as cuDNN computes it: h' = z h + (1 - z) n with n = tanh(p_n + r q_n).
-
-    Here p = x W + b[0] and q = h U + b[1], with columns in the order z, r, n; the reset gate is applied after h U.
-    """
-    (h,) = state
-    p_z, p_r, p_n = np.split(x @ w["kernel"] + w["bias"][0], 3, axis=1)
-    q_z, q_r, q_n = np.split(h @ w["recurrent_kernel"] + w["bias"][1], 3, axis=1)
-    z, r = GATES[gate](p_z + q_z), GATES[gate](p_r + q_r)
-    n = np.tanh(p_n + r * q_n)
-    return (z * h + (1.0 - z) * n,), (x, h, z, r, n, q_n)
-
-
-def gru_backward(d_after: State, cache: Cache, w: Parameters, gate: str = "sigmoid") -> tuple[Array, State, Parameters]:
-    """Computes the derivative of `gru_forward`; h affects h' directly and through U."""
-    x, h, z, r, n, q_n = cache
-    (d_h,) = d_after
-    d_z, d_n = d_h * (h - n), d_h * (1.0 - z)
-    d_p_n = d_n * (1.0 - n**2)
-    d_r, d_q_n = d_p_n * q_n, d_p_n * r
-    d_gates = [d_z * SLOPES[gate](z), d_r * SLOPES[gate](r)]  # equal for p and q, which enter as a sum
-    d_p, d_q = np.hstack([*d_gates, d_p_n]), np.hstack([*d_gates, d_q_n])
-    gradients = {
-        "kernel": x.T @ d_p,
-        "recurrent_kernel": h.T @ d_q,
-        "bias": np.stack([d_p.sum(axis=0), d_q.sum(axis=0)]),
-    }
-    return d_p @ w["kernel"].T, (d_h * z + d_q @ w["recurrent_kernel"].T,), gradients
-
-
-FORWARD = {"rnn": rnn_forward, "lstm": lstm_forward, "gru": gru_forward}
-BACKWARD = {"rnn": rnn_backward, "lstm": lstm_backward, "gru": gru_backward}
+from tfcharrnn.verification.reference_cells import (
+    BACKWARD,
+    FORWARD,
+    STATE_TENSORS,
+    Array,
+    Cache,
+    Parameters,
+    State,
+    normalise,
+    normalise_backward,
+)
 
 
 def layer_forward(
@@ -143,10 +41,10 @@ def layer_forward(
     """Runs a cell over a sequence.
 
     Args:
-        cell: `rnn`, `lstm` or `gru`.
+        cell: its name, a key of `FORWARD`.
         x: `[time, batch, input]`.
-        state: the state before the first step, arrays `[batch, hidden]`: (h,), for the LSTM (h, c).
-        w: `kernel`, `recurrent_kernel` and `bias`.
+        state: the state before the first step, arrays `[batch, hidden]`: (h,) or (h, c).
+        w: `kernel` and the other weights of the cell.
         mask: bool `[time, batch]`; where it is false, the step is skipped and the state stays the same.
         gate: activation of the gates, a key of `GATES`.
 
@@ -176,11 +74,11 @@ def layer_backward(
     """Computes the derivative of `layer_forward`, by backpropagation through time (Werbos 1990).
 
     Args:
-        cell: `rnn`, `lstm` or `gru`.
+        cell: its name, a key of `FORWARD`.
         d_outputs: the gradient by the outputs, `[time, batch, hidden]`.
         d_state: the gradient by the state after the last step.
         caches: the caches that `layer_forward` returned.
-        w: `kernel`, `recurrent_kernel` and `bias`.
+        w: `kernel` and the other weights of the cell.
         mask: bool `[time, batch]`, false for skipped steps.
         gate: activation of the gates, a key of `GATES`.
 
@@ -240,11 +138,15 @@ def run_model(
     dropout: Sequence[Array] | None = None,
     weights: Array | None = None,
     gate: str = "sigmoid",
+    residual: bool = False,
 ) -> Result:
     """Runs the whole model over a batch of texts, forward and backward.
 
+    What enters a layer from the second on, and the output layer, is the output of the layer below; with `residual` the
+    sum of the outputs of all layers below; and if there are parameters `norms/...`, that normalised.
+
     Args:
-        cell: `rnn`, `lstm` or `gru`.
+        cell: its name, a key of `FORWARD`.
         parameters: named as the module says.
         inputs: symbols, `[time, batch]`.
         targets: the symbols that follow them, `[time, batch]`.
@@ -253,24 +155,29 @@ def run_model(
         dropout: for each layer but the first, the factors on its input, `[time, batch, hidden]`; None: all 1.
         weights: weights of the characters in the mean that is the loss, `[time, batch]`; None: all 1.
         gate: activation of the gates, a key of `GATES`.
+        residual: add up the outputs of the layers.
     """
     layers: list[Parameters] = []
     while f"cells/{len(layers)}/kernel" in parameters:
-        names = ("kernel", "recurrent_kernel", "bias")
-        layers.append({name: parameters[f"cells/{len(layers)}/{name}"] for name in names})
+        prefix = f"cells/{len(layers)}/"
+        layers.append({name.removeprefix(prefix): w for name, w in parameters.items() if name.startswith(prefix)})
     if state is None:
         zeros = np.zeros((inputs.shape[1], len(parameters["output_kernel"])))
-        state = [(zeros, zeros) if cell == "lstm" else (zeros,)] * len(layers)
+        state = [(zeros,) * STATE_TENSORS[cell]] * len(layers)
+    factors: list[Array | float] = [1.0] * len(layers) if dropout is None else [*dropout, 1.0]
 
     one_hot = np.eye(len(parameters.get("embedding", layers[0]["kernel"])))[inputs]
     x = one_hot @ parameters["embedding"] if "embedding" in parameters else one_hot
-    last, caches = [], []
+    total: Array | float = 0.0
+    last, caches, normalised = [], [], []
     for layer, w in enumerate(layers):
-        if layer and dropout is not None:
-            x = x * dropout[layer - 1]
-        x, layer_state, layer_caches = layer_forward(cell, x, state[layer], w, mask, gate)
+        output, layer_state, layer_caches = layer_forward(cell, x, state[layer], w, mask, gate)
+        total = total + output if residual else output
+        x, y, divisor = _normalise_between(parameters, layer, total)
+        x = x * factors[layer]
         last.append(layer_state)
         caches.append(layer_caches)
+        normalised.append((y, divisor))
     logits = x @ parameters["output_kernel"] + parameters["output_bias"]
     losses, d_losses = cross_entropy(logits, targets)
     share = np.ones(losses.shape) if weights is None else weights
@@ -280,16 +187,35 @@ def run_model(
     gradients = {"output_kernel": np.einsum("tbh,tbv->hv", x, d_logits), "output_bias": d_logits.sum(axis=(0, 1))}
     d_x = d_logits @ parameters["output_kernel"].T
     d_state: list[State] = []
+    d_total: Array | float = 0.0  # with `residual`, the sum that enters the layers above contains this layer's output
     for layer in reversed(range(len(layers))):
+        d_output, d_norm = _normalise_between_backward(parameters, layer, d_x * factors[layer], *normalised[layer])
+        d_total = d_total + d_output if residual else d_output
         d_last = tuple(np.zeros_like(array) for array in last[layer])
-        d_x, d_first, d_weights = layer_backward(cell, d_x, d_last, caches[layer], layers[layer], mask, gate)
+        d_x, d_first, d_weights = layer_backward(cell, d_total, d_last, caches[layer], layers[layer], mask, gate)
         d_state.insert(0, d_first)
-        gradients |= {f"cells/{layer}/{name}": gradient for name, gradient in d_weights.items()}
-        if layer and dropout is not None:
-            d_x = d_x * dropout[layer - 1]
+        gradients |= {f"cells/{layer}/{name}": gradient for name, gradient in d_weights.items()} | d_norm
     if "embedding" in parameters:
         gradients["embedding"] = np.einsum("tbv,tbe->ve", one_hot, d_x)
     return Result(float((losses * share).sum()), logits, tuple(last), gradients, tuple(d_state))
+
+
+def _normalise_between(parameters: Parameters, layer: int, x: Array) -> tuple[Array, Array, Array]:
+    """Applies the normalisation after a layer, if there is one: gain LN(x) + shift; returns it and that of LN."""
+    if f"norms/{layer}/gain" not in parameters:
+        return x, x, np.ones(())
+    y, divisor = normalise(x)
+    return parameters[f"norms/{layer}/gain"] * y + parameters[f"norms/{layer}/shift"], y, divisor
+
+
+def _normalise_between_backward(
+    parameters: Parameters, layer: int, d: Array, y: Array, divisor: Array
+) -> tuple[Array, Parameters]:
+    """Computes the derivative of `_normalise_between`: by x, and by gain and shift."""
+    if f"norms/{layer}/gain" not in parameters:
+        return d, {}
+    gradients = {f"norms/{layer}/gain": (d * y).sum(axis=(0, 1)), f"norms/{layer}/shift": d.sum(axis=(0, 1))}
+    return normalise_backward(d * parameters[f"norms/{layer}/gain"], y, divisor), gradients
 
 
 def variables(model: Any) -> dict[str, Any]:
@@ -297,21 +223,23 @@ def variables(model: Any) -> dict[str, Any]:
     return {name: value for name, value in model.named_variables.items() if not name.startswith("initial_states")}
 
 
-def central_differences(function: Callable[[], float], array: Array, step: float = 1e-5) -> Array:
-    """Returns the gradient of a function by an array that it reads, (f(a + step) - f(a - step)) / (2 step).
+def central_differences(function: Callable[[], float], array: Array, step: float = 3e-4) -> Array:
+    """Returns the gradient of a function f by an array a that it reads, by differences of the fourth order.
+
+    f'(a) = (8 (f(a + step) - f(a - step)) - (f(a + 2 step) - f(a - 2 step))) / (12 step) + O(step^4).
 
     Args:
         function: reads `array`, whose entries are changed one by one and restored.
         array: `[...]`.
-        step: the error of the formula grows as step^2, the rounding error as 1e-16 / step.
+        step: the error of the formula grows as step^4, the rounding error as 1e-16 / step.
     """
     gradient = np.zeros_like(array)
     for index in np.ndindex(array.shape):
-        value = array[index]
-        array[index] = value + step
-        above = function()
-        array[index] = value - step
-        gradient[index] = (above - function()) / (2.0 * step)
+        value, total = array[index], 0.0
+        for distance, factor in ((1, 8.0), (-1, -8.0), (2, -1.0), (-2, 1.0)):
+            array[index] = value + distance * step
+            total += factor * function()
+        gradient[index] = total / (12.0 * step)
         array[index] = value
     return gradient
 
