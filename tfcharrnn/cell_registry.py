@@ -10,11 +10,13 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from tfcharrnn.errors import ConfigError, UserError, first_line, shorten
+from tfcharrnn.errors import ConfigError, UserError, find_place, first_line, shorten
 
 if TYPE_CHECKING:
     from tfcharrnn.model.cells import Cell
@@ -24,11 +26,14 @@ BUILT_IN = ("rnn", "lstm", "gru", "lnlstm", "mlstm", "mingru", "minlstm", "sru")
 ENTRY_POINT_GROUP = "tfcharrnn.cells"
 
 _registered: dict[str, type[Cell]] = {}
+# the value of --cell_module that registered a cell, unless Python code imported it by itself
+_modules: dict[str, str] = {}
 
 
 def add_cell(name: str, cell_class: type[Cell]) -> None:
     """Makes a cell known as `--cell=name`; see `tfcharrnn.register_cell`."""
     _registered[name] = cell_class
+    _modules.pop(name, None)
 
 
 def list_cells() -> tuple[str, ...]:
@@ -54,9 +59,9 @@ def check_cell(name: str) -> None:
     """
     if name in BUILT_IN or name in _registered:
         return
-    entry_point = _find_entry_point(name)
-    if entry_point is not None:
-        remedy = f"the installed module {entry_point.module} has it: add --cell_module={entry_point.module}"
+    module = find_installed_module(name)
+    if module is not None:
+        remedy = f"the installed module {module} has it: add --cell_module={module}"
     elif close := difflib.get_close_matches(name, list_cells(), 1, 0.75):
         remedy = f"did you mean {close[0]}? A cell of your own needs --cell_module=FILE.py"
     else:
@@ -72,13 +77,16 @@ def load_named_cell(name: str) -> None:
     """
     if name in BUILT_IN or name in _registered:
         return
-    entry_point = _find_entry_point(name)
-    if entry_point is not None:
-        load_cell_module(entry_point.module)
+    module = find_installed_module(name)
+    if module is None:
+        return
+    load_cell_module(module)
+    if name not in _registered:
+        raise UserError(f"--cell={shorten(name)}: an installed package declares it, but {module} does not register it")
 
 
-def load_cell_module(module: str) -> None:
-    """Imports a module that registers cells.
+def load_cell_module(module: str) -> tuple[str, ...]:
+    """Imports a module that registers cells, and returns their names.
 
     Args:
         module: a file, `FILE.py`, or the name of an installed module, `PACKAGE.MODULE`.
@@ -88,27 +96,44 @@ def load_cell_module(module: str) -> None:
     """
     before = dict(_registered)
     try:
-        if module.endswith(".py"):
-            _import_file(Path(module))
-        else:
-            importlib.import_module(module)
+        imported = _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
     except (SystemExit, Exception) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"--cell_module={module}: cannot be imported ({type(error).__name__}: {first_line(error)})"
-        ) from error
-    if _registered == before and not any(cell.__module__ == module for cell in before.values()):
+        raise UserError(f"--cell_module={module}: cannot be imported: {_describe_error(error, module)}") from error
+    inside = (imported.__name__, f"{imported.__name__}.")
+    names = tuple(
+        name
+        for name, cell in _registered.items()
+        if before.get(name) is not cell or cell.__module__ == inside[0] or cell.__module__.startswith(inside[1])
+    )
+    if not names:
         raise UserError(
             f'--cell_module={module}: registers no cell; decorate one with @tfcharrnn.register_cell("NAME")'
         )
+    _modules.update(dict.fromkeys(names, module))
+    return names
 
 
-def _import_file(path: Path) -> None:
+def format_module_flag(name: str) -> str:
+    """Returns ` --cell_module=...` to append to a command that needs the cell; "" if it needs none."""
+    return f" --cell_module={shlex.quote(_modules[name])}" if name in _modules else ""
+
+
+def find_installed_module(name: str) -> str | None:
+    """Finds the module of an installed package that declares a cell; nothing is imported."""
+    try:
+        declared = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)
+        return next((entry_point.module for entry_point in declared), None)
+    except (OSError, ValueError, AttributeError):  # the files of some package are damaged
+        return None
+
+
+def _import_file(path: Path) -> ModuleType:
     """Runs a file as a module of its own, with its folder importable, as Python does for a script."""
-    path = path.absolute()
     if not path.is_file():
         raise UserError(f"--cell_module={path}: there is no such file")
+    path = path.absolute()
     name = path.stem
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) != str(path):
@@ -120,8 +145,16 @@ def _import_file(path: Path) -> None:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
+    return module
 
 
-def _find_entry_point(name: str) -> importlib.metadata.EntryPoint | None:
-    """Finds the entry point of an installed package that declares a cell; nothing is imported."""
-    return next(iter(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)), None)
+def _describe_error(error: BaseException, module: str) -> str:
+    """Describes in one line why a module cannot be imported, and where."""
+    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        file = Path(*module.split(".")).with_suffix(".py")
+        hint = f"; did you mean --cell_module={file}?" if file.is_file() else "; install it, or name a file, FILE.py"
+        return f"there is no module {error.name}{hint}"
+    # the message of a syntax error repeats the place
+    message = error.msg if isinstance(error, SyntaxError) else first_line(error)
+    place = find_place(error)
+    return f"{place + ': ' if place else ''}{type(error).__name__}: {message}"

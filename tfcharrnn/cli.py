@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
+from tfcharrnn import cell_registry
 from tfcharrnn.config import check_settings
 from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
@@ -65,6 +66,17 @@ def define_run_flags(more: str = "") -> None:
     flags.DEFINE_string("run_dir", "", "The run folder; by default the newest in runs/.")
     known = "latest, best (lowest loss), a step, or a checkpoint folder"
     flags.DEFINE_string("checkpoint", "latest", f"{known}{more}.")
+    define_cell_module_flag()
+
+
+def define_cell_module_flag() -> None:
+    """Defines `--cell_module`, which `load_cells` imports."""
+    flags.DEFINE_list(
+        "cell_module",
+        [],
+        "Python code that registers cells of your own: FILE.py|MODULE[,...]. It is imported, so name only code that "
+        "you trust.",
+    )
 
 
 def define_recipe_flag() -> None:
@@ -75,6 +87,26 @@ def define_recipe_flag() -> None:
         "A recipe that comes with the package, such as gru; a wrong name lists them all. Other flags override it, in "
         "any order. (A --flagfile is overridden only by flags after it.)",
     )
+
+
+def load_cells(name: str = "") -> tuple[str, ...]:
+    """Imports the modules of `--cell_module`, before the settings are checked.
+
+    Args:
+        name: a cell that the command line names; the installed package that declares it is imported too.
+
+    Returns:
+        The names of the cells that `--cell_module` registers.
+
+    Raises:
+        UserError: a module cannot be imported, or registers no cell.
+    """
+    modules = [decode_argument(module) for module in flags.FLAGS.cell_module]
+    if modules or (name and cell_registry.find_installed_module(name)):
+        load_tensorflow()
+    names = [registered for module in modules for registered in cell_registry.load_cell_module(module)]
+    cell_registry.load_named_cell(name)
+    return tuple(dict.fromkeys(names))
 
 
 def parse_settings(*classes: type) -> dict[str, Any]:
@@ -198,6 +230,8 @@ def run_command(
     """
     _open_standard_streams()
     names = frozenset(field.name for cls in left_to_train for field in dataclasses.fields(cls))
+    if names:
+        names |= {"cell_module"}
     define_flags()
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 # line ends, terminal controls and surrogates, which a folder name or a damaged file may contain
@@ -11,6 +15,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # the graph location in a TensorFlow error
 _PLACE = re.compile(r"\{\{.*?\}\}\s*")
 _SHORT, _LONG, _LONGEST = 200, 500, 2000
+_PACKAGE = Path(__file__).parent
 # how this process was started, to name other commands in the same way
 _command_prefix = "python -m tfcharrnn."
 
@@ -49,6 +54,36 @@ class ConfigError(UserError):
 
     The commands exit with code 2 when it comes from the command line.
     """
+
+
+class CellError(UserError, TypeError):
+    """A cell whose code does not do what a cell must; the message names its class."""
+
+
+def find_place(error: BaseException) -> str:
+    """Finds where in a user's code an error arose: `FILE, line N`, or "" if it arose elsewhere.
+
+    That is the innermost line of the first module outside this package, or of one beside it, that the traceback visits.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_shorten_path(error.filename)}, line {error.lineno}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != importlib.__file__
+        and not frame.filename.startswith("<frozen")
+        and not Path(frame.filename).is_relative_to(_PACKAGE)
+    ]
+    if not frames:
+        return ""
+    folder = Path(frames[0].filename).parent
+    place = [frame for frame in frames if Path(frame.filename).parent == folder][-1]
+    return f"{_shorten_path(place.filename)}, line {place.lineno}"
+
+
+def _shorten_path(path: str) -> str:
+    """Returns a path relative to the working directory if it is in it."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def set_command_prefix(prefix: str) -> None:

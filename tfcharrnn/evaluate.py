@@ -55,6 +55,7 @@ def main() -> None:
     if _FLAGS["unknown"].present and not _FLAGS.input:
         raise ConfigError("--unknown is for --input; a split has no unknown characters")
     cli.load_tensorflow()
+    cli.load_cells()
     from tfcharrnn.analysis import baselines
     from tfcharrnn.inference import eval_inputs, trained_model
 

@@ -17,6 +17,7 @@ _FLAGS = flags.FLAGS
 def main() -> None:
     """Reads the flags and exports the model."""
     cli.load_tensorflow()
+    cli.load_cells()
     from tfcharrnn.serving import export_formats
 
     path = export_formats.export_model(

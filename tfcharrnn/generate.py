@@ -24,6 +24,7 @@ def main() -> None:
     if _FLAGS.interactive and (_FLAGS.json or config.num_samples != 1):
         raise ConfigError("--interactive generates one text; leave out --json and --num_samples")
     cli.load_tensorflow()
+    cli.load_cells()
     from tfcharrnn.inference import repl, trained_model
     from tfcharrnn.runs import checkpoints
     from tfcharrnn.runs import run_folder as run_lib

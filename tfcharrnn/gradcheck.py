@@ -15,27 +15,36 @@ from __future__ import annotations
 
 import math
 
+from absl import flags
+
 from tfcharrnn import cell_registry, cli
 from tfcharrnn.config import GradcheckConfig
 from tfcharrnn.errors import UserError
 
+_FLAGS = flags.FLAGS
+
 
 def main() -> None:
     """Reads the flags and prints the table."""
+    own_cells = cli.load_cells(_FLAGS.cell)
     settings = cli.parse_config(GradcheckConfig)
     cli.load_tensorflow()
-    check_gradients(settings)
+    check_gradients(settings, own_cells)
 
 
-def check_gradients(settings: GradcheckConfig) -> None:
+def check_gradients(settings: GradcheckConfig, own_cells: tuple[str, ...] = ()) -> None:
     """Prints the table, row by row as they are computed.
+
+    Args:
+        settings: the cells, sizes and tolerance.
+        own_cells: what `all` means instead of the built-in cells.
 
     Raises:
         UserError: a relative error is above the tolerance, or not a number; names the largest.
     """
     from tfcharrnn.verification import gradient_check
 
-    columns = list_columns(settings)
+    columns = list_columns(settings, own_cells)
     cells, implementations = zip(*columns, strict=True)
     widths = [max(7, len(cell)) for cell in cells]
     for start, texts in (("layers embedding texts", cells), ("", implementations)):
@@ -63,14 +72,15 @@ def check_gradients(settings: GradcheckConfig) -> None:
         )
 
 
-def list_columns(settings: GradcheckConfig) -> list[tuple[str, str]]:
+def list_columns(settings: GradcheckConfig, own_cells: tuple[str, ...]) -> list[tuple[str, str]]:
     """Lists the columns of the table: a cell and an implementation each."""
     from tfcharrnn.model.backends import LIBRARY_CELLS
     from tfcharrnn.verification import gradient_check
 
     cells: tuple[str, ...] = (settings.cell,)
     if settings.cell == "all":
-        cells = LIBRARY_CELLS if settings.implementation == "keras" else cell_registry.list_cells()
+        all_cells = LIBRARY_CELLS if settings.implementation == "keras" else cell_registry.BUILT_IN
+        cells = own_cells or all_cells
     return [(cell, name) for cell in cells for name in gradient_check.list_implementations(settings, cell)]
 
 
@@ -82,6 +92,7 @@ def _find_worst(errors: dict[str, float]) -> str:
 def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_config_flags(GradcheckConfig)
+    cli.define_cell_module_flag()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def _read_text(path: str) -> str:
 def _read_run_texts() -> dict[str, str]:
     """Reads the training text of a run and its validation text, if any, as `generate` would print them."""
     cli.load_tensorflow()
+    cli.load_cells()
     from tfcharrnn.inference import eval_inputs, trained_model
     from tfcharrnn.runs import run_folder as run_lib
 
@@ -85,6 +86,7 @@ def define_flags() -> None:
     flags.DEFINE_string("training", "", "File of the training text.")
     flags.DEFINE_string("run_dir", "", "The run that generated the text, instead of --training.")
     flags.DEFINE_string("data_dir", "", "The run's data folder if it has moved.")
+    cli.define_cell_module_flag()
     flags.DEFINE_string("held_out", "", "File of a real text that was not trained on, for comparison.")
     flags.DEFINE_string("encoding", "utf-8", "Encoding of the files.")
     flags.DEFINE_bool("json", False, "Print a JSON object.")

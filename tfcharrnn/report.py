@@ -19,6 +19,7 @@ def main() -> None:
     """Reads the flags, writes the report and prints its path."""
     check_exclusive(text=_FLAGS.text, prime=_FLAGS.prime)
     cli.load_tensorflow()
+    cli.load_cells()
     from tfcharrnn.analysis import html_report, report_text
     from tfcharrnn.inference import trained_model
 

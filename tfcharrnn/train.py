@@ -20,6 +20,7 @@ _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
 
 def main() -> None:
     """Reads the flags and trains; prints the run folder."""
+    cli.load_cells(_FLAGS.cell)
     settings = cli.parse_settings(*_CONFIGS)
     cli.load_tensorflow()
     from tfcharrnn.training import setup
@@ -42,6 +43,7 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_config_flags(*_CONFIGS)
+    cli.define_cell_module_flag()
     cli.define_recipe_flag()
     flags.DEFINE_string("data_dir", "", "A data folder created by `prepare`, instead of --input or --corpus.")
     flags.DEFINE_string("run_dir", "", "The run folder to create; by default one in runs/ named after the time.")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfcharrnn.errors import CellError
 from tfcharrnn.model.cells.base import Cell, State, matmul
 
 
@@ -163,11 +164,11 @@ def differentiate_step(
 def _take_product(cell_class: type[Cell], by_matrix: dict[int, tf.Tensor], matrix: tf.Tensor) -> tf.Tensor:
     """Returns what a step noted about the product with a matrix."""
     if id(matrix) not in by_matrix:
-        raise TypeError(f"{cell_class.__name__}.forward must use each of its extra matrices once, and in its result")
+        raise CellError(f"{cell_class.__name__}.forward must use each of its extra matrices once, and in its result")
     return by_matrix[id(matrix)]
 
 
 def _check_first_use(cell_class: type[Cell], by_matrix: dict[int, tf.Tensor], matrix: tf.Tensor) -> None:
     """Checks that a step has not used a matrix yet."""
     if id(matrix) in by_matrix:
-        raise TypeError(f"{cell_class.__name__}.forward must use each of its extra matrices once, not twice")
+        raise CellError(f"{cell_class.__name__}.forward must use each of its extra matrices once, not twice")

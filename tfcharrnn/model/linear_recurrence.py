@@ -94,14 +94,14 @@ def _run_steps(
         return tf.reshape(tf.cast(rows, x.dtype), [*x.shape[:-1], matrix.shape[1]])
 
     weights: dict[str, Any] = cell_class.bind_extras(extras, multiply)
-    a, b = cell_class.coefficients(p, **weights)
+    a, b = cell_class.run_coefficients(p, weights)
     keep = None if mask is None else tf.cast(mask, p.dtype)[..., tf.newaxis]
     if keep is not None:  # a skipped step is c' = 1 c + 0
         a, b = 1.0 + keep * (a - 1.0), keep * b
     c = scan_linear(a, b, state[-1], chunk_length, known)
     if cell_class.num_state_tensors == 1:
         return (c,)
-    h = cell_class.output(p, c, **weights)
+    h = cell_class.run_output(p, c, weights)
     if keep is not None:  # the output of a skipped step is that of the step before
         h = scan_linear(1.0 - keep + tf.zeros_like(h), keep * h, state[0], chunk_length)
     return h, c

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tqdm
 
+from tfcharrnn import cell_registry
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed.cluster import Cluster
 from tfcharrnn.errors import command_line
@@ -62,6 +63,7 @@ class Progress(Callback):
         quiet: bool,
     ):
         self._run_dir = run.path
+        self._module_flag = cell_registry.format_module_flag(run.model.cell)
         self._quiet = quiet or not cluster.is_chief
         self._length = length
         self._bar: tqdm.tqdm | None = None
@@ -162,7 +164,7 @@ class Progress(Callback):
         if interrupted:
             self._print(
                 f"stopped    at step {step:,} of {self._length.total_steps:,}, saved; continue with\n"
-                f"           {command_line('train')} --resume --run_dir={self._run_dir}"
+                f"           {command_line('train')} --resume --run_dir={self._run_dir}{self._module_flag}"
             )
             return
         loss = "" if val_loss is None else f", validation loss {val_loss:.4f} nats a character"
@@ -173,7 +175,7 @@ class Progress(Callback):
         early = "" if step == self._length.total_steps else f" of {self._length.total_steps:,}, out of patience,"
         elapsed = _format_duration(time.perf_counter() - self._start_time)
         self._print(f"done       step {step:,}{early} in {elapsed}{loss}; sample with")
-        self._print(f"           {command_line('generate')} --run_dir={self._run_dir}{which}")
+        self._print(f"           {command_line('generate')} --run_dir={self._run_dir}{which}{self._module_flag}")
 
     def _print(self, text: str) -> None:
         if self._quiet:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tfcharrnn import cell_registry
 from tfcharrnn import config as config_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive
 from tfcharrnn.data import batching, dataset
@@ -95,7 +96,7 @@ def train_model(
         overwrite: replace an existing run.
         quiet: show nothing.
         **settings: fields of `DataConfig`, `ModelConfig` and `TrainingConfig`, such as
-            `input=["my.txt"], cell="gru", steps=500`.
+            `input=["my.txt"], cell="gru", steps=500`. A cell that an installed package declares is imported by name.
 
     Returns:
         The run folder and how training ended.
@@ -107,6 +108,8 @@ def train_model(
     check_exclusive(resume=resume, overwrite=overwrite)
     check_exclusive(resume=resume, init_from=init_from, init_arrays=init_arrays)
     check_exclusive(data_dir=data_dir, input=settings.get("input"), corpus=settings.get("corpus"))
+    if isinstance(settings.get("cell"), str):  # named by the caller, unlike a run folder's
+        cell_registry.load_named_cell(settings["cell"])
     saved = run_folder.load(run_dir or run_folder.find_newest_run()) if resume else None
     source = run_folder.load(init_from) if init_from else None
     origin = {"resume": resume, "init_from": bool(init_from), "init_arrays": bool(init_arrays)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcharrnn.model.cells.base import Cell, State
+from tfcharrnn.model.cells.base import Cell, State, check_tensor, check_tensors, name_cell
 
 
 class LinearCell(Cell):
@@ -45,6 +45,31 @@ class LinearCell(Cell):
     @classmethod
     def forward(cls, p: tf.Tensor, q: tf.Tensor | None, state: State, **extras: Any) -> State:
         """Computes one step."""
-        a, b = cls.coefficients(p, **extras)
+        a, b = cls.run_coefficients(p, extras)
         c = a * state[-1] + b
-        return (c,) if cls.num_state_tensors == 1 else (cls.output(p, c, **extras), c)
+        return (c,) if cls.num_state_tensors == 1 else (cls.run_output(p, c, extras), c)
+
+    @classmethod
+    def run_coefficients(cls, p: tf.Tensor, extras: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Calls `coefficients`.
+
+        Raises:
+            CellError: it fails, or does not return two tensors `[..., hidden]`.
+        """
+        with name_cell(cls, "coefficients"):
+            result = cls.coefficients(p, **extras)
+        like = p[..., : p.shape[-1] // cls.num_gates]
+        check_tensors(cls, "coefficients", result, [like, like], "a and b of c' = a c + b")
+        return result
+
+    @classmethod
+    def run_output(cls, p: tf.Tensor, c: tf.Tensor, extras: dict[str, Any]) -> tf.Tensor:
+        """Calls `output`.
+
+        Raises:
+            CellError: it fails, or does not return a tensor `[..., hidden]`.
+        """
+        with name_cell(cls, "output"):
+            h = cls.output(p, c, **extras)
+        check_tensor(cls, "output", h, c)
+        return h
