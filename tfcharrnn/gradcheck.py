@@ -72,7 +72,7 @@ def check_gradients(settings: GradcheckConfig, own_cells: tuple[str, ...] = ()) 
         )
 
 
-def list_columns(settings: GradcheckConfig, own_cells: tuple[str, ...]) -> list[tuple[str, str]]:
+def list_columns(settings: GradcheckConfig, own_cells: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """Lists the columns of the table: a cell and an implementation each."""
     from tfcharrnn.model.backends import LIBRARY_CELLS
     from tfcharrnn.verification import gradient_check

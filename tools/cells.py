@@ -96,7 +96,7 @@ def measure(name: str, model: dict[str, Any]) -> Row:
     first = Path(_FLAGS.output) / f"{folder}_steps"
     megabytes = train(first, settings | {"steps": _FLAGS.steps})
     rows = read_metrics(first)
-    speed = statistics.median(row["chars_per_second"] for row in rows[1:])
+    speed = statistics.median(row["chars_per_second"] for row in rows[1:] or rows)
     steps = max(1, int(_FLAGS.seconds * speed / (settings["batch_size"] * settings["seq_length"])))
     second = Path(_FLAGS.output) / f"{folder}_seconds"
     train(second, settings | {"steps": steps})

@@ -21,6 +21,7 @@ from tfcharrnn.model.cells import State, get_cell_class
 from tfcharrnn.model.char_rnn import CharRNN, split_batch
 from tfcharrnn.model.input_projection import SymbolInput
 from tfcharrnn.verification import numpy_reference
+from tfcharrnn.verification.reference_cells import Array
 
 # The error of the formula grows as step^4 times the fifth derivative, that of rounding as 1e-16 / step times the loss.
 # If both factors were 1, the best step would be near 6e-4. Measured over cells and kinds, the largest relative error is
@@ -95,7 +96,7 @@ def compute_relative_errors(problem: Problem) -> dict[str, float]:
     return {name: numpy_reference.relative_error(analytic[name], numerical[name]) for name in problem.variables}
 
 
-def compute_analytic_gradients(problem: Problem) -> dict[str, numpy_reference.Array]:
+def compute_analytic_gradients(problem: Problem) -> dict[str, Array]:
     """Returns the gradients as training computes them, by a compiled `tf.GradientTape`."""
 
     def differentiate() -> dict[str, tf.Tensor]:
@@ -108,7 +109,7 @@ def compute_analytic_gradients(problem: Problem) -> dict[str, numpy_reference.Ar
     return {name: gradient.numpy() for name, gradient in compiled().items()}
 
 
-def compute_numerical_gradients(problem: Problem) -> dict[str, numpy_reference.Array]:
+def compute_numerical_gradients(problem: Problem) -> dict[str, Array]:
     """Returns the central differences by every entry of every variable; restores the variables' values."""
     # the graph is traced once; each evaluation then takes a fraction of a millisecond
     compiled = tf.function(problem.loss, autograph=False).get_concrete_function()
@@ -116,7 +117,7 @@ def compute_numerical_gradients(problem: Problem) -> dict[str, numpy_reference.A
     for name, variable in problem.variables.items():
         values = variable.numpy().copy()
 
-        def loss(variable: tf.Variable = variable, values: numpy_reference.Array = values) -> float:
+        def loss(variable: tf.Variable = variable, values: Array = values) -> float:
             variable.assign(values)
             return float(compiled())
 
