@@ -37,7 +37,7 @@ SETTINGS = {
             "embedding_dropout": 0.1,
             "weight_drop": 0.2,
         },
-        {"optimizer": "adamw", "average": 0.9, "schedule": "wsd", "warmup_steps": 10},
+        {"optimizer": "adamw", "average": 0.9, "schedule": "wsd", "warmup_steps": 10, "reset_state": 0.2},
     ),
     "keras on windows": ("windows", {"cell": "gru", "implementation": "keras"}, {"optimizer": "sgd"}),
     "incomplete batches": ("sequences", {"cell": "gru", "dropout": 0.3}, {"drop_remainder": False, "reduction": "sum"}),

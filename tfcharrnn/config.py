@@ -302,6 +302,13 @@ class TrainingConfig(_CheckedConfig):
         "layout=lines: carry the state over from each line to the next, without end, as a stream does; needs "
         "--batch_size=1 and a fixed order, --shuffle=once|none.",
     )
+    reset_state: float = option(
+        0.0,
+        "layout=stream: fraction of the parallel texts whose state starts over in a training step, so that the model "
+        "also learns to begin in the middle of a text.",
+        at_least=0.0,
+        below=1.0,
+    )
     random_start: bool = option(
         False,
         "layout=stream|sequences: read the text as a ring, and begin every epoch at a random character of it, so that "

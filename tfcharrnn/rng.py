@@ -30,6 +30,7 @@ class Purpose(enum.IntEnum):
     SAMPLING = 4
     SPLIT = 5
     BLOCK = 6
+    RESET = 7
 
 
 def key(seed: int | tf.Tensor, purpose: Purpose, step: int | tf.Tensor, index: int | tf.Tensor = 0) -> tf.Tensor:

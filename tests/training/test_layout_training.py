@@ -1,6 +1,7 @@
 """Training on each layout: the carried state, exact resume, smoothed losses."""
 
 import dataclasses
+import functools
 import gc
 import json
 import math
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tfcharrnn
+from tfcharrnn import rng
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.data.batching import BatchSampler, StreamSampler
 from tfcharrnn.data.input_pipeline import Call
@@ -40,9 +42,9 @@ def make_trainer(implementation="custom", learned=False, **settings):
     config = ModelConfig(
         cell="lstm", implementation=implementation, hidden_size=6, num_layers=2, learned_initial_state=learned
     )
-    model, rng = CharRNN(config, VOCABULARY, layout=LAYOUTS["stream"]), np.random.default_rng(5)
+    model, generator = CharRNN(config, VOCABULARY, layout=LAYOUTS["stream"]), np.random.default_rng(5)
     for variable in model.trainable_variables:
-        variable.assign(rng.normal(0.0, 0.5, variable.shape))
+        variable.assign(generator.normal(0.0, 0.5, variable.shape))
     settings = {"optimizer": "sgd", "learning_rate": 0.3, "clip_norm": 0.0, "batch_size": BATCH, **settings}
     return Trainer(model, TrainingConfig(**settings), SEQ_LENGTH + 1, RunLength(3, 100))
 
@@ -79,6 +81,25 @@ def test_the_state_is_carried_within_an_epoch_and_begins_anew_with_it(implementa
     for got, want in zip(everything(trainer), [*model.trainable_variables, *tf.nest.flatten(state)], strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
     assert trainer.carried.symbols.numpy().tolist() == batches[-1, :, -1].numpy().tolist()
+
+
+def test_some_rows_start_over_in_every_step():
+    trainer, (_, batches) = make_trainer(reset_state=0.5, learning_rate=1e-9), stream()
+    run(trainer, 0, STEPS, batches)
+    model, state, num_resets = make_trainer().model, None, 0
+    for step, ids in enumerate(batches):
+        first = model.initial_state(BATCH)
+        if state is not None:
+            key = rng.key(trainer.config.seed, rng.Purpose.RESET, step)
+            is_reset = (rng.uniform([BATCH, 1], key) < 0.5) | (step % 3 == 0)
+            num_resets += int(tf.reduce_sum(tf.cast(is_reset, tf.int32)))
+            first = tf.nest.map_structure(
+                lambda new, old, is_reset=is_reset: tf.where(is_reset, new, old), first, state
+            )
+        _, state = model.losses(ids, first)
+    assert 0 < num_resets < BATCH * (STEPS - 1)
+    for got, want in zip(tf.nest.flatten(trainer.carried.state), tf.nest.flatten(state), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
 def test_steps_of_a_stream_are_the_same_in_one_call_or_several():
@@ -202,7 +223,7 @@ def test_empty_rows_count_nothing(layout, reduction, implementation):
         config = ModelConfig(cell="gru", implementation=implementation, hidden_size=6)
         model, rng = CharRNN(config, VOCABULARY, layout=LAYOUTS[layout]), np.random.default_rng(5)
         for variable in model.trainable_variables:
-            variable.assign(rng.normal(0.0, 0.5, variable.shape))
+            variable.assign(generator.normal(0.0, 0.5, variable.shape))
         settings = {"optimizer": "sgd", "learning_rate": 0.3, "clip_norm": 0.0, "reduction": reduction}
         settings |= {"batch_size": batch_size, "drop_remainder": drop_remainder}
         return Trainer(model, TrainingConfig(**settings), 8, RunLength(2, 100))

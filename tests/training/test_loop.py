@@ -213,6 +213,7 @@ def test_a_resumed_run_with_every_regulariser_equals_an_undisturbed_one(layout, 
         "layout": layout,
         "shuffle_buffer": shuffle_buffer,
         "val_fraction": 0.1,
+        "reset_state": 0.1 if layout == "stream" else 0.0,
     }
     settings |= {"input": [str(tmp_path / "text.txt")], "keep_checkpoints": 0, "eval_every": 60, "checkpoint_every": 13}
     tfcharrnn.train_model(tmp_path / "whole", steps=130, **settings)

@@ -219,11 +219,13 @@ def check_fits_layout(characters: int, records: int, data: DataConfig, config: T
     """Checks that the layout has what the training options ask for, and that the training split fills a batch.
 
     Raises:
-        ConfigError: the layout cannot begin an epoch at any character.
+        ConfigError: the layout cannot begin an epoch at any character, or has no state to carry over or to reset.
         UserError: the split is too small.
     """
     if config.random_start and not LAYOUTS[data.layout].is_continuous:
         raise ConfigError(f"--random_start: applies to --layout=sequences|stream, not to {data.layout}")
+    if config.reset_state and not (LAYOUTS[data.layout].carries_state or config.carry_state):
+        raise ConfigError(f"--reset_state: applies to a carried state, --layout=stream, not to {data.layout}")
     if config.carry_state and data.layout != "lines":
         raise ConfigError(f"--carry_state: applies to --layout=lines, not to {data.layout}")
     if config.carry_state and (config.batch_size > 1 or config.shuffle == "epoch"):

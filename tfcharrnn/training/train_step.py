@@ -352,9 +352,14 @@ class Trainer:
     def _state_before(self, step: tf.Tensor, states: States) -> States:
         """Returns the state a step starts from: at the start of an epoch of a stream, or of all lines, the initial one.
 
-        Where the initial state is learned, a step that starts from it has a gradient for it.
+        With `--reset_state` some rows start over in every step. Where the initial state is learned, a step that starts
+        from it has a gradient for it.
         """
         starts_over = step % self.length.steps_per_epoch == 0 if self.model.layout.carries_state else step == 0
+        if self.config.reset_state:
+            key = rng.key(self.config.seed, rng.Purpose.RESET, step)
+            is_reset = rng.uniform([self.config.batch_size, 1], key) < self.config.reset_state
+            starts_over |= is_reset[self.rows.start : self.rows.stop]
         return tf.nest.map_structure(
             lambda first, carried: tf.where(starts_over, first, carried),
             self.model.initial_state(len(self.rows)),
