@@ -57,7 +57,13 @@ class ConfigError(UserError):
 
 
 class CellError(UserError, TypeError):
-    """A cell whose code does not do what a cell must; the message names its class."""
+    """A cell whose code does not do what a cell must; the message names its class.
+
+    Attributes:
+        ag_pass_through: AutoGraph raises an error with this attribute as it is, and others as several lines.
+    """
+
+    ag_pass_through = True
 
 
 def find_place(error: BaseException) -> str:

@@ -224,7 +224,8 @@ def _encode_layers(trace: Trace) -> list[dict[str, Any]]:
         values, scales = quantise(layer.values)
         name = short_name = f"layer {layer.layer + 1}"
         if has_memory:
-            name, short_name = f"{name}, {_STATE_NAMES[layer.part]} {layer.part}", f"{name} {layer.part}"
+            kind = _STATE_NAMES.get(layer.part, "state")
+            name, short_name = f"{name}, {kind} {layer.part}", f"{name} {layer.part}"
         layers.append({"name": name, "short": short_name, "values": _encode_bytes(values), "scales": scales})
     return layers
 

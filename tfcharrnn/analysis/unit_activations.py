@@ -31,7 +31,7 @@ class LayerActivations:
 
     Attributes:
         layer: index of the layer.
-        part: `h`, the output, or `c`, the memory of an LSTM.
+        part: `h`, the output; `c`, the memory, such as that of an LSTM; or `s2`, `s3`, ... for what else a cell keeps.
         values: activations after reading each character, `[time, hidden]`; NaN where the model does not read it.
     """
 
@@ -121,9 +121,9 @@ def trace_text(
     num_guesses = min(num_guesses, len(vocabulary))
     losses, guesses, probabilities = _compute_predictions(model, states[-1][0], inputs, num_guesses)
     layers = tuple(
-        LayerActivations(index, part_name, _select_steps(values, inputs.read_steps))
+        LayerActivations(index, "hc"[part : part + 1] or f"s{part}", _select_steps(values, inputs.read_steps))
         for index, state in enumerate(states)
-        for part_name, values in zip("hc", state, strict=False)
+        for part, values in enumerate(state)
     )
     symbols = tuple(vocabulary.symbols[i] for i in inputs.shown)
     return Trace(symbols, layers, losses, guesses, probabilities, vocabulary.of_bytes)
@@ -202,7 +202,7 @@ def _run_model(model: CharRNN, inputs: _InputSequence) -> list[list[Floats]]:
     def unflatten(flat: State) -> tuple[State, ...]:
         return tuple(flat[end - cell.num_state_tensors : end] for cell, end in zip(model.cells, ends, strict=True))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(ids: tf.Tensor, resets: tf.Tensor) -> State:
         advance, _ = model.make_stepper()
         initial = tuple(tf.nest.flatten(model.initial_state(1)))

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from tfcharrnn import cell_registry
 from tfcharrnn.errors import UserError
-from tfcharrnn.model import recurrence
+from tfcharrnn.model import derived_step, recurrence
 from tfcharrnn.model.cells import Cell, State, get_cell_class
 from tfcharrnn.model.input_projection import SymbolInput
 
@@ -57,6 +58,7 @@ def check_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> None:
 
     Raises:
         UserError: it is not, or it does not.
+        CellError: the step of a cell that is not built in fails.
     """
     cell_class = get_cell_class(config.cell)
     if config.implementation in ("keras", "cudnn") and config.cell not in LIBRARY_CELLS:
@@ -66,6 +68,8 @@ def check_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> None:
         )
     if config.weight_drop and not cell_class.num_recurrent_gates:
         raise UserError(f"--weight_drop: --cell={config.cell} has no recurrent kernel whose weights could be dropped")
+    if config.cell not in cell_registry.BUILT_IN:
+        derived_step.check_step(cell_class, config.hidden_size)
     obstacle = _find_cudnn_obstacle(config, dtype)
     if config.implementation == "cudnn" and obstacle:
         raise UserError(f"--implementation=cudnn is unavailable: {obstacle}; use auto or custom")

@@ -9,6 +9,7 @@ what each step multiplied with it and the gradient of the product, so that it is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,6 +89,27 @@ def run_step(
         return after, ()
     kept = () if q is None else (q,)
     return after, (*kept, *(_take_product(cell_class, products, matrix) for matrix in weights.matrices))
+
+
+@functools.cache
+def check_step(cell_class: type[Cell], hidden_size: int) -> None:
+    """Checks a step of a cell by tracing it, which computes nothing, before a run is written that cannot use it.
+
+    Raises:
+        CellError: the step fails, or does not return a state.
+    """
+
+    def trace() -> State:
+        p = tf.zeros([2, cell_class.num_gates * hidden_size])
+        state = (tf.zeros([2, hidden_size]),) * cell_class.num_state_tensors
+        extras = tuple(tf.zeros(weight.shape(hidden_size)) for weight in cell_class.extra_weights.values())
+        columns = cell_class.num_recurrent_gates * hidden_size
+        weights = StepWeights(tf.zeros([hidden_size, columns]) if columns else None, None, extras)
+        if cell_class.is_linear:  # which may use a matrix more than once
+            return cell_class.run_forward(p, None, state, cell_class.bind_extras(extras, tf.matmul))[0]
+        return run_step(cell_class, tf.float32, p, state, weights)[0]
+
+    tf.function(trace, autograph=False).get_concrete_function()
 
 
 def list_kept_shapes(cell_class: type[Cell], state: State, weights: StepWeights) -> list[tf.TensorShape]:

@@ -38,7 +38,10 @@ def infer_config(arrays: dict[str, Array], folder: Path) -> ModelConfig:
     names |= {"output_kernel", "output_bias", *({"embedding"} & set(arrays))}
     if not num_layers or set(arrays) != names:
         wrong = sorted(names ^ set(arrays)) or ["cells/0/kernel"]
-        raise UserError(f"{folder}: {wrong[0].replace('/', '.')}.npy is missing or unknown; see --help for the names")
+        raise UserError(
+            f"{folder}: {wrong[0].replace('/', '.')}.npy is missing or unknown: the arrays of a model of "
+            f"{', '.join(NUM_GATES)} are needed, see --help for their names; for other cells use train --init_arrays"
+        )
     recurrent = arrays["cells/0/recurrent_kernel"]
     hidden_size = recurrent.shape[0] if recurrent.ndim == 2 else 0
     cells = [cell for cell in NUM_GATES if hidden_size and recurrent.shape[1] == NUM_GATES[cell] * hidden_size]

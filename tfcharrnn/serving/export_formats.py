@@ -153,9 +153,6 @@ def build_keras_model(trained: TrainedModel) -> keras.Model:
     model, config, vocabulary = trained.model, trained.model.config, trained.run.vocabulary
     if config.cell not in LIBRARY_CELLS:
         raise UserError(f"{trained.run.path}: Keras has no --cell={config.cell}; use --format=saved_model or npz")
-    for name in ("residual", "layer_norm"):
-        if getattr(config, name):
-            raise UserError(f"{trained.run.path}: the Keras model has no --{name}; use --format=saved_model or npz")
     if config.learned_initial_state:
         raise UserError(
             f"{trained.run.path}: Keras layers cannot hold its learned initial state; use --format=saved_model or npz"
@@ -177,15 +174,24 @@ def build_keras_model(trained: TrainedModel) -> keras.Model:
         layer_type(config.hidden_size, return_sequences=True, name=f"cell_{index}", **gates)
         for index in range(config.num_layers)
     ]
+    norms = [keras.layers.LayerNormalization(epsilon=1e-5, name=f"norm_{index}") for index in range(config.num_layers)]
     output = keras.layers.Dense(len(vocabulary), name="logits")
-    ids = outputs = keras.Input([None], dtype="int32", name="ids")
-    for layer in (lookup, *layers, output):
-        outputs = layer(outputs)
+    ids = keras.Input([None], dtype="int32", name="ids")
+    hidden, total = lookup(ids), None
+    for layer, norm in zip(layers, norms, strict=True):
+        hidden = layer(hidden)
+        if config.residual:
+            hidden = total = hidden if total is None else keras.layers.Add()([total, hidden])
+        if config.layer_norm:
+            hidden = norm(hidden)
+    logits = output(hidden)
     lookup.set_weights([table])
     for layer, cell in zip(layers, model.cells, strict=True):
         layer.set_weights([variable.numpy() for variable in cell.named_variables.values()])
+    for keras_norm, norm in zip(norms, model.norms or [], strict=False):
+        keras_norm.set_weights([norm.gain.numpy(), norm.shift.numpy()])
     output.set_weights([model.output_weights.numpy(), model.output_bias.numpy()])
-    return keras.Model(ids, outputs, name="tfcharrnn")
+    return keras.Model(ids, logits, name="tfcharrnn")
 
 
 def _write_description(trained: TrainedModel, folder: Path) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfcharrnn.errors import CellError, UserError, find_place, first_line
+from tfcharrnn.model.cells.checks import check_tensors, name_cell
 
 State = tuple[tf.Tensor, ...]
 # multiplies vectors `[..., rows]` with a matrix
@@ -333,8 +332,8 @@ class Cell(tf.Module, abc.ABC):
             result = cls.forward(p, q, state, **extras)
         has_saved = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple)
         after, saved = result if has_saved else (result, ())
-        check_tensors(cls, "forward", after, [state[0]] * cls.num_state_tensors, "a state, as num_state_tensors says")
-        return after, saved
+        like = [state[0]] * cls.num_state_tensors
+        return check_tensors(cls, "forward", after, like, "a state, as num_state_tensors says"), saved
 
     @classmethod
     @abc.abstractmethod
@@ -381,67 +380,6 @@ def check_complete(cell_class: type) -> None:
     missing = ", ".join(sorted(cell_class.__abstractmethods__))
     if missing:
         raise TypeError(f"{cell_class.__name__} must define {missing}")
-
-
-@contextlib.contextmanager
-def name_cell(cell_class: type[Cell], method: str) -> Iterator[None]:
-    """Makes an error in a method of a cell one that names the class, and the line if it is a user's.
-
-    Raises:
-        CellError: the body fails.
-    """
-    try:
-        yield
-    except (UserError, MemoryError, tf.errors.ResourceExhaustedError):
-        raise
-    except Exception as error:
-        place = find_place(error)
-        where = f"{cell_class.__name__}.{method}" + (f" ({place})" if place else "")
-        raise CellError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
-
-
-def check_tensors(cell_class: type[Cell], method: str, tensors: Any, like: Sequence[tf.Tensor], what: str) -> None:
-    """Checks what a method of a cell returned.
-
-    Args:
-        cell_class: the cell.
-        method: the method.
-        tensors: what it returned.
-        like: tensors of the shapes and the dtype that it must return.
-        what: what they are, for the error.
-
-    Raises:
-        CellError: it is something else.
-    """
-    must = f"{cell_class.__name__}.{method} must return a tuple of {len(like)} tensors {_describe(like[0])}, {what}"
-    if not isinstance(tensors, tuple):
-        raise CellError(f"{must}. Received: {_describe(tensors)}")
-    if len(tensors) != len(like):
-        raise CellError(f"{must}. Received: {len(tensors)}")
-    for tensor, other in zip(tensors, like, strict=True):
-        if not _is_like(tensor, other):
-            raise CellError(f"{must}. Received: {', '.join(map(_describe, tensors))}")
-
-
-def check_tensor(cell_class: type[Cell], method: str, tensor: Any, like: tf.Tensor) -> None:
-    """Checks that a method of a cell returned a tensor of the shape and the dtype of another.
-
-    Raises:
-        CellError: it did not.
-    """
-    if not _is_like(tensor, like):
-        raise CellError(
-            f"{cell_class.__name__}.{method} must return a tensor {_describe(like)}. Received: {_describe(tensor)}"
-        )
-
-
-def _is_like(value: Any, tensor: tf.Tensor) -> bool:
-    return tf.is_tensor(value) and value.dtype == tensor.dtype and value.shape.is_compatible_with(tensor.shape)
-
-
-def _describe(value: Any) -> str:
-    """Describes a tensor by its shape and dtype, and anything else by its type."""
-    return f"{value.shape} {value.dtype.name}" if tf.is_tensor(value) else f"a {type(value).__name__}"
 
 
 def normalise_layer(x: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcharrnn.model.cells.base import Cell, State, check_tensor, check_tensors, name_cell
+from tfcharrnn.model.cells.base import Cell, State
+from tfcharrnn.model.cells.checks import check_tensor, check_tensors, name_cell
 
 
 class LinearCell(Cell):
@@ -59,8 +60,8 @@ class LinearCell(Cell):
         with name_cell(cls, "coefficients"):
             result = cls.coefficients(p, **extras)
         like = p[..., : p.shape[-1] // cls.num_gates]
-        check_tensors(cls, "coefficients", result, [like, like], "a and b of c' = a c + b")
-        return result
+        a, b = check_tensors(cls, "coefficients", result, [like, like], "a and b of c' = a c + b")
+        return a, b
 
     @classmethod
     def run_output(cls, p: tf.Tensor, c: tf.Tensor, extras: dict[str, Any]) -> tf.Tensor:
