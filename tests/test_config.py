@@ -102,9 +102,7 @@ def test_choices_are_the_only_ones(cls, name, choices):
 
 def test_a_cell_without_gates_takes_no_activation_of_gates():
     assert ModelConfig(cell="rnn", recurrent_activation="sigmoid").cell == "rnn"
-    with pytest.raises(
-        ConfigError, match=r"^--recurrent_activation=hard_sigmoid: --cell=rnn has no such choice"
-    ):
+    with pytest.raises(ConfigError, match=r"^--recurrent_activation=hard_sigmoid: --cell=rnn has no such choice"):
         ModelConfig(recurrent_activation="hard_sigmoid")
 
 
