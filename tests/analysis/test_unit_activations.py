@@ -12,9 +12,23 @@ from tfcharrnn.config import ModelConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
+from tfcharrnn.model.cells import Cell, register_cell
 from tfcharrnn.model.char_rnn import CharRNN
 
 CHARACTERS = "abcdef"
+
+
+@register_cell("three_states")
+class ThreeStates(Cell):
+    """An Elman network that remembers its last two outputs."""
+
+    num_gates = 1
+    num_state_tensors = 3
+
+    @classmethod
+    def forward(cls, p, q, state):
+        h, c, d = state
+        return tf.tanh(p + q + 0.5 * d), h, c
 
 
 def make_model(layout, cell):
@@ -32,7 +46,8 @@ def losses(model, ids):
 
 
 @pytest.mark.parametrize(
-    ("layout", "cell", "before"), [("sequences", "rnn", [0]), ("stream", "lstm", []), ("windows", "gru", [])]
+    ("layout", "cell", "before"),
+    [("sequences", "rnn", [0]), ("stream", "lstm", []), ("windows", "gru", []), ("sequences", "three_states", [0])],
 )
 def test_a_text_is_read_on_and_on(layout, cell, before):
     model, vocabulary = make_model(layout, cell)
@@ -43,7 +58,7 @@ def test_a_text_is_read_on_and_on(layout, cell, before):
     logits, state = model(tf.constant([ids]))
     assert len(trace.layers) == sum(len(tensors) for tensors in state)
     for layer in trace.layers:
-        last = state[layer.layer]["hc".index(layer.part)]
+        last = state[layer.layer][["h", "c", "s2"].index(layer.part)]
         np.testing.assert_allclose(layer.values[-1], last.numpy()[0], atol=1e-5)
         assert layer.values.shape == (len(text), 8)
     probabilities = tf.nn.softmax(logits[0]).numpy()[:-1]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
 
+from tfcharrnn.analysis import html_report
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import ConfigError, UserError
@@ -265,6 +266,35 @@ def test_a_stream_without_text_to_go_on_from_asks_for_a_prime(tmp_path, serve):
     assert serve(tmp_path / "out", "generate", **DEFAULTS, prime=["A"]) == {"outputs": [expected]}
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        *({"cell": cell} for cell in ("lnlstm", "mlstm", "mingru", "minlstm", "sru")),
+        {"cell": "gru", "residual": True, "layer_norm": True, "num_layers": 3},
+        {"cell": "sru", "residual": True, "layer_norm": True, "num_layers": 2, "embedding_size": 4},
+    ],
+    ids=lambda model: f"{model['cell']}-{model.get('num_layers', 1)}",
+)
+def test_every_cell_is_trained_evaluated_reported_and_exported(tmp_path, serve, model):
+    (tmp_path / "text.txt").write_text(TEXT * 30, encoding="utf-8")
+    settings = {"hidden_size": 12, "seq_length": 20, "batch_size": 8, "learning_rate": 0.01, "sample_length": 20}
+    result = setup.train_model(
+        tmp_path / "run", input=(str(tmp_path / "text.txt"),), steps=6, quiet=True, **settings, **model
+    )
+    trained = trained_model.load_model(tmp_path / "run")
+    assert trained.evaluate_split("val").loss == pytest.approx(result.val_loss, rel=1e-5)
+    assert html_report.write_report(trained, characters=50).stat().st_size > 10_000
+    expected = trained.generate(length=300, seed=5, prime="LATIN")
+    path = export_formats.export_model(tmp_path / "run")
+    answer = serve(path, "generate", **DEFAULTS | {"length": 300, "seed": 5, "prime": ["LATIN"]})
+    assert answer == {"outputs": [expected]}
+    named = trained.model.named_variables
+    with np.load(export_formats.export_model(tmp_path / "run", "npz") / "model.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == {*named, "symbols", "config"}
+        for name, variable in named.items():
+            np.testing.assert_array_equal(arrays[name], variable.numpy())
+
+
 def test_the_requests_of_the_recipe_are_answered(trained, exported, serve):
     recipe = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     bodies = [json.loads(body) for body in re.findall(r"-d '(.*?)'", recipe, re.DOTALL)]
@@ -299,6 +329,9 @@ NETWORKS = {
     "zero_start": {"zero_start": True},
     "embedded_zero_start": {"zero_start": True, "embedding_size": 6},
     "hard": {"cell": "lstm", "recurrent_activation": "hard_sigmoid_6"},
+    "residual": {"cell": "lstm", "num_layers": 3, "residual": True},
+    "normalised": {"num_layers": 3, "residual": True, "layer_norm": True},
+    "normalised_alone": {"cell": "rnn", "layer_norm": True},
 }
 
 
@@ -326,7 +359,7 @@ def test_keras_loads_a_model_of_the_same_logits_in_a_bare_process(networks, tmp_
         assert Vocabulary.load(path / "vocab.json") == trained.run.vocabulary
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "zero_start"])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "zero_start", "normalised"])
 def test_onnxruntime_gives_the_same_logits(networks, tmp_path, name):
     for module in ("onnx", "tf2onnx"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[onnx]'")
@@ -353,7 +386,11 @@ def test_without_the_converter_the_way_out_is_named(networks, tmp_path, monkeypa
 @pytest.mark.parametrize("format", ["keras", "onnx"])
 @pytest.mark.parametrize(
     ("model", "named"),
-    [({"learned_initial_state": True}, "learned"), ({"recurrent_activation": "hard_sigmoid"}, "0.2 a")],
+    [
+        ({"learned_initial_state": True}, "learned"),
+        ({"recurrent_activation": "hard_sigmoid"}, "0.2 a"),
+        ({"cell": "mingru"}, "Keras has no --cell=mingru; use --format=saved_model or npz"),
+    ],
 )
 def test_what_keras_has_no_layers_for_is_refused(tmp_path, format, model, named):
     if format == "onnx":

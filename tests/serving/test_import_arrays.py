@@ -57,6 +57,16 @@ def test_the_imported_model_is_the_same_function(tmp_path, settings):
     assert len(trained.generate(length=9, prime="ab ")) == 12
 
 
+@pytest.mark.parametrize(
+    ("cell", "named"), [("mlstm", "bias"), ("mingru", "recurrent_kernel"), ("lnlstm", "bias"), ("sru", "recurrent")]
+)
+def test_arrays_of_other_cells_are_refused(tmp_path, cell, named):
+    write(tmp_path, cell=cell)
+    done = tool(tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "rnn, gru, lstm" in done.stderr and "train --init_arrays" in done.stderr and named in done.stderr
+
+
 def test_what_does_not_fit_is_one_line(tmp_path):
     write(tmp_path, cell="gru")
     weights = tmp_path / "weights"
