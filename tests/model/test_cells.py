@@ -103,6 +103,12 @@ def test_recurrent_kernel_is_orthogonal(name):
     np.testing.assert_allclose(u @ u.T, np.eye(6), atol=1e-12)
 
 
+def test_a_tall_orthogonal_matrix_has_orthonormal_columns():
+    matrix = orthogonal(np.random.default_rng(0), 7, 3)
+    assert matrix.shape == (7, 3)
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(3), atol=1e-12)
+
+
 def test_orthogonal_is_not_biased_by_the_qr_decomposition():
     """LAPACK's R has diagonal entries of mostly one sign; uniform over the rotations, the mean of Q is zero."""
     rng = np.random.default_rng(0)

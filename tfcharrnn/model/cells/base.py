@@ -85,7 +85,9 @@ def glorot_uniform(rng: np.random.Generator, rows: int, columns: int) -> Array:
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> Array:
-    """A random matrix with orthonormal rows (Saxe et al. 2014); needs columns >= rows."""
+    """A random matrix with orthonormal rows, or columns if it has fewer of them (Saxe et al. 2014)."""
+    if rows > columns:
+        return orthogonal(rng, columns, rows).T
     q, r = np.linalg.qr(rng.standard_normal((columns, rows)))
     return (q * np.sign(np.diag(r))).T
 
