@@ -223,7 +223,7 @@ def variables(model: Any) -> dict[str, Any]:
     return {name: value for name, value in model.named_variables.items() if not name.startswith("initial_states")}
 
 
-def central_differences(function: Callable[[], float], array: Array, step: float = 3e-4) -> Array:
+def central_differences(function: Callable[[], float], array: Array, step: float = 1e-4) -> Array:
     """Returns the gradient of a function f by an array a that it reads, by differences of the fourth order.
 
     f'(a) = (8 (f(a + step) - f(a - step)) - (f(a + 2 step) - f(a - 2 step))) / (12 step) + O(step^4).
