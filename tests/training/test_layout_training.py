@@ -1,7 +1,6 @@
 """Training on each layout: the carried state, exact resume, smoothed losses."""
 
 import dataclasses
-import functools
 import gc
 import json
 import math
@@ -221,7 +220,7 @@ def test_empty_rows_count_nothing(layout, reduction, implementation):
 
     def make(batch_size, drop_remainder):
         config = ModelConfig(cell="gru", implementation=implementation, hidden_size=6)
-        model, rng = CharRNN(config, VOCABULARY, layout=LAYOUTS[layout]), np.random.default_rng(5)
+        model, generator = CharRNN(config, VOCABULARY, layout=LAYOUTS[layout]), np.random.default_rng(5)
         for variable in model.trainable_variables:
             variable.assign(generator.normal(0.0, 0.5, variable.shape))
         settings = {"optimizer": "sgd", "learning_rate": 0.3, "clip_norm": 0.0, "reduction": reduction}
