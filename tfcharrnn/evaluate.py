@@ -10,15 +10,15 @@ not count, and each character counts once, except where the examples of a split 
 first character, or the first window, is not predicted.
 
 --window=256 cuts the text into windows of 256 characters, each read from the initial state. --dynamic reads it whole,
-and a copy of the model goes on learning from it: after each 64 characters, once they are counted, it takes a step of
-gradient descent (Krause et al. 2018). Adaptive n-grams, gzip and xz learn from what they have read, too.
+and a copy of the model goes on learning from it: after each 64 characters, once they are counted, its weights take a
+step (dynamic evaluation, Krause et al. 2018). Adaptive n-grams, gzip and xz learn from what they have read, too.
 
 For a model of bytes (train --encoding=bytes), a character is a byte.
 
 The object has loss (nats per character), bits_per_char, perplexity, characters (number predicted), accuracy (fraction
-that the model ranked first), unknown (characters ignored by --unknown=skip), read and step; with --dynamic also the
-dynamic_rate, with --by_character the loss of each class of characters, and with --baselines the bits per character of
-n-gram models, gzip and xz.
+that the model ranked first), unknown (characters ignored by --unknown=skip), read and step; with --dynamic also
+dynamic_rule and dynamic_rate, with --by_character the loss of each class of characters, and with --baselines the bits
+per character of n-gram models, gzip and xz.
 """
 
 from __future__ import annotations
@@ -103,8 +103,10 @@ def _evaluate(trained: TrainedModel, eval_input: EvalInput | None) -> tuple[Eval
         evaluation = trained.evaluate_windows(eval_input, _FLAGS.window, _FLAGS.batch_size)
         return evaluation, {"read": f"windows of {_FLAGS.window}"}
     if eval_input and _FLAGS.dynamic:
-        evaluation, rate = trained.evaluate_dynamic(eval_input, _FLAGS.dynamic_rate, _FLAGS.data_dir)
-        return evaluation, {"read": "whole", "dynamic_rate": rate}
+        evaluation, rate = trained.evaluate_dynamic(
+            eval_input, _FLAGS.dynamic_rate, _FLAGS.data_dir, _FLAGS.dynamic_rule
+        )
+        return evaluation, {"read": "whole", "dynamic_rule": _FLAGS.dynamic_rule, "dynamic_rate": rate}
     if eval_input:
         evaluation, is_whole = trained.evaluate(eval_input, _FLAGS.batch_size), eval_input.in_order
     else:
@@ -136,6 +138,13 @@ def define_flags() -> None:
     flags.DEFINE_bool("dynamic", False, "Let a copy of the model go on learning from the text as it is read.")
     flags.DEFINE_float(
         "dynamic_rate", 0.0, "Learning rate for --dynamic; 0: chosen on the validation split.", lower_bound=0.0
+    )
+    flags.DEFINE_enum(
+        "dynamic_rule",
+        "rms",
+        ["rms", "sgd"],
+        "How --dynamic learns: rms scales the step of each weight by its gradients so far and pulls it back to its "
+        "trained value; sgd is plain gradient descent.",
     )
     flags.DEFINE_enum("unknown", "error", ["error", "skip"], "What to do with characters outside the vocabulary.")
     flags.DEFINE_bool("by_character", False, "Also report the loss by kind of character: letters, digits, spaces, ...")

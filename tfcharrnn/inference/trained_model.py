@@ -131,7 +131,7 @@ class TrainedModel:
         return dataclasses.replace(result, unknown=eval_input.unknown)
 
     def evaluate_dynamic(
-        self, eval_input: EvalInput, rate: float = 0.0, data_dir: str | Path = ""
+        self, eval_input: EvalInput, rate: float = 0.0, data_dir: str | Path = "", rule: str = "rms"
     ) -> tuple[Evaluation, float]:
         """Measures the loss on a text that a copy of the model goes on learning from as it reads.
 
@@ -139,6 +139,7 @@ class TrainedModel:
             eval_input: the text.
             rate: learning rate of the step after each piece; 0: the best on the validation split.
             data_dir: the data folder with that split, if it has moved.
+            rule: how the weights follow the text, `rms` or `sgd`; see `tfcharrnn.inference.dynamic_evaluation`.
 
         Returns:
             The evaluation, and the rate.
@@ -148,7 +149,7 @@ class TrainedModel:
             UserError: there is no validation split to choose the rate on.
         """
         self._check_reads_whole("dynamic")
-        evaluator = DynamicEvaluator(self.model)
+        evaluator = DynamicEvaluator(self.model, rule)
         if not rate:
             try:
                 rate = evaluator.choose_rate(self.make_split_input("val", data_dir, "whole").ids)
