@@ -153,6 +153,57 @@ def test_an_installed_package_declares_a_cell(home, tmp_path):
     assert refused.startswith("run/config.json: --cell='mgu': ") and rest == ["False", "mgu"], done.stderr
 
 
+TYPED = """\
+from collections.abc import Callable
+
+import tensorflow as tf
+
+import tfcharrnn
+
+
+@tfcharrnn.register_cell("mixed")
+class Mixed(tfcharrnn.Cell):
+    num_gates = 1
+    extra_weights = {"gain": tfcharrnn.ExtraWeight((1,), 1.0), "mix": tfcharrnn.ExtraWeight((1, 1))}
+
+    @classmethod
+    def forward(
+        cls,
+        p: tf.Tensor,
+        q: tf.Tensor,
+        state: tuple[tf.Tensor, ...],
+        gain: tf.Tensor,
+        mix: Callable[[tf.Tensor], tf.Tensor],
+    ) -> tuple[tf.Tensor, ...]:
+        return (tf.tanh(gain * tfcharrnn.normalise_layer(p + q) + mix(state[0])),)
+
+
+@tfcharrnn.register_cell("leaky")
+class Leaky(tfcharrnn.LinearCell):
+    num_gates = 2
+
+    @classmethod
+    def coefficients(cls, p: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        a, b = tf.split(p, 2, axis=-1)
+        return tf.sigmoid(a), b
+"""
+
+
+def test_a_typed_module_of_cells_is_typed_right(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = True\n[mypy-tensorflow.*]\nignore_missing_imports = True\nfollow_imports = skip\n"
+    )
+    (tmp_path / "typed.py").write_text(TYPED)
+    (tmp_path / "mistaken.py").write_text('import tfcharrnn\n\ntfcharrnn.register_cell("x")(int)\ntfcharrnn.Sell\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file=mypy.ini", "--no-color-output", "typed.py", "mistaken.py"],
+        cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    *errors, _ = done.stdout.splitlines()
+    assert [line.partition(": error")[0] for line in errors] == ["mistaken.py:3", "mistaken.py:4"], done.stdout
+
+
 # Errors
 
 WRONG = """\

@@ -75,10 +75,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tfcharrnn' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tfcharrnn.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take every name for one of the module
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'tfcharrnn' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"tfcharrnn.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -5,10 +5,13 @@ python tools/bench.py --rows=A,B,C --peers=pytorch,jax_scan --rounds=7
 Each library runs in its own process. The processes take turns, one call at a time, so that whatever slows the machine
 down slows all of them; medians are compared. Prints a Markdown table. The steps of rows F, G and H are so small that
 what surrounds them could take longer: they are measured through the real training command as well.
+
+--cell=NAME measures the rows with another cell, which only this library has; --cell_module loads one of your own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -21,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from peers.work import ALL, Training, Work
+from peers.work import ALL, NUM_GATES, Preparation, Training, Work
 
-from tfcharrnn import cli
+from tfcharrnn import cell_registry, cli
 from tfcharrnn.errors import ConfigError, UserError
 
 _FLAGS = flags.FLAGS
@@ -41,7 +44,7 @@ class Worker:
         """Starts the process; `ready` says whether the library supports the work."""
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, f"--serve={peer}", f"--rows={work}"],
+            [sys.executable, __file__, f"--serve={peer}", f"--rows={work}", *list_cell_flags()],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
         self.times: list[float] = []
@@ -68,6 +71,17 @@ class Worker:
         """Ends the process."""
         self._process.kill()
         self._process.wait()
+
+
+def list_cell_flags() -> list[str]:
+    """Returns the flags that name a cell, for another process."""
+    return [f"--cell={_FLAGS.cell}", f"--cell_module={','.join(_FLAGS.cell_module)}"]
+
+
+def find_work(name: str) -> Work:
+    """Returns a row, with the cell of `--cell` if it has one."""
+    work = ALL[name]
+    return work if isinstance(work, Preparation) or not _FLAGS.cell else dataclasses.replace(work, cell=_FLAGS.cell)
 
 
 def serve(peer: str, work: Work) -> None:
@@ -144,7 +158,7 @@ def measure_command(work: Training, rounds: int) -> float:
         command = [
             sys.executable, "-m", "tfcharrnn.train", f"--input={folder}/text.txt", f"--run_dir={folder}/run",
             "--overwrite",
-            *flags_of_layout, f"--cell={work.cell}", f"--hidden_size={work.hidden}", f"--optimizer={work.optimizer}",
+            *flags_of_layout, *list_cell_flags(), f"--cell={work.cell}", f"--hidden_size={work.hidden}", f"--optimizer={work.optimizer}",
             "--val_fraction=0", "--batch_size=1", "--reduction=sum", "--learning_rate=0.001", "--clip_norm=0",
             "--log_every=500", "--sample_every=5000", "--checkpoint_every=10000",
         ]  # fmt: skip
@@ -200,10 +214,11 @@ def format_table(
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, workers in results.items():
-        work, ours = ALL[name], workers["ours"]
+        work, ours = find_work(name), workers["ours"]
         seconds = statistics.median(ours.times)
         others = [statistics.median(worker.times) for peer, worker in workers.items() if peer != "ours"]
-        share = f"{work.flops / rate / seconds:.0%}" if isinstance(work, Training) and work.batch > 1 else ""
+        has_limit = isinstance(work, Training) and work.batch > 1 and work.cell in NUM_GATES
+        share = f"{work.flops / rate / seconds:.0%}" if isinstance(work, Training) and has_limit else ""
         columns: list[Any] = [
             work,
             format_cell(work, ours),
@@ -225,15 +240,19 @@ def main() -> None:
         for name in names:
             if name not in known:
                 raise ConfigError(f"{name!r} is not one of {', '.join(known)}")
+    cli.load_cells(_FLAGS.cell)
     if _FLAGS.serve:
-        serve(_FLAGS.serve, ALL[_FLAGS.rows[0]])
+        serve(_FLAGS.serve, find_work(_FLAGS.rows[0]))
         return
+    if _FLAGS.cell:
+        cell_registry.check_cell(_FLAGS.cell)
+    all_peers = _FLAGS.peers if _FLAGS.cell in ("", *NUM_GATES) else []
     cli.load_tensorflow()
     rate = measure_product_rate()
     results, commands = {}, {}
     for name in _FLAGS.rows:
-        work = ALL[name]
-        results[name] = measure(work, _FLAGS.peers, _FLAGS.rounds)
+        work = find_work(name)
+        results[name] = measure(work, all_peers, _FLAGS.rounds)
         if _FLAGS.command and isinstance(work, Training) and work.batch == 1:
             commands[name] = measure_command(work, min(_FLAGS.rounds, 3))
         rate = max(rate, measure_product_rate())
@@ -241,7 +260,7 @@ def main() -> None:
             f"{work}: " + ", ".join(f"{peer} {format_cell(work, worker)}" for peer, worker in results[name].items())
         )
     print(f"{describe_machine()}; large float32 products at {rate / 1e9:.0f} GFLOP/s.\n")
-    peers = [peer for peer in _FLAGS.peers if any(peer in workers for workers in results.values())]
+    peers = [peer for peer in all_peers if any(peer in workers for workers in results.values())]
     print(format_table(results, commands, peers, rate))
 
 
@@ -249,6 +268,8 @@ def define_flags() -> None:
     """Defines the tool's flags."""
     flags.DEFINE_list("rows", list(ALL), "Rows to run.")
     flags.DEFINE_list("peers", list(PEERS), "Libraries to compare with; those not installed are left out.")
+    flags.DEFINE_string("cell", "", "Measure the rows with this cell instead of their own.")
+    cli.define_cell_module_flag()
     flags.DEFINE_integer("rounds", 7, "Rounds; the median is reported.", lower_bound=1)
     flags.DEFINE_bool("command", True, "Measure rows F, G and H through the training command as well.")
     flags.DEFINE_string("serve", "", "Internal: run as the worker of this library.")

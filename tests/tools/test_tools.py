@@ -47,6 +47,20 @@ def test_cells_are_compared_at_equal_parameters(tmp_path):
     assert (name, units) == ("mingru", "48") and float(loss) > 0.0
 
 
+def test_the_benchmark_takes_another_cell(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import tensorflow as tf\nimport tfcharrnn\n\n\n@tfcharrnn.register_cell('own')\n"
+        "class Own(tfcharrnn.Cell):\n    num_gates = 1\n\n    @classmethod\n"
+        "    def forward(cls, p, q, state):\n        return (tf.nn.softsign(p + q),)\n"
+    )
+    arguments = ["--rows=H", "--rounds=1", "--nocommand", "--cell=own"]
+    done = tool("bench.py", *arguments, "--cell_module=own.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    head, _, row = done.stdout.decode().splitlines()[-3:]
+    assert head.startswith("| row | ours | by `train` | fastest peer / ours |") and row.startswith("| H: OWN 1 x 8")
+    assert b"--cell='own': not one of" in tool("bench.py", *arguments, cwd=tmp_path).stderr
+
+
 def test_a_block_of_the_readme_is_found_by_its_name():
     assert "tfcharrnn train" in readme.block("train")
     with pytest.raises(LookupError, match="nonsense"):

@@ -7,6 +7,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+# blocks of columns in a kernel, of the cells whose arithmetic is counted
+NUM_GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -24,7 +27,7 @@ class Training:
     @property
     def gates(self) -> int:
         """Blocks of columns in a kernel."""
-        return {"rnn": 1, "lstm": 4, "gru": 3}[self.cell]
+        return NUM_GATES[self.cell]
 
     @property
     def flops(self) -> float:

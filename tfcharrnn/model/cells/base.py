@@ -150,7 +150,15 @@ class Cell(tf.Module, abc.ABC):
     A step has two sums, p = x W + b and q = h U (+ b'). Their matrix products are the same for every cell, so the
     caller computes them, x W for all steps at once. What differs between cells is how p, q and the state become the
     next state: `forward`. A cell is complete with that method and `num_gates`; its derivative is derived then. A cell
-    may have it by hand, in `backward`, which is faster.
+    may have it by hand, in `backward`, which is faster. An Elman network, as a cell of one's own:
+
+        @tfcharrnn.register_cell("elman")
+        class Elman(tfcharrnn.Cell):
+            num_gates = 1
+
+            @classmethod
+            def forward(cls, p, q, state):
+                return (tf.tanh(p + q),)
 
     Args:
         input_size: size of x.
