@@ -158,7 +158,8 @@ def measure_command(work: Training, rounds: int) -> float:
         command = [
             sys.executable, "-m", "tfcharrnn.train", f"--input={folder}/text.txt", f"--run_dir={folder}/run",
             "--overwrite",
-            *flags_of_layout, *list_cell_flags(), f"--cell={work.cell}", f"--hidden_size={work.hidden}", f"--optimizer={work.optimizer}",
+            *flags_of_layout, f"--cell_module={','.join(_FLAGS.cell_module)}", f"--cell={work.cell}",
+            f"--hidden_size={work.hidden}", f"--optimizer={work.optimizer}",
             "--val_fraction=0", "--batch_size=1", "--reduction=sum", "--learning_rate=0.001", "--clip_norm=0",
             "--log_every=500", "--sample_every=5000", "--checkpoint_every=10000",
         ]  # fmt: skip
