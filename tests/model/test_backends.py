@@ -109,17 +109,29 @@ def test_one_checkpoint_serves_all(tmp_path, cell, saved, restored):
     assert abs(before - expected) > 1e-3
 
 
-def test_bfloat16_rounds_the_products_and_keeps_the_weights():
+@pytest.mark.parametrize("cell", ["gru", "lnlstm", "mlstm", "mingru", "sru"])
+def test_bfloat16_rounds_the_products_and_keeps_the_weights(cell):
     ids = tf.constant(np.random.default_rng(0).integers(0, 11, (4, 20)), tf.int32)
-    exact, rounded = (
-        CharRNN(ModelConfig(cell="gru", hidden_size=32, precision=p), 11) for p in ("float32", "bfloat16")
-    )
+    sizes = {"hidden_size": 32, "num_layers": 2, "layer_norm": cell != "gru"}
+    exact, rounded = (CharRNN(ModelConfig(cell=cell, precision=p, **sizes), 11) for p in ("float32", "bfloat16"))
     assert all(variable.dtype == tf.float32 for variable in rounded.trainable_variables)
     with tf.GradientTape() as tape:
         loss = rounded.loss(ids)
-    assert all(gradient.dtype == tf.float32 for gradient in tape.gradient(loss, rounded.trainable_variables))
+    gradients = tape.gradient(loss, rounded.trainable_variables)
+    assert all(gradient.dtype == tf.float32 for gradient in gradients)
+    assert all(np.all(np.isfinite(tf.convert_to_tensor(gradient))) for gradient in gradients)
     difference = abs(float(loss) - float(exact.loss(ids)))
-    assert 0 < difference < 0.01
+    assert 0 < difference < 0.02
+
+
+@pytest.mark.parametrize("implementation", ["keras", "cudnn"])
+@pytest.mark.parametrize("cell", ["lnlstm", "mingru"])
+def test_a_backend_without_the_cell_says_which_it_has(cell, implementation):
+    with pytest.raises(
+        UserError, match=rf"^--implementation={implementation} has no --cell={cell}, only rnn, lstm, gru"
+    ):
+        CharRNN(ModelConfig(cell=cell, implementation=implementation), 7)
+    assert CharRNN(ModelConfig(cell=cell, hidden_size=4), 7).backend.name == "custom"
 
 
 # cuDNN, as far as it can be tested without a GPU: when it is chosen, and the layout of its weights

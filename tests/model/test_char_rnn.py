@@ -10,12 +10,15 @@ import pytest
 import tensorflow as tf
 
 from tfcharrnn import rng
+from tfcharrnn.cell_registry import BUILT_IN
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.char_rnn import CharRNN, split_batch, variable_shapes
 from tfcharrnn.verification import numpy_reference
 
 TIME, BATCH, VOCABULARY, HIDDEN = 6, 3, 7, 5
+OTHERS = [cell for cell in BUILT_IN if cell not in LIBRARY_CELLS]
+BOTH = {"residual": True, "layer_norm": True}
 
 
 def random_model(rng, dtype=tf.float64, **config):
@@ -38,24 +41,34 @@ def random_ids(rng, time=TIME, batch=BATCH):
     return tf.constant(rng.integers(0, VOCABULARY, (batch, time)), tf.int32)
 
 
-def check_against_reference(cell, implementation, layers, embedding, jit_compile):
+def check_against_reference(cell, implementation, layers, embedding, jit_compile, **config):
+    """Checks outputs, loss, last state and all gradients; computes eagerly if `jit_compile` is None."""
     rng = np.random.default_rng(11)
-    model = random_model(rng, cell=cell, implementation=implementation, num_layers=layers, embedding_size=embedding)
+    sizes = {"num_layers": layers, "embedding_size": embedding}
+    model = random_model(rng, cell=cell, implementation=implementation, **sizes, **config)
     state, inputs, targets = random_state(rng, model), random_ids(rng), random_ids(rng)
     named = numpy_reference.variables(model)
 
-    @tf.function(jit_compile=jit_compile)
     def compute(inputs, targets, state):
         with tf.GradientTape() as tape:
             tape.watch(state)
             logits, last = model(inputs, state)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
-        gradients, d_state = tape.gradient(loss, (named, state))
+        gradients, d_state = tape.gradient(loss, (named, state), unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return loss, logits, last, {name: tf.convert_to_tensor(g) for name, g in gradients.items()}, d_state
 
+    if jit_compile is not None:
+        compute = tf.function(compute, jit_compile=jit_compile)
     loss, logits, last, gradients, d_state = compute(inputs, targets, state)
     arrays = [tuple(map(np.asarray, s)) for s in state]
-    expected = numpy_reference.run_model(cell, parameters(model), inputs.numpy().T, targets.numpy().T, state=arrays)
+    expected = numpy_reference.run_model(
+        cell,
+        parameters(model),
+        inputs.numpy().T,
+        targets.numpy().T,
+        state=arrays,
+        residual=model.config.residual,
+    )
     assert float(loss) == pytest.approx(expected.loss, rel=1e-12)
     assert numpy_reference.relative_error(tf.transpose(logits, [1, 0, 2]), expected.logits) < 1e-12
     assert gradients.keys() == expected.gradients.keys()
@@ -67,12 +80,11 @@ def check_against_reference(cell, implementation, layers, embedding, jit_compile
 
 
 @pytest.mark.parametrize("embedding", [0, 3])
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("cell", LIBRARY_CELLS)
-def test_the_shapes_are_known_without_a_model(cell, learned, embedding):
-    config = ModelConfig(
-        cell=cell, hidden_size=5, num_layers=2, embedding_size=embedding, learned_initial_state=learned
-    )
+@pytest.mark.parametrize("more", [False, True], ids=["plain", "learned-state-layer-norm"])
+@pytest.mark.parametrize("cell", BUILT_IN)
+def test_the_shapes_are_known_without_a_model(cell, more, embedding):
+    sizes = {"hidden_size": 5, "num_layers": 2, "embedding_size": embedding}
+    config = ModelConfig(cell=cell, learned_initial_state=more, layer_norm=more, **sizes)
     expected = {name: tuple(variable.shape) for name, variable in CharRNN(config, 7).named_variables.items()}
     assert variable_shapes(config, 7) == expected
 
@@ -92,6 +104,35 @@ def test_equals_the_reference_when_compiled_by_xla(cell, implementation, layers,
     check_against_reference(cell, implementation, layers, embedding, jit_compile=True)
 
 
+@pytest.mark.parametrize(
+    ("layers", "embedding", "config"),
+    [(1, 0, {}), (1, 3, {"layer_norm": True}), (2, 3, {}), (2, 0, BOTH)],
+    ids=["one", "norm", "two", "both"],
+)
+@pytest.mark.parametrize("cell", OTHERS)
+def test_the_other_cells_equal_the_reference(cell, layers, embedding, config):
+    check_against_reference(cell, "custom", layers, embedding, None, **config)
+
+
+@pytest.mark.parametrize("config", [{"residual": True}, {"layer_norm": True}, BOTH], ids=["residual", "norm", "both"])
+@pytest.mark.parametrize(("cell", "implementation"), [("rnn", "custom"), ("gru", "keras")])
+def test_residual_connections_and_normalisation_equal_the_reference(cell, implementation, config):
+    check_against_reference(cell, implementation, 3, 3, None, **config)
+
+
+@pytest.mark.parametrize("cell", ["lnlstm", "minlstm"])
+def test_a_whole_model_compiled_by_xla_equals_the_reference(cell):
+    check_against_reference(cell, "custom", 2, 3, True, **BOTH)
+
+
+def test_a_new_normalisation_has_no_gain_and_no_shift():
+    model = CharRNN(ModelConfig(hidden_size=40, num_layers=2, layer_norm=True), VOCABULARY)
+    for norm in model.norms:
+        x = tf.constant(np.random.default_rng(0).normal(3.0, 5.0, (4, 40)), tf.float32)
+        np.testing.assert_allclose(tf.reduce_mean(norm(x), -1), np.zeros(4), atol=1e-6)
+        np.testing.assert_allclose(tf.math.reduce_std(norm(x), -1), np.ones(4), rtol=1e-5)
+
+
 @pytest.mark.parametrize("cell", LIBRARY_CELLS)
 def test_more_symbols_than_positions(cell):
     """With an embedding and a large vocabulary, embedded symbols are multiplied; the result is the same."""
@@ -108,7 +149,7 @@ def test_more_symbols_than_positions(cell):
         assert numpy_reference.relative_error(tf.convert_to_tensor(gradient), expected.gradients[name]) < 1e-11, name
 
 
-@pytest.mark.parametrize("cell", LIBRARY_CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 def test_losses_are_of_every_next_symbol(cell):
     rng = np.random.default_rng(13)
     model = random_model(rng, cell=cell, num_layers=2)
@@ -126,7 +167,7 @@ def test_losses_are_of_every_next_symbol(cell):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.float64, 1e-12)])
-@pytest.mark.parametrize("cell", LIBRARY_CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 def test_two_pieces_with_the_carried_state_are_one_text(cell, dtype, tolerance):
     rng = np.random.default_rng(14)
     model = random_model(rng, dtype, cell=cell, num_layers=2)
@@ -140,11 +181,11 @@ def test_two_pieces_with_the_carried_state_are_one_text(cell, dtype, tolerance):
     assert not np.allclose(model(ids[:, 2:])[0], second)
 
 
-@pytest.mark.parametrize("embedding", [0, 3])
-@pytest.mark.parametrize("cell", LIBRARY_CELLS)
-def test_stepper_reads_as_the_model_does(cell, embedding):
+@pytest.mark.parametrize(("embedding", "config"), [(0, {}), (3, {}), (3, BOTH)], ids=["one-hot", "embedding", "both"])
+@pytest.mark.parametrize("cell", BUILT_IN)
+def test_stepper_reads_as_the_model_does(cell, embedding, config):
     rng = np.random.default_rng(15)
-    model = random_model(rng, cell=cell, num_layers=2, embedding_size=embedding)
+    model = random_model(rng, cell=cell, num_layers=2, embedding_size=embedding, **config)
     ids, state = random_ids(rng), random_state(rng, model)
     expected, expected_last = model(ids, state)
     advance, logits = model.make_stepper()
@@ -217,8 +258,9 @@ def factors(model, ids, key):
     return [after[0].numpy() / before[1].numpy() for before, after in itertools.pairwise(seen)]
 
 
-@pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", LIBRARY_CELLS)
+@pytest.mark.parametrize(
+    ("cell", "implementation"), [(cell, "custom") for cell in BUILT_IN] + [(cell, "keras") for cell in LIBRARY_CELLS]
+)
 def test_dropout_equals_the_reference_with_the_same_mask(cell, implementation):
     rng = np.random.default_rng(17)
     model = random_model(rng, cell=cell, implementation=implementation, num_layers=3, dropout=0.4)
@@ -278,11 +320,10 @@ def test_without_a_key_there_is_no_dropout():
 # Halves of a batch
 
 
-@pytest.mark.parametrize("batch", [6, 7])
-@pytest.mark.parametrize("cell", LIBRARY_CELLS)
+@pytest.mark.parametrize(("cell", "batch"), [(cell, 7) for cell in BUILT_IN] + [("gru", 6)])
 def test_two_halves_of_a_batch_are_the_whole(cell, batch, monkeypatch):
     """Losses, gradients and what dropout drops do not depend on whether a batch is divided."""
-    config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, dropout=0.3, implementation="custom")
+    config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, dropout=0.3, implementation="custom", **BOTH)
     model = CharRNN(config, VOCABULARY, dtype=tf.float64)
     assert model.backend.halves_batch
     ids = random_ids(np.random.default_rng(0), 9, batch)
@@ -304,7 +345,7 @@ def test_two_halves_of_a_batch_are_the_whole(cell, batch, monkeypatch):
 # A learned initial state
 
 
-@pytest.mark.parametrize("cell", LIBRARY_CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 def test_a_learned_initial_state_starts_at_zero_and_is_learned(cell):
     config = ModelConfig(cell=cell, hidden_size=5, num_layers=2, learned_initial_state=True)
     model, plain = (
@@ -323,4 +364,6 @@ def test_a_learned_initial_state_starts_at_zero_and_is_learned(cell):
     np.testing.assert_allclose(model(ids)[0], plain(ids, given)[0], rtol=1e-6)
     with tf.GradientTape() as tape:
         loss = model.loss(ids)
-    assert all(np.any(gradient) for gradient in tape.gradient(loss, firsts))
+    for first, gradient in zip(firsts, tape.gradient(loss, firsts), strict=True):
+        is_unread = cell == "sru" and any(first is state[0] for state in model.initial_states)  # it reads c alone
+        assert np.any(gradient) != is_unread

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tfcharrnn import rng
 from tfcharrnn.config import ModelConfig
-from tfcharrnn.errors import ConfigError
+from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.model.dropout import Dropout
 
@@ -61,8 +62,14 @@ def test_without_a_key_or_a_rate_nothing_is_dropped():
         np.testing.assert_array_equal(dropout.drop_symbols(ONES[0], rate), ONES[0])
 
 
-@pytest.mark.parametrize("implementation", ["custom", "keras"])
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize(
+    ("cell", "implementation"),
+    [
+        *((cell, name) for cell in LIBRARY_CELLS for name in ("custom", "keras")),
+        ("lnlstm", "custom"),
+        ("mlstm", "custom"),
+    ],
+)
 def test_a_model_with_dropped_weights_is_one_whose_kernel_lacks_them(cell, implementation):
     config = ModelConfig(cell=cell, implementation=implementation, hidden_size=12, weight_drop=0.5)
     model = CharRNN(config, 7, dtype=tf.float64)
@@ -75,6 +82,28 @@ def test_a_model_with_dropped_weights_is_one_whose_kernel_lacks_them(cell, imple
     plain.cells[0].recurrent_kernel.assign(model.cells[0].recurrent_kernel * mask)
     np.testing.assert_allclose(losses, plain.losses(ids)[0], rtol=1e-10)
     assert np.all((gradient.numpy() == 0.0) == (mask.numpy() == 0.0))
+
+
+@pytest.mark.parametrize("cell", ["mingru", "minlstm", "sru"])
+def test_a_cell_without_recurrent_kernel_has_no_weights_to_drop(cell):
+    with pytest.raises(UserError, match=rf"^--weight_drop: --cell={cell} has no recurrent kernel"):
+        CharRNN(ModelConfig(cell=cell, weight_drop=0.1), 7)
+
+
+@pytest.mark.parametrize("cell", ["lnlstm", "sru"])
+def test_locked_dropout_drops_the_same_units_at_every_step(cell):
+    """Also between layers that are normalised; a unit of the output that is dropped has no output weights to learn."""
+    config = ModelConfig(
+        cell=cell, hidden_size=12, num_layers=2, dropout=0.3, output_dropout=0.5, locked_dropout=True, layer_norm=True
+    )
+    model = CharRNN(config, 7, dtype=tf.float64)
+    ids = tf.constant(np.random.default_rng(0).integers(0, 7, (1, 9)), tf.int32)
+    with tf.GradientTape() as tape:
+        loss = model.loss(ids, KEY)
+    gradient = tape.gradient(loss, model.output_kernel).numpy()
+    dropped = Dropout(KEY, range(1), 1, True).drop_activations(tf.ones([8, 1, 12], tf.float64), 2, 0.5)[0, 0] == 0.0
+    assert 0 < np.sum(dropped) < 12
+    np.testing.assert_array_equal(np.all(gradient == 0.0, axis=1), dropped)
 
 
 @pytest.mark.parametrize("name", ["input_dropout", "embedding_dropout"])
