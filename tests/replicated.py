@@ -39,6 +39,16 @@ SETTINGS = {
         },
         {"optimizer": "adamw", "average": 0.9, "schedule": "wsd", "warmup_steps": 10, "reset_state": 0.2},
     ),
+    "normalised lstm": (
+        "sequences",
+        {"cell": "lnlstm", "num_layers": 2, "residual": True, "layer_norm": True, "dropout": 0.3},
+        {"steps": 30},
+    ),
+    "sru on lines": (
+        "lines",
+        {"cell": "sru", "num_layers": 2, "residual": True, "layer_norm": True, "output_dropout": 0.3},
+        {"steps": 30, "optimizer": "adamw"},
+    ),
     "keras on windows": ("windows", {"cell": "gru", "implementation": "keras"}, {"optimizer": "sgd"}),
     "incomplete batches": ("sequences", {"cell": "gru", "dropout": 0.3}, {"drop_remainder": False, "reduction": "sum"}),
     "incomplete of lines": ("lines", {"cell": "gru"}, {"drop_remainder": False}),

@@ -9,6 +9,7 @@ import pytest
 from paths import GOLDEN
 
 import tfcharrnn
+from tfcharrnn.cell_registry import BUILT_IN
 
 RUNS = sorted(path.stem for path in GOLDEN.glob("*.json"))
 
@@ -21,7 +22,7 @@ def golden(request):
 
 
 def test_there_is_one_for_every_cell():
-    assert set(RUNS) >= {"gru", "lstm", "rnn"}
+    assert set(RUNS) >= set(BUILT_IN)
 
 
 def test_it_is_at_its_step(golden):

@@ -244,10 +244,12 @@ def test_the_average_is_what_is_validated_generated_from_and_started_with(train,
         tfcharrnn.train_model(tmp_path / "r", resume=True, steps=40, average=0.0, quiet=True)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru", "lnlstm", "sru"])
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(cell, train, tmp_path):
     every = {"eval_every": 10, "sample_every": 10, "checkpoint_every": 5}
     settings = {"cell": cell, **DEEP, "schedule": "cosine", "keep_checkpoints": 0, **every}
+    if cell in ("lnlstm", "sru"):
+        settings |= {"residual": True, "layer_norm": True, "learned_initial_state": True}
     train(tmp_path / "whole", steps=30, **settings)
     train(tmp_path / "cut", steps=30, **settings, steps_per_call=1)
     for step in (20, 25, 30):  # as if it had been killed after a checkpoint and some steps more

@@ -120,6 +120,25 @@ def test_adamw_decays_matrices_alone():
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("cell", ["lnlstm", "mlstm"])
+def test_adamw_decays_the_matrices_of_a_model_alone(cell):
+    """Kernels and extra matrices, but no bias, gain, shift or initial state."""
+    settings = {"hidden_size": 3, "embedding_size": 2, "layer_norm": True, "learned_initial_state": True}
+    model = CharRNN(ModelConfig(cell=cell, **settings), 5)
+    named = model.named_variables
+    for variable in named.values():
+        variable.assign(tf.ones_like(variable))
+    optimizer = optimizers.make_optimizer(list(named.values()), TrainingConfig(optimizer="adamw", weight_decay=0.3))
+    zeros = [tf.zeros_like(variable) for variable in named.values()]
+    apply(optimizer, list(named.values()), zeros, 0.01, 0)
+    decayed = {name.split("/")[-1] for name, variable in named.items() if np.all(variable.numpy() < 1.0)}
+    assert decayed == {"embedding", "kernel", "recurrent_kernel", "output_kernel"} | (
+        {"gate_kernel"} if cell == "mlstm" else set()
+    )
+    kept = [variable for name, variable in named.items() if name.split("/")[-1] not in decayed]
+    assert all(np.all(variable.numpy() == 1.0) for variable in kept)
+
+
 def test_adams_constants_are_flags():
     config = TrainingConfig(beta_1=0.8, beta_2=0.95, epsilon=1e-3, weight_decay=0.5)
     adam = optimizers.make_optimizer(variables(tf.float64), config)
