@@ -1,7 +1,8 @@
-"""Exports a trained model for other programs to a new folder and prints its path.
+"""Exports a trained model for other programs to a new folder, or a page for a browser, and prints its path.
 
 saved_model: from text to text, for TensorFlow Serving or any program with TensorFlow. keras: from ids to logits, as a
-plain Keras model. npz: the arrays alone. onnx: from ids to logits, for ONNX Runtime. docs/serving.md has the details.
+plain Keras model. npz: the arrays alone. onnx: from ids to logits, for ONNX Runtime. html: a page that writes
+text in a browser, without a network; --output may be a folder, or a file NAME.html. docs/serving.md has the details.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_run_flags()
     flags.DEFINE_enum("format", "saved_model", EXPORT_FORMATS, "Format of the export.")
-    flags.DEFINE_string("output", "", "The folder to create; by default export/FORMAT in the run folder.")
-    flags.DEFINE_bool("overwrite", False, "Replace an existing folder.")
+    flags.DEFINE_string("output", "", "The folder to create, or NAME.html; by default export/FORMAT in the run folder.")
+    flags.DEFINE_bool("overwrite", False, "Replace an existing folder or file.")
 
 
 if __name__ == "__main__":

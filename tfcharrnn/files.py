@@ -244,7 +244,7 @@ def create_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
-        _check_free(path, overwrite)
+        check_free(path, overwrite)
         with _create_hidden_folder(path, ".tmp") as temporary:
             # mkdtemp makes a private folder; its permissions should follow the umask instead
             umask = os.umask(0)
@@ -330,7 +330,7 @@ def publish_folder(made: Path, path: Path, *, overwrite: bool) -> None:
     for file in sorted(made.rglob("*")):
         sync(file)
     sync(made)
-    _check_free(path, overwrite)  # again, since making the folder may have taken long
+    check_free(path, overwrite)  # again, since making the folder may have taken long
     if os.path.lexists(path):
         _replace_folder(path, made)
     else:
@@ -338,7 +338,12 @@ def publish_folder(made: Path, path: Path, *, overwrite: bool) -> None:
     sync(path.parent)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, overwrite: bool) -> None:
+    """Checks that there is nothing at `path`, or that it may be replaced.
+
+    Raises:
+        UserError: it exists and `overwrite` is false.
+    """
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or pass --overwrite")
 

@@ -21,19 +21,32 @@ def render(report: dict[str, Any]) -> str:
         report: JSON-compatible data with a `title`, for the script of the page.
     """
     template = _TEMPLATE.read_text(encoding="utf-8")
-    hashes = {}
+    contents = {}
     for tag in ("script", "style"):
         match = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
         if match is None:
             raise ValueError(f"{_TEMPLATE}: has no <{tag}>")
-        hashes[tag] = "sha256-" + base64.b64encode(hashlib.sha256(match[1].encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src '{hashes['script']}'; style-src '{hashes['style']}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
+        contents[tag] = match[1]
+    policy = make_policy(**contents)
     title = report["title"].encode("utf-8", "replace").decode()
     values = {"POLICY": policy, "TITLE": html.escape(title), "DATA": encode_for_script(report)}
     return re.sub("{{(POLICY|TITLE|DATA)}}", lambda match: values[match[1]], template)
+
+
+def make_policy(script: str, style: str) -> str:
+    """Returns a content security policy that allows one script, one style and no network.
+
+    Args:
+        script: the content of the page's `<script>`.
+        style: the content of its `<style>`.
+    """
+    script_hash, style_hash = (
+        "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in (script, style)
+    )
+    return (
+        f"default-src 'none'; script-src '{script_hash}'; style-src '{style_hash}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
 
 def encode_for_script(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Exports a trained model as a SavedModel, a Keras model, NumPy arrays or ONNX."""
+"""Exports a trained model as a SavedModel, a Keras model, NumPy arrays, ONNX or an HTML page."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tfcharrnn.errors import ConfigError, UserError, first_line, warn
 from tfcharrnn.inference import trained_model
 from tfcharrnn.inference.trained_model import TrainedModel
 from tfcharrnn.model.backends import LIBRARY_CELLS
+from tfcharrnn.serving import web_page
 
 if TYPE_CHECKING:
     import keras
@@ -40,12 +41,13 @@ def export_model(
     Args:
         run_dir: the run folder; empty: the newest in `runs/`.
         format: one of `config.EXPORT_FORMATS`.
-        output: the folder to create; empty: `export/FORMAT` in the run folder.
+        output: the folder to create; empty: `export/FORMAT` in the run folder. For the format `html` also the file to
+            create, if its name ends in `.html`.
         checkpoint: `latest`, `best` (lowest validation loss), a step, or the path of a checkpoint.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing folder or file.
 
     Returns:
-        The folder, which is created atomically.
+        The folder or file, which is created atomically.
 
     Raises:
         UserError: the run cannot be read, the format does not support the model, or the folder cannot be written.
@@ -54,6 +56,9 @@ def export_model(
         raise ConfigError(f"--format must be one of {', '.join(EXPORT_FORMATS)}. Received: {format!r}")
     trained = trained_model.load_model(run_dir, checkpoint)
     path = Path(output) if output else trained.run.path / "export" / format
+    if format == "html" and path.suffix == ".html":
+        _export_page(trained, path, overwrite=overwrite)
+        return path
     with files.create_folder(path, overwrite=overwrite) as folder:
         try:
             _WRITERS[format](trained, folder)
@@ -132,11 +137,27 @@ def _restore_names(onnx: Any, path: Path) -> None:
     onnx.save(model, path)
 
 
+def _write_html(trained: TrainedModel, folder: Path) -> None:
+    web_page.write_page(trained, folder / "index.html")
+
+
+def _export_page(trained: TrainedModel, path: Path, *, overwrite: bool) -> None:
+    """Writes the page as a file of its own, without a folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.write_error(path, error) from error
+    files.remove_leftovers(path)
+    files.check_free(path, overwrite)
+    web_page.write_page(trained, path)
+
+
 _WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
     "saved_model": _write_saved_model,
     "keras": _write_keras,
     "npz": _write_npz,
     "onnx": _write_onnx,
+    "html": _write_html,
 }
 
 
