@@ -107,10 +107,13 @@ def browser():
 @pytest.fixture
 def open_page(browser):
     """A function that opens a page from disk; afterwards it must have asked for nothing else, without complaints."""
+    from selenium.webdriver.support.ui import WebDriverWait
 
     def open_file(path):
         opened.append(path.as_uri())
         browser.get(path.as_uri())
+        # a browser that has just started may not be there yet
+        WebDriverWait(browser, 30).until(lambda _: browser.execute_script("return Boolean(window.tfcharrnn)"))
         return browser
 
     opened = []
