@@ -55,7 +55,7 @@ def make_model(path, layout="sequences", *, symbols=SYMBOLS, data=None, seed=0, 
 def write_page(trained, path, type="float16"):
     """Writes the page without measuring a loss; returns the values of its weights."""
     weights = web_page.round_weights(trained.model, type)
-    path.write_bytes(web_page.render(trained, web_page.CheckedWeights(weights, 1.0, 0.0, "nothing")))
+    path.write_bytes(web_page.render_page(trained, web_page.CheckedWeights(weights, 1.0, 0.0, "nothing")))
     return weights.values
 
 
@@ -393,7 +393,7 @@ def test_nothing_sticks_out_and_the_theme_can_be_chosen(exported, open_page, wid
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         browser.find_element("id", "write").click()
         wait_for_status(browser, "Done")
-        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         background = "return getComputedStyle(document.body).backgroundColor"
         before = browser.execute_script(background)
         press(browser, "theme", Keys.ENTER)
@@ -459,6 +459,20 @@ def test_a_large_page_has_int8_unless_it_predicts_worse(trained, monkeypatch):
     with pytest.raises(UserError, match="with weights in float16 the loss would be") as error:
         web_page.choose_weights(trained)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    trained = make_model(tmp_path)
+    trained.model.output_kernel.assign(trained.model.output_kernel * np.nan)
+    with pytest.raises(UserError, match="nan"):
+        web_page.choose_weights(trained)
+
+
+def test_weights_too_large_for_float16_are_cut(tmp_path):
+    trained = make_model(tmp_path)
+    trained.model.output_kernel.assign(trained.model.output_kernel * 1e6)
+    values = web_page.round_weights(trained.model, "float16").values["output_kernel"]
+    assert np.abs(values).max() == 65504
 
 
 def test_a_cell_of_somebody_else_is_refused(tmp_path, monkeypatch):

@@ -77,9 +77,9 @@ def write_page(trained: TrainedModel, path: Path) -> None:
         UserError: the page cannot compute the model's cell, rounding the weights makes it predict much worse, or the
             write fails.
     """
-    check_cell(trained)
+    check_built_in(trained)
     checked = choose_weights(trained)
-    page = render(trained, checked)
+    page = render_page(trained, checked)
     files.write_bytes(path, page)
     print(
         f"html: {len(page) / 1e6:.1f} MB, weights in {checked.weights.type}; loss {checked.loss:.4f} nats a character, "
@@ -89,7 +89,7 @@ def write_page(trained: TrainedModel, path: Path) -> None:
     )
 
 
-def check_cell(trained: TrainedModel) -> None:
+def check_built_in(trained: TrainedModel) -> None:
     """Checks that the page has the arithmetic of the model's cell.
 
     Raises:
@@ -103,9 +103,9 @@ def check_cell(trained: TrainedModel) -> None:
         )
 
 
-def render(trained: TrainedModel, checked: CheckedWeights) -> bytes:
+def render_page(trained: TrainedModel, checked: CheckedWeights) -> bytes:
     """Returns the page with some weights, as UTF-8."""
-    description = _describe_model(trained, checked)
+    description = _describe_for_script(trained, checked)
     script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}}})();\n'
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
@@ -154,9 +154,10 @@ def _round_matrix(matrix: Array, type: str) -> tuple[dict[str, Any], Array]:
         return _pack(rounded, "float16"), rounded.astype(np.float32)
     largest = np.max(np.abs(matrix), axis=1, keepdims=True)
     scales = np.where(largest > 0, largest / 127, 1).astype("<f4")
-    with np.errstate(invalid="ignore"):  # not a number stays none in what is measured
-        levels = np.round(matrix / scales)
-    return _pack(levels.astype(np.int8), "int8") | {"scales": _encode(scales)}, (levels * scales).astype(np.float32)
+    levels = np.round(matrix / scales)
+    with np.errstate(invalid="ignore"):  # the loss of weights that are not finite is none either, and is refused
+        stored = levels.astype(np.int8)
+    return _pack(stored, "int8") | {"scales": _encode(scales)}, (levels * scales).astype(np.float32)
 
 
 def _pack(values: npt.NDArray[Any], type: str = "float32") -> dict[str, Any]:
@@ -228,7 +229,7 @@ def _make_eval_input(trained: TrainedModel, text: ReportText) -> EvalInput:
     return EvalInput(examples, False, chunking.join_characters(examples, vocabulary, data))
 
 
-def _describe_model(trained: TrainedModel, checked: CheckedWeights) -> dict[str, Any]:
+def _describe_for_script(trained: TrainedModel, checked: CheckedWeights) -> dict[str, Any]:
     """Describes the model to the script of the page, JSON-compatible."""
     run, model, carried = trained.run, trained.model, trained.sampler.carried
     config, layout, vocabulary = model.config, model.layout, run.vocabulary

@@ -49,8 +49,7 @@ class Theme {
 
   apply() {
     document.documentElement.dataset.theme = this.isDark() ? "dark" : "light";
-    const button = find("theme");
-    if (button) button.setAttribute("aria-pressed", String(this.isDark()));
+    find("theme")?.setAttribute("aria-pressed", String(this.isDark()));  // there is no button yet at first
   }
 }
 
@@ -305,8 +304,8 @@ class Page {
 }
 
 /** Starts the page, and offers the model to scripts as `window.tfcharrnn`. */
-function startPage() {
-  const theme = new Theme();
+function startPage(theme) {
+  theme.apply();
   find("theme").addEventListener("click", () => theme.toggle());
   const { writer } = new Page(JSON.parse(find("model").textContent));
   window.tfcharrnn = {
@@ -320,6 +319,6 @@ function startPage() {
   };
 }
 
-// before anything is shown, so that a dark page does not begin with a flash
-new Theme();
-document.addEventListener("DOMContentLoaded", startPage);
+// the theme applies before anything is shown, so that a dark page does not begin with a flash
+const pageTheme = new Theme();
+document.addEventListener("DOMContentLoaded", () => startPage(pageTheme));
