@@ -14,7 +14,8 @@ function decodeFloat16(bytes) {
     const bits = bytes[2 * i] | (bytes[2 * i + 1] << 8);
     const exponent = (bits >> 10) & 31, fraction = bits & 1023;
     // an exponent of 0 marks numbers without the leading 1
-    const size = exponent ? (1024 + fraction) * POWERS_OF_TWO[1022 + exponent - 25] : fraction * POWERS_OF_TWO[1022 - 24];
+    const units = exponent ? 1024 + fraction : fraction;
+    const size = units * POWERS_OF_TWO[1022 + Math.max(exponent, 1) - 25];
     values[i] = bits & 0x8000 ? -size : size;
   }
   return values;

@@ -33,7 +33,8 @@ class Vocabulary {
     const { lowercase, dropDigits, dropped } = this.normalisation;
     let result = text;
     if (!this.ofBytes) result = result.replaceAll("\r\n", "\n");
-    if (lowercase) result = this.ofBytes ? result.replace(/[A-Z]/g, (letter) => letter.toLowerCase()) : result.toLowerCase();
+    const toLower = (part) => part.toLowerCase();
+    if (lowercase) result = this.ofBytes ? result.replace(/[A-Z]/g, toLower) : toLower(result);
     const digit = this.ofBytes ? /[0-9]/ : /\p{Nd}/u;
     return this.split(result).filter((symbol) => !dropped.includes(symbol) && !(dropDigits && digit.test(symbol)));
   }
@@ -222,8 +223,8 @@ class CharacterDecoder {
  * A model that writes.
  *
  * A drawn symbol is { id, symbol, probability, likeliest }: the probability it was drawn with, and the likeliest
- * symbols for its place. A piece of text is { text, drawn }: what to show, and the symbols that make it up. The end of a
- * text is a piece of "".
+ * symbols for its place. A piece of text is { text, drawn }: what to show, and the symbols that make it up. The end of
+ * a text is a piece of "".
  */
 class Writer {
   constructor(description) {
@@ -275,7 +276,8 @@ class Writer {
     const held = [];
     for (const drawn of drawnSymbols) {
       held.push(drawn);
-      if (stop && held.length === stopSymbols.length && held.every(({ symbol }, i) => symbol === stopSymbols[i])) return;
+      const isFull = stop !== "" && held.length === stopSymbols.length;
+      if (isFull && held.every(({ symbol }, i) => symbol === stopSymbols[i])) return;
       if (held.length >= Math.max(stopSymbols.length, 1)) yield held.shift();
     }
     yield* held;
@@ -299,8 +301,8 @@ class Writer {
   /**
    * Yields the pieces of `count` texts that all continue one beginning; null separates two texts.
    *
-   * `settings` has beginning, temperature, topK, length, stop, seed and count. One sequence of random numbers serves all
-   * texts, one number a symbol.
+   * `settings` has beginning, temperature, topK, length, stop, seed and count. One sequence of random numbers serves
+   * all texts, one number a symbol.
    */
   *write(settings, numAlternatives = 6) {
     const ids = this.vocabulary.encode(settings.beginning), random = makeRandom(settings.seed);
