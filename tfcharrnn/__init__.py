@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tfcharrnn.model.char_rnn import CharRNN
     from tfcharrnn.preparation.data_folder import prepare_data
     from tfcharrnn.serving.export_formats import export_model
+    from tfcharrnn.settings import DataSettings, GenerationSettings, TrainSettings
     from tfcharrnn.training.loop import Result
     from tfcharrnn.training.setup import train_model
 
@@ -30,11 +31,14 @@ _HOMES = {
     "ConfigError": "errors",
     "DataConfig": "config",
     "DataFolder": "data.dataset",
+    "DataSettings": "settings",
     "ExtraWeight": "model.cells.base",
     "GenerationConfig": "config",
+    "GenerationSettings": "settings",
     "LinearCell": "model.cells.linear",
     "ModelConfig": "config",
     "Result": "training.loop",
+    "TrainSettings": "settings",
     "TrainedModel": "inference.trained_model",
     "TrainingConfig": "config",
     "UserError": "errors",
@@ -55,11 +59,14 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DataFolder",
+    "DataSettings",
     "ExtraWeight",
     "GenerationConfig",
+    "GenerationSettings",
     "LinearCell",
     "ModelConfig",
     "Result",
+    "TrainSettings",
     "TrainedModel",
     "TrainingConfig",
     "UserError",

@@ -7,9 +7,13 @@ defined here and nowhere else.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
+import os
 import re
+import textwrap
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from tfcharrnn import cell_registry
@@ -476,6 +480,48 @@ class GradcheckConfig(_CheckedConfig):
         super().__post_init__()
         if self.cell != "all":
             cell_registry.check_cell(self.cell)
+
+
+def _describe_fields(cls: type) -> str:
+    """Returns the docstring of a config dataclass with type, default and help of every field."""
+    lines = [cls.__doc__ or "", "", "Attributes:"]
+    for field in dataclasses.fields(cls):
+        choices = field.metadata["choices"]
+        kind = " | ".join(map(repr, choices)) if choices else field.type
+        text = f"{field.name} ({kind}, default {field.default!r}): {field.metadata['help']}"
+        lines += textwrap.wrap(text, 112, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
+
+
+# so that `help(tfcharrnn.ModelConfig)` explains every setting
+for _cls in (DataConfig, ModelConfig, TrainingConfig, GenerationConfig, GradcheckConfig):
+    _cls.__doc__ = _describe_fields(_cls)
+
+
+def read_settings(settings: Mapping[str, Any], *classes: type, others: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Returns settings given as keyword arguments, with the names of files in the form of `DataConfig.input`.
+
+    Args:
+        settings: the arguments; `input` may be a name, a `Path` or a list of them.
+        *classes: the config dataclasses whose fields they may be.
+        others: further names, for the hint at a misspelt one.
+
+    Raises:
+        ConfigError: there is no such setting; the message says which one may be meant.
+    """
+    names = [field.name for cls in classes for field in dataclasses.fields(cls)]
+    for name in settings:
+        if name not in names:
+            close = difflib.get_close_matches(name, [*names, *others], 1, 0.5)
+            listed = " or ".join(f"help(tfcharrnn.{cls.__name__})" for cls in classes)
+            hint = f"did you mean {close[0]}?" if close else f"{listed} lists them"
+            raise ConfigError(f"there is no setting {shorten(name)}; {hint}")
+    read = dict(settings)
+    if isinstance(read.get("input"), (str, os.PathLike)):
+        read["input"] = [read["input"]]
+    if isinstance(read.get("input"), (list, tuple)):
+        read["input"] = tuple(os.fspath(item) if isinstance(item, os.PathLike) else item for item in read["input"])
+    return read
 
 
 def check_settings(cls: type, values: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from tfcharrnn.data import dataset, tfrecord_writer
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.errors import UserError
 from tfcharrnn.preparation import corpora, data_folder, staging
-from tfcharrnn.preparation.corpora import Source
+from tfcharrnn.preparation.corpora import Corpus, Source
 from tfcharrnn.preparation.process_pool import Pool
 
 
@@ -39,7 +39,9 @@ def find_data(config: DataConfig, data_dir: str | Path, fingerprint: str, *, qui
     return prepare_cached(config, quiet=quiet)
 
 
-def prepare_cached(config: DataConfig, cache_dir: Path | None = None, *, quiet: bool = True) -> DataFolder:
+def prepare_cached(
+    config: DataConfig, cache_dir: Path | None = None, *, text: str | None = None, quiet: bool = True
+) -> DataFolder:
     """Prepares a text on the fly, or opens the cache entry that an earlier call made of the same text and settings.
 
     The text has the name of its files now, whatever those of the earlier call were named.
@@ -47,12 +49,14 @@ def prepare_cached(config: DataConfig, cache_dir: Path | None = None, *, quiet: 
     Args:
         config: the text and how it is cut.
         cache_dir: the cache; by default in the user's cache folder.
+        text: the text, if it was passed from memory.
         quiet: show no progress.
 
     Raises:
         UserError: the text is unavailable or too short, or the cache cannot be written.
     """
-    data = _prepare_entry(config, cache_dir or _default_dir(), quiet)
+    corpus = None if text is None else corpora.make_corpus(text, config)
+    data = _prepare_entry(config, cache_dir or _default_dir(), corpus, quiet)
     return _name_after(data, corpora.list_names(config))
 
 
@@ -60,11 +64,11 @@ def _name_after(data: DataFolder, names: Sequence[str]) -> DataFolder:
     return dataclasses.replace(data, name=dataset.join_names(names, ", "))
 
 
-def _prepare_entry(config: DataConfig, cache_dir: Path, quiet: bool) -> DataFolder:
-    inputs = corpora.find_inputs(config)
+def _prepare_entry(config: DataConfig, cache_dir: Path, corpus: Corpus | None, quiet: bool) -> DataFolder:
+    inputs = () if corpus else corpora.find_inputs(config)
     pool = Pool(quiet=quiet)
     if not staging.is_large(inputs):
-        corpus = corpora.load(config)
+        corpus = corpus or corpora.load(config)
         entry = _entry_path(cache_dir, config, corpus.sources, len(corpus.text))
         return _open_intact(entry, Pool(1)) or _make_entry(
             entry, lambda: data_folder.prepare_data(config, entry, overwrite=True, corpus=corpus)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import string
 import sysconfig
 import unicodedata
@@ -23,6 +24,8 @@ from tfcharrnn.preparation import input_files
 from tfcharrnn.symbols import choose_codec, text_to_symbols
 
 DEFAULT_CORPUS = "python"
+# stands in `DataConfig.input` for a text from memory, which has no file
+TEXT_NAME = "<text>"
 # the files of a text that is read into memory have at most this many bytes together, unpacked
 MAX_BYTES_IN_MEMORY = 2**30
 
@@ -143,8 +146,12 @@ def find_inputs(config: DataConfig) -> tuple[InputFile, ...]:
     """Returns the files of the text that `config` names; none for an embedded corpus.
 
     Raises:
-        UserError: a download failed, or a pattern or folder of `--input` has no file.
+        UserError: a download failed, a pattern or folder of `--input` has no file, or the text was one from memory.
     """
+    if config.input == (TEXT_NAME,) and not os.path.lexists(TEXT_NAME):
+        raise UserError(
+            "the text was passed as text=... and is no longer cached; pass it again to train_model or prepare_data"
+        )
     if config.input:
         paths = input_files.find_files(config.input)
         codec = choose_codec(config.encoding)
@@ -189,6 +196,34 @@ def load(config: DataConfig, *, between: str = "\n") -> Corpus:
     if not text:
         raise no_text_error(corpus.name)
     return dataclasses.replace(corpus, text=text)
+
+
+def make_corpus(text: str, config: DataConfig) -> Corpus:
+    """Makes the corpus of a text in memory: that of a file with the text in UTF-8.
+
+    Args:
+        text: the text; its surrogates of the error handler "surrogateescape" are bytes that are not UTF-8.
+        config: how to normalise the text.
+
+    Raises:
+        ConfigError: an encoding is given, which only files have.
+        UserError: the text is empty, has lone surrogates, or nothing of it is left.
+    """
+    if not config.of_bytes and config.encoding != "utf-8":
+        raise ConfigError(f"--encoding={config.encoding}: a text from memory is decoded already; leave it out")
+    if not text:
+        raise UserError("text: is empty; training needs text")
+    if config.of_bytes:
+        symbols = text_to_symbols(text, True)
+        data = symbols.encode("latin-1")
+    else:
+        with report_decode_errors("utf-8", "text"):
+            data = text.encode("utf-8")  # rejects lone surrogates
+        symbols = text.removeprefix("\ufeff")
+    symbols = normalise(symbols, config)
+    if not symbols:
+        raise no_text_error("text")
+    return Corpus(TEXT_NAME, symbols, (Source(TEXT_NAME, len(data), sha256(data)),))
 
 
 def no_text_error(name: str) -> UserError:

@@ -6,22 +6,39 @@ import dataclasses
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
+
+from typing_extensions import Unpack
 
 from tfcharrnn import files
-from tfcharrnn.config import DataConfig
+from tfcharrnn.config import DataConfig, check_exclusive, read_settings
 from tfcharrnn.data import chunking, dataset
 from tfcharrnn.data.dataset import DataFolder
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.preparation import corpora, counting, sharding, staging
 from tfcharrnn.preparation.corpora import Corpus
 from tfcharrnn.preparation.counting import CountedText
 from tfcharrnn.preparation.process_pool import Pool
 from tfcharrnn.preparation.staging import StagingFolder
+from tfcharrnn.settings import DataSettings
 
 _DATA_FILE = re.compile(r"dataset\.json|vocab\.json|(train|val|test)-\d{5}-of-\d{5}\.tfrecord")
 
 
+@overload
+def prepare_data(
+    output_dir: str | Path,
+    /,
+    *,
+    text: str | None = None,
+    overwrite: bool = False,
+    jobs: int = 0,
+    quiet: bool = True,
+    **settings: Unpack[DataSettings],
+) -> DataFolder: ...
+
+
+@overload
 def prepare_data(
     config: DataConfig,
     output_dir: str | Path,
@@ -30,19 +47,36 @@ def prepare_data(
     corpus: Corpus | None = None,
     jobs: int = 0,
     quiet: bool = True,
+) -> DataFolder: ...
+
+
+def prepare_data(
+    config: DataConfig | str | Path = "",
+    output_dir: str | Path = "",
+    *,
+    text: str | None = None,
+    overwrite: bool = False,
+    corpus: Corpus | str | None = None,
+    jobs: int = 0,
+    quiet: bool = True,
+    **settings: Any,
 ) -> DataFolder:
     """Cuts a text into records and writes a data folder, completely or not at all.
+
+    Either `prepare_data("data/mine", input="my.txt", seq_length=100)` or `prepare_data(DataConfig(...), "data/mine")`.
 
     A text that may exceed memory is prepared by several processes in a staging folder beside it, `.NAME.partial`,
     where an interrupted preparation resumes. The result is the same.
 
     Args:
-        config: the text and how it is cut.
+        config: the text and how it is cut; or the folder to make, and then the settings say the rest.
         output_dir: the folder to make.
+        text: the text itself, instead of `input` or `corpus` among the settings.
         overwrite: replace an existing data folder.
-        corpus: the text, if it is already loaded.
+        corpus: the text, if it is already loaded; among settings the name of a corpus.
         jobs: processes for a large text; 0: one per core.
         quiet: show no progress.
+        **settings: fields of `DataConfig`; `input` may also be a single name or path.
 
     Returns:
         The new folder, opened.
@@ -50,6 +84,13 @@ def prepare_data(
     Raises:
         UserError: the text is unavailable or too short, or the folder exists or cannot be written.
     """
+    if not isinstance(config, DataConfig):
+        if bool(config) == bool(output_dir):
+            raise ConfigError("prepare_data takes a DataConfig and a folder, or a folder and settings")
+        named = settings if corpus is None else {**settings, "corpus": corpus}
+        output_dir, (config, corpus) = config or output_dir, read_text_settings(named, text)
+    elif settings or text is not None or isinstance(corpus, str) or not output_dir:
+        raise ConfigError("prepare_data takes a DataConfig and a folder, or a folder and settings")
     output_dir = Path(output_dir)
     check_replaceable(output_dir, overwrite)
     chunking.check_overlap(config)
@@ -61,6 +102,16 @@ def prepare_data(
     else:
         write_from_memory(corpus or corpora.load(config), output_dir, config, overwrite)
     return dataset.open_data(output_dir)
+
+
+def read_text_settings(settings: dict[str, Any], text: str | None) -> tuple[DataConfig, Corpus | None]:
+    """Returns the data options that settings name, and the corpus of a text in memory, if there is one."""
+    settings = read_settings(settings, DataConfig, others=("output_dir", "text", "overwrite", "jobs", "quiet"))
+    check_exclusive(text=text is not None, input=settings.get("input"), corpus=settings.get("corpus"))
+    if text is None:
+        return DataConfig(**settings), None
+    config = DataConfig(**{**settings, "input": (corpora.TEXT_NAME,)})
+    return config, corpora.make_corpus(text, config)
 
 
 def write_from_memory(corpus: Corpus, path: Path, config: DataConfig, overwrite: bool) -> None:

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Unpack
+
 from tfcharrnn import cell_registry
 from tfcharrnn import config as config_lib
-from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive, read_settings
 from tfcharrnn.data import batching, dataset
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed import cluster
@@ -19,14 +21,26 @@ from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model import backends
 from tfcharrnn.model.char_rnn import check_zero_start
-from tfcharrnn.preparation import cache
+from tfcharrnn.preparation import cache, corpora
 from tfcharrnn.runs import checkpoints, initial_weights, run_folder
 from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.settings import TrainSettings
 from tfcharrnn.training import budget, callbacks
 from tfcharrnn.training.loop import Result, train
 
 Settings = dict[str, Any]
 
+# of `train_model`, for the hint at a misspelt one
+_ARGUMENTS = (
+    "run_dir",
+    "data_dir",
+    "text",
+    "init_from",
+    "init_arrays",
+    "resume",
+    "overwrite",
+    "quiet",
+)
 # model settings that say how it is computed; a resumed run may change them
 _COMPUTE_SETTINGS = ("implementation", "precision")
 # model settings that a run which starts with another run's weights may change
@@ -78,25 +92,30 @@ def train_model(
     run_dir: str | Path = "",
     *,
     data_dir: str | Path = "",
+    text: str | None = None,
     init_from: str | Path = "",
     init_arrays: str | Path = "",
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-    **settings: Any,
+    **settings: Unpack[TrainSettings],
 ) -> Result:
     """Trains a model, as `python -m tfcharrnn.train` does.
 
     Args:
         run_dir: the run folder; empty: a new one in `runs/`, or with `resume` the newest there.
         data_dir: a data folder made by `prepare_data`, instead of `input` or `corpus` among the settings.
+        text: the text itself, instead of them. It is prepared like a file with this content, and stays in the user's
+            cache, where `resume` and `evaluate_split` find it.
         init_from: a run whose model, vocabulary and last weights the new run starts with, on another text.
         init_arrays: a `.npz` file with the weights that the new run starts with, named as `export --format=npz` does.
         resume: continue the run from its last checkpoint.
         overwrite: replace an existing run.
         quiet: show nothing.
         **settings: fields of `DataConfig`, `ModelConfig` and `TrainingConfig`, such as
-            `input=["my.txt"], cell="gru", steps=500`. A cell that an installed package declares is imported by name.
+            `input="my.txt", cell="gru", steps=500`. `input` is a name, a `Path` or a list of them; a name may also be
+            a pattern or a folder, but unlike in `--input` a comma is part of the name. A cell that an installed package
+            declares is imported by name.
 
     Returns:
         The run folder and how training ended.
@@ -105,15 +124,18 @@ def train_model(
         UserError: anything the user can mend, in one line.
     """
     begun = time.monotonic()
+    given = read_settings(settings, DataConfig, ModelConfig, TrainingConfig, others=_ARGUMENTS)
     check_exclusive(resume=resume, overwrite=overwrite)
     check_exclusive(resume=resume, init_from=init_from, init_arrays=init_arrays)
-    check_exclusive(data_dir=data_dir, input=settings.get("input"), corpus=settings.get("corpus"))
-    if isinstance(settings.get("cell"), str):  # named by the caller, unlike a run folder's
-        cell_registry.load_named_cell(settings["cell"])
+    check_exclusive(data_dir=data_dir, text=text is not None, input=given.get("input"), corpus=given.get("corpus"))
+    if isinstance(given.get("cell"), str):  # named by the caller, unlike a run folder's
+        cell_registry.load_named_cell(given["cell"])
+    if text is not None:
+        given["input"] = (corpora.TEXT_NAME,)
     saved = run_folder.load(run_dir or run_folder.find_newest_run()) if resume else None
     source = run_folder.load(init_from) if init_from else None
     origin = {"resume": resume, "init_from": bool(init_from), "init_arrays": bool(init_arrays)}
-    workers = _join_cluster(saved, source, run_dir, data_dir, settings, origin, quiet)
+    workers = _join_cluster(saved, source, run_dir, data_dir, given, origin, quiet)
     with workers.report_lost_workers(str(saved.path if saved else run_dir)):
         weights = None
         if source:
@@ -122,9 +144,11 @@ def train_model(
         notes: list[str] = []
         with workers.chief_first():
             if saved:
-                run, data = prepare_resume(saved, data_dir, settings, quiet=quiet)
+                run, data = prepare_resume(saved, data_dir, given, text=text, quiet=quiet)
             else:
-                run, data = prepare_run(run_dir, data_dir, settings, source, begun=begun, notes=notes, quiet=quiet)
+                run, data = prepare_run(
+                    run_dir, data_dir, given, source, text=text, begun=begun, notes=notes, quiet=quiet
+                )
             if init_arrays:
                 weights = initial_weights.from_arrays(init_arrays, run.model, data.vocabulary)
             workers.check_batch_size(run.training.batch_size)
@@ -194,6 +218,7 @@ def prepare_run(
     settings: Settings,
     source: Run | None = None,
     *,
+    text: str | None = None,
     begun: float | None = None,
     notes: list[str] | None = None,
     quiet: bool = True,
@@ -205,6 +230,7 @@ def prepare_run(
         data_dir: a data folder, or "" to prepare the text that the settings name.
         settings: the settings that are given.
         source: the run whose model it starts with, if any.
+        text: the text, if it was passed from memory.
         begun: when the time of `--minutes` began, by `time.monotonic`; None: now.
         notes: lines that say what was chosen for the user are appended to it.
         quiet: show no progress of preparing a large text.
@@ -229,7 +255,7 @@ def prepare_run(
                 prepared = getattr(data_config, name)
                 raise ConfigError(f"--{name}: {data_dir} was prepared with {prepared!r}; leave the flag out")
     else:
-        data = cache.prepare_cached(data_config, quiet=quiet)
+        data = cache.prepare_cached(data_config, text=text, quiet=quiet)
     if source:
         if data_config.layout != source.data.layout:
             raise ConfigError(f"--layout: {source.path} was trained on the layout {source.data.layout}; keep it")
@@ -256,7 +282,7 @@ def prepare_run(
 
 
 def prepare_resume(
-    saved: Run, data_dir: str | Path, settings: Settings, *, quiet: bool = True
+    saved: Run, data_dir: str | Path, settings: Settings, *, text: str | None = None, quiet: bool = True
 ) -> tuple[Run, DataFolder]:
     """Returns the settings and the data of a resumed run: its own, except for the settings given now.
 
@@ -264,6 +290,7 @@ def prepare_resume(
         saved: the run as it was saved.
         data_dir: a data folder, or "" for the data it was trained on.
         settings: the settings that are given.
+        text: the text, if it was passed from memory again.
         quiet: show no progress of preparing a large text again.
 
     Raises:
@@ -287,11 +314,11 @@ def prepare_resume(
         if getattr(training, name) != getattr(saved.training, name):
             raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
     backends.check_backend(model)
-    if data_config == saved.data:
+    if data_config == saved.data and text is None:
         data_dir = data_dir or saved.data_dir
         data = cache.find_data(data_config, data_dir, saved.fingerprint, quiet=quiet)
     else:
-        data = dataset.open_data(data_dir) if data_dir else cache.prepare_cached(data_config, quiet=quiet)
+        data = dataset.open_data(data_dir) if data_dir else cache.prepare_cached(data_config, text=text, quiet=quiet)
     if data.fingerprint != saved.fingerprint:
         raise UserError(f"{saved.path}: was trained on other data than {data.name}; pass the same text and data flags")
     num_files = len(data.splits["train"].shards)
@@ -354,12 +381,8 @@ def _check_keeps_float64(saved: Run, model: ModelConfig) -> None:
 
 def _apply_settings(settings: Settings, *configs: Any) -> list[Any]:
     """Returns the configs, each with the settings that belong to it."""
-    changed, used = [], set()
+    changed = []
     for config in configs:
         names = {field.name for field in dataclasses.fields(config)} & set(settings)
         changed.append(dataclasses.replace(config, **{name: settings[name] for name in names}))
-        used |= names
-    for name in settings:
-        if name not in used:
-            raise ConfigError(f"there is no setting {name!r}")
     return changed
