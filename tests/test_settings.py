@@ -39,7 +39,7 @@ sizes: tfcharrnn.TrainSettings = {"hidden_size": 16, "num_layers": 2}
 tfcharrnn.train_model(data_dir=data.path, **sizes)
 """
 WRONG = {
-    'tfcharrnn.train_model(hiden_size=3)  # 1': 'Unexpected keyword argument "hiden_size"',
+    "tfcharrnn.train_model(hiden_size=3)  # 1": 'Unexpected keyword argument "hiden_size"',
     'tfcharrnn.train_model(steps="many")  # 2': 'Argument "steps" to "train_model" has incompatible type "str"',
     'tfcharrnn.prepare_data("data", sec_length=9)  # 3': "No overload variant",
     'tfcharrnn.load_model().generate(prompt="The ")  # 4': "No overload variant",

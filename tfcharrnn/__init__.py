@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import TYPE_CHECKING, Any
+
+from tfcharrnn import startup
 
 if TYPE_CHECKING:
     from tfcharrnn.analysis.html_report import write_report
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from tfcharrnn.data.dataset import DataFolder, open_data
     from tfcharrnn.data.vocabulary import Vocabulary
     from tfcharrnn.errors import ConfigError, UserError
+    from tfcharrnn.inference.activations import Activations
     from tfcharrnn.inference.trained_model import TrainedModel, load_model
     from tfcharrnn.model.cells import register_cell
     from tfcharrnn.model.cells.base import Cell, ExtraWeight, normalise_layer
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from tfcharrnn.preparation.data_folder import prepare_data
     from tfcharrnn.serving.export_formats import export_model
     from tfcharrnn.settings import DataSettings, GenerationSettings, TrainSettings
+    from tfcharrnn.startup import set_verbosity
     from tfcharrnn.training.loop import Result
     from tfcharrnn.training.setup import train_model
 
@@ -26,6 +31,7 @@ __version__ = "0.1.0"
 
 # where each public name lives; a module is imported when a name of it is first used, so that this import is cheap
 _HOMES = {
+    "Activations": "inference.activations",
     "Cell": "model.cells.base",
     "CharRNN": "model.char_rnn",
     "ConfigError": "errors",
@@ -49,11 +55,13 @@ _HOMES = {
     "open_data": "data.dataset",
     "prepare_data": "preparation.data_folder",
     "register_cell": "model.cells",
+    "set_verbosity": "startup",
     "train_model": "training.setup",
     "write_report": "analysis.html_report",
 }
 
 __all__ = [
+    "Activations",
     "Cell",
     "CharRNN",
     "ConfigError",
@@ -77,6 +85,7 @@ __all__ = [
     "open_data",
     "prepare_data",
     "register_cell",
+    "set_verbosity",
     "train_model",
     "write_report",
 ]
@@ -87,8 +96,9 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of the mod
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module 'tfcharrnn' has no attribute {name!r}")
-        return getattr(importlib.import_module(f"tfcharrnn.{_HOMES[name]}"), name)
+        with startup.hold_notices():
+            return getattr(importlib.import_module(f"tfcharrnn.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*filter(re.compile("__.*__").fullmatch, globals()), *__all__])

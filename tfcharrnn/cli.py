@@ -8,16 +8,15 @@ import difflib
 import os
 import re
 import sys
-import tempfile
 import traceback
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from tfcharrnn import cell_registry
+from tfcharrnn import cell_registry, startup
 from tfcharrnn.config import check_settings
 from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
@@ -334,27 +333,8 @@ def load_tensorflow() -> None:
     """
     if not flags.FLAGS.debug:
         logging.set_verbosity(logging.WARNING)
-    with contextlib.nullcontext() if flags.FLAGS.debug else _hold_stderr():
+        os.environ.setdefault(startup.LEVEL_VARIABLE, startup.SILENT)
+    with contextlib.nullcontext() if flags.FLAGS.debug else startup.hold_stderr():
         import tensorflow as tf
 
         tf.config.list_physical_devices("GPU")  # looks for the GPU driver, which logs more messages
-
-
-@contextlib.contextmanager
-def _hold_stderr() -> Iterator[None]:
-    """Buffers what is written to file descriptor 2, and prints it if the body fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)

@@ -42,7 +42,9 @@ def test_a_run_on_a_text_is_resumed_and_evaluated_from_the_cache(tmp_path, cache
         tfcharrnn.train_model(run_dir, resume=True, steps=5, quiet=True, text=TEXT + "more")
 
     shutil.rmtree(cache)
-    missing = r"the text was passed as text=\.\.\. and is no longer cached; pass it again to train_model or prepare_data"
+    missing = (
+        r"the text was passed as text=\.\.\. and is no longer cached; pass it again to train_model or prepare_data"
+    )
     with pytest.raises(tfcharrnn.UserError, match=f"^{missing}$"):
         tfcharrnn.train_model(run_dir, resume=True, steps=5, quiet=True)
     with pytest.raises(tfcharrnn.UserError, match=rf"its data was not found \({missing}\); pass --data_dir$"):
@@ -95,9 +97,9 @@ def test_a_data_folder_is_made_by_a_config_or_by_settings(tmp_path):
     data = tfcharrnn.prepare_data(config, tmp_path / "a")
     assert tfcharrnn.prepare_data(output_dir=config.input[0] + "b", text=TEXT, seq_length=21).config == data.config
     for arguments, given in (((config,), {}), ((config, "x"), {"seq_length": 3}), (("x", "y"), {}), ((), {})):
-        with pytest.raises(tfcharrnn.ConfigError, match="^prepare_data takes a DataConfig"):
+        with pytest.raises(tfcharrnn.ConfigError, match=r"^prepare_data takes a DataConfig"):
             tfcharrnn.prepare_data(*arguments, **given)
     with pytest.raises(tfcharrnn.ConfigError, match="no setting 'sec_length'; did you mean seq_length"):
         tfcharrnn.prepare_data(tmp_path / "c", sec_length=3)
-    with pytest.raises(tfcharrnn.UserError, match="^--corpus=pyton: not one of python"):
+    with pytest.raises(tfcharrnn.UserError, match=r"^--corpus=pyton: not one of python"):
         tfcharrnn.prepare_data(tmp_path / "c", corpus="pyton")

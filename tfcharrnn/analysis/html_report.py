@@ -18,7 +18,7 @@ from tfcharrnn.analysis.report_text import MEASURED_CHARACTERS, SPLIT_NAMES, Rep
 from tfcharrnn.analysis.unit_activations import Trace
 from tfcharrnn.errors import UserError, warn
 from tfcharrnn.inference.eval_inputs import EvalInput
-from tfcharrnn.inference.trained_model import TrainedModel, open_run_data
+from tfcharrnn.inference.trained_model import TrainedModel, load_model, open_run_data
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.runs import logs
 from tfcharrnn.symbols import group_characters, symbols_to_text, text_to_symbols
@@ -42,9 +42,10 @@ EvaluationRow = dict[str, float | int | str | None]
 
 
 def write_report(
-    trained: TrainedModel,
+    run_dir: str | Path | TrainedModel = "",
     output: str | Path = "",
     *,
+    checkpoint: str | int | Path = "latest",
     text: ReportText | None = None,
     prime: str = "",
     characters: int = 1000,
@@ -54,8 +55,9 @@ def write_report(
     """Writes a self-contained HTML file that shows a run and what the units of its model do.
 
     Args:
-        trained: the model, from `load_model`.
+        run_dir: the run folder, or its model from `load_model`; empty: the newest in `runs/`.
         output: the file; by default `report.html` in the run folder.
+        checkpoint: of the run folder, as in `load_model`.
         text: the text to show the units on; None: the beginning of `split` if available, or else generated text.
         prime: generate the text, starting with this.
         characters: number of characters to show.
@@ -66,8 +68,10 @@ def write_report(
         The file.
 
     Raises:
-        UserError: the text has characters outside the vocabulary, or the file cannot be written.
+        UserError: the run cannot be read, the text has characters outside the vocabulary, or the file cannot be
+            written.
     """
+    trained = run_dir if isinstance(run_dir, TrainedModel) else load_model(run_dir, checkpoint)
     path = Path(output) if str(output) else trained.run.path / "report.html"
     notes: list[str] = []
     if text is None and prime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +12,11 @@ from tfcharrnn.analysis import text_features
 from tfcharrnn.analysis.text_features import Feature
 from tfcharrnn.data.chunking import Part
 from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.inference import activations
+from tfcharrnn.inference.activations import Floats, LayerStates
 from tfcharrnn.layouts import END, START
-from tfcharrnn.model import compiled_loops
-from tfcharrnn.model.cells import State
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.symbols import group_characters
-
-Floats = npt.NDArray[np.float32]
 
 # number of characters whose logits are computed at once
 _LOGITS_BLOCK = 1024
@@ -117,9 +114,9 @@ def trace_text(
         UserError: the text has characters outside the vocabulary.
     """
     inputs = _arrange_inputs(part, vocabulary, name)
-    states = _run_model(model, inputs) if len(inputs.ids) else _make_empty_states(model)
+    states = activations.compute_states(model, inputs.ids, inputs.resets) if len(inputs.ids) else _make_empty(model)
     num_guesses = min(num_guesses, len(vocabulary))
-    losses, guesses, probabilities = _compute_predictions(model, states[-1][0], inputs, num_guesses)
+    losses, guesses, probabilities = _compute_predictions(model, states, inputs, num_guesses)
     layers = tuple(
         LayerActivations(index, "hc"[part : part + 1] or f"s{part}", _select_steps(values, inputs.read_steps))
         for index, state in enumerate(states)
@@ -195,42 +192,19 @@ def _arrange_lines(lines: list[str], vocabulary: Vocabulary, name: str) -> _Inpu
     )
 
 
-def _run_model(model: CharRNN, inputs: _InputSequence) -> list[list[Floats]]:
-    """Returns the state after each step: for each layer its tensors, `[steps, hidden]`."""
-    ends = list(itertools.accumulate(cell.num_state_tensors for cell in model.cells))
-
-    def unflatten(flat: State) -> tuple[State, ...]:
-        return tuple(flat[end - cell.num_state_tensors : end] for cell, end in zip(model.cells, ends, strict=True))
-
-    @tf.function(autograph=False)
-    def run(ids: tf.Tensor, resets: tf.Tensor) -> State:
-        advance, _ = model.make_stepper()
-        initial = tuple(tf.nest.flatten(model.initial_state(1)))
-
-        def step(t: tf.Tensor, carry: State) -> tuple[State, State]:
-            before = tuple(tf.where(resets[t], *pair) for pair in zip(initial, carry, strict=True))
-            after = tuple(tf.nest.flatten(advance(ids[t][tf.newaxis], unflatten(before))))
-            return after, after
-
-        return compiled_loops.scan(step, initial, len(inputs.ids), [value.shape for value in initial])[1]
-
-    flat = run(tf.constant(inputs.ids), tf.constant(inputs.resets))
-    return [[value.numpy()[:, 0] for value in state] for state in unflatten(flat)]
-
-
-def _make_empty_states(model: CharRNN) -> list[list[Floats]]:
-    return [[np.zeros((0, cell.hidden_size), np.float32)] * cell.num_state_tensors for cell in model.cells]
+def _make_empty(model: CharRNN) -> LayerStates:
+    """Returns the states of a text without a symbol."""
+    return tuple((np.zeros((0, cell.hidden_size), np.float32),) * cell.num_state_tensors for cell in model.cells)
 
 
 def _compute_predictions(
-    model: CharRNN, outputs: Floats, inputs: _InputSequence, num_guesses: int
+    model: CharRNN, states: LayerStates, inputs: _InputSequence, num_guesses: int
 ) -> tuple[Floats, npt.NDArray[np.int32], Floats]:
-    """Computes predictions from the outputs of the last layer.
+    """Computes predictions from the states of all layers.
 
     Returns:
         Losses, `[time]`; guesses and their probabilities, `[time, num_guesses]`.
     """
-    _, logits = model.make_stepper()
     losses = np.full(len(inputs.shown), np.nan, np.float32)
     guesses = np.full((len(losses), num_guesses), -1, np.int32)
     probabilities = np.zeros(guesses.shape, np.float32)
@@ -238,8 +212,9 @@ def _compute_predictions(
         block = start + np.flatnonzero(inputs.prediction_steps[start : start + _LOGITS_BLOCK] >= 0)
         if not len(block):
             continue
-        hidden = tf.constant(outputs[inputs.prediction_steps[block]])
-        log_probabilities = tf.nn.log_softmax(tf.cast(logits([(hidden,)]), tf.float64))
+        steps = inputs.prediction_steps[block]
+        logits = activations.compute_logits(model, [[values[steps] for values in state] for state in states])
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float64))
         losses[block] = -tf.gather(log_probabilities, inputs.shown[block], batch_dims=1).numpy()
         best, guesses[block] = (array.numpy() for array in tf.math.top_k(log_probabilities, num_guesses))
         probabilities[block] = np.exp(best)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal, overload
 
-from tfcharrnn.config import BYTES, GenerationConfig
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Unpack
+
+from tfcharrnn.config import BYTES, GenerationConfig, read_settings
 from tfcharrnn.data import chunking, evaluation_examples
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.errors import ConfigError, UserError
-from tfcharrnn.inference import eval_inputs
+from tfcharrnn.inference import activations, eval_inputs
+from tfcharrnn.inference.activations import Activations
 from tfcharrnn.inference.dynamic_evaluation import DynamicEvaluator
 from tfcharrnn.inference.eval_inputs import EvalInput
 from tfcharrnn.inference.evaluation import Evaluation, Evaluator
@@ -24,12 +30,13 @@ from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.settings import GenerationSettings
 from tfcharrnn.symbols import text_to_symbols
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A trained model.
+    """A trained model, from `load_model`. It can be pickled and copied, with its weights as they are.
 
     Attributes:
         run: the run it comes from.
@@ -45,22 +52,64 @@ class TrainedModel:
     sampler: Sampler
     evaluator: Evaluator
 
-    def generate(self, **settings: object) -> str:
-        """Generates one text.
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prime: str = "", *, num_samples: Literal[1] = 1, **settings: Unpack[GenerationSettings]
+    ) -> str: ...
+
+    @overload
+    def generate(self, prime: str = "", *, num_samples: int, **settings: Unpack[GenerationSettings]) -> list[str]: ...
+
+    def generate(self, prime: str = "", *, num_samples: int = 1, **settings: Any) -> str | list[str]:
+        """Generates a text, or several at once.
 
         Args:
-            **settings: the fields of `GenerationConfig`, such as `length=200, prime="The ", temperature=0.8, seed=1`.
+            prime: the text that the model reads first and continues.
+            num_samples: the number of texts.
+            **settings: other fields of `GenerationConfig`, such as `length=200, temperature=0.8, seed=1`.
 
         Returns:
-            The text, prime included; of a model of bytes decoded, as `Sampler.stream` says.
+            The text, prime included; of a model of bytes decoded, as `Sampler.stream` says. With `num_samples` other
+            than 1, a list of texts.
 
         Raises:
             UserError: a setting is out of bounds, or the prime has characters outside the vocabulary.
         """
-        config = GenerationConfig(**settings)  # type: ignore[arg-type]
-        if config.num_samples != 1:
-            raise ConfigError("--num_samples: generate() returns one text; use sampler.generate for several")
-        return self.sampler.generate(config)[0]
+        settings = read_settings(settings, GenerationConfig)
+        texts = self.sampler.generate(GenerationConfig(prime=prime, num_samples=num_samples, **settings))
+        return texts[0] if num_samples == 1 else texts
+
+    def compute_activations(self, text: str, name: str = "text") -> Activations:
+        """Reads a text in one piece and returns the states, logits and embeddings at each symbol as NumPy arrays.
+
+        The text is normalised as in training, and read from the initial state, after `<S>` if the layout has it. So
+        the layout `lines` takes one line; and with `windows`, where a prediction in training sees only the last
+        symbols, the state is carried over here.
+
+        Args:
+            text: the text.
+            name: the name of the text, for errors.
+
+        Returns:
+            `ids` `[time]`, `logits` `[time, vocabulary]`, `states` (for each layer its tensors `[time, hidden]`) and
+            `embeddings` `[time, embedding]`, None with one-hot input; see `Activations`.
+
+        Raises:
+            UserError: the text is empty or has characters outside the vocabulary.
+        """
+        vocabulary = self.run.vocabulary
+        ids = vocabulary.encode(self._to_symbols(text, name), name)
+        if self.model.layout.start_id is not None:
+            ids = np.concatenate([np.full(1, vocabulary.start_id, np.int32), ids])
+        if not len(ids):
+            raise UserError(f"{name}: is empty; there is nothing to read")
+        return activations.compute_activations(self.model, ids)
+
+    def __reduce__(self) -> tuple[Callable[..., TrainedModel], tuple[Any, ...]]:
+        """Pickles and copies the weights themselves: the checkpoint may be gone by then, or the weights changed."""
+        weights = {name: variable.numpy() for name, variable in self.model.named_variables.items()}
+        carried = [variable.numpy() for variable in self.sampler.carried.variables] if self.sampler.carried else []
+        return _rebuild, (self.run, dataclasses.replace(self.checkpoint, files=None), weights, carried)
 
     def evaluate_split(
         self, split: str = "val", data_dir: str | Path = "", *, read: str = "", batch_size: int = 0
@@ -256,7 +305,7 @@ def open_run_data(run: Run, data_dir: str | Path = "") -> DataFolder:
     return data.with_vocabulary(run.vocabulary)
 
 
-def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedModel:
+def load_model(run_dir: str | Path = "", checkpoint: str | int | Path = "latest") -> TrainedModel:
     """Restores a model from a run folder alone.
 
     Args:
@@ -267,15 +316,39 @@ def load_model(run_dir: str | Path = "", checkpoint: str = "latest") -> TrainedM
         UserError: there is no such run or checkpoint, or it is damaged.
     """
     run = run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True))
-    found = checkpoints.find(run.path, checkpoint)
-    layout, batch_size = LAYOUTS[run.data.layout], run.training.batch_size
-    streams = {"carried/symbols": (batch_size,)} if layout.carries_state else {}
+    found = checkpoints.find(run.path, str(checkpoint))
+    streams = {"carried/symbols": (run.training.batch_size,)} if LAYOUTS[run.data.layout].carries_state else {}
     checkpoints.check_model(found, variable_shapes(run.model, len(run.vocabulary)), streams)
-    # the backend is chosen for this machine, whatever the model was trained on
-    model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
-    carried = StreamState(model, batch_size) if layout.carries_state else None
+    model, carried = _make_model(run)
     checkpoints.restore_weights(found, model, **({"carried": carried} if carried else {}))
     found.close()
+    return _assemble(run, found, model, carried)
+
+
+def _make_model(run: Run) -> tuple[CharRNN, StreamState | None]:
+    """Makes the model of a run, with new weights, and for a stream where training stopped reading it."""
+    layout = LAYOUTS[run.data.layout]
+    # the backend is chosen for this machine, whatever the model was trained on
+    model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
+    return model, StreamState(model, run.training.batch_size) if layout.carries_state else None
+
+
+def _assemble(run: Run, checkpoint: Checkpoint, model: CharRNN, carried: StreamState | None) -> TrainedModel:
     normalise = functools.partial(corpora.normalise, config=run.data)
     sampler = Sampler(model, run.vocabulary, run.data.seq_length, carried, normalise)
-    return TrainedModel(run, found, model, sampler, Evaluator(model))
+    return TrainedModel(run, checkpoint, model, sampler, Evaluator(model))
+
+
+def _rebuild(
+    run: Run,
+    checkpoint: Checkpoint,
+    weights: dict[str, npt.NDArray[Any]],
+    carried_values: list[npt.NDArray[Any]],
+) -> TrainedModel:
+    """Makes a model from what `TrainedModel.__reduce__` took of another one."""
+    model, carried = _make_model(run)
+    for name, variable in model.named_variables.items():
+        variable.assign(weights[name])
+    for variable, value in zip(carried.variables if carried else (), carried_values, strict=True):
+        variable.assign(value)
+    return _assemble(run, checkpoint, model, carried)

@@ -32,7 +32,7 @@ def export_model(
     run_dir: str | Path = "",
     format: str = "saved_model",
     output: str | Path = "",
-    checkpoint: str = "latest",
+    checkpoint: str | int | Path = "latest",
     *,
     overwrite: bool = False,
 ) -> Path:
