@@ -82,6 +82,16 @@ def test_the_commands_of_the_guide_run(elsewhere):
     assert "ngrams_after_training" in done.stdout.decode()
 
 
+def test_the_python_of_the_page_about_it_runs(elsewhere):
+    code = "".join(blocks("python.md", "python"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    loss, text, *rest = done.stdout.decode().splitlines()
+    assert float(loss) < 3.5
+    assert text.startswith("The ")
+    assert rest[-3:] == ["(10,) (10, 30)", "layer 0 [(10, 32)]", "None"]
+
+
 def test_the_recurrence_in_numpy_agrees_with_the_reference(elsewhere):
     (code,) = blocks("recurrence.md", "elman")
     assert len(code.splitlines()) <= 40

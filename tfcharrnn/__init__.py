@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from tfcharrnn.serving.export_formats import export_model
     from tfcharrnn.settings import DataSettings, GenerationSettings, TrainSettings
     from tfcharrnn.startup import set_verbosity
-    from tfcharrnn.training.loop import Result
+    from tfcharrnn.training.callbacks import (
+        Callback,
+        CheckpointReport,
+        Result,
+        SampleReport,
+        StepReport,
+        ValidationReport,
+    )
     from tfcharrnn.training.setup import train_model
 
 __version__ = "0.1.0"
@@ -32,8 +39,10 @@ __version__ = "0.1.0"
 # where each public name lives; a module is imported when a name of it is first used, so that this import is cheap
 _HOMES = {
     "Activations": "inference.activations",
+    "Callback": "training.callbacks",
     "Cell": "model.cells.base",
     "CharRNN": "model.char_rnn",
+    "CheckpointReport": "training.callbacks",
     "ConfigError": "errors",
     "DataConfig": "config",
     "DataFolder": "data.dataset",
@@ -43,11 +52,14 @@ _HOMES = {
     "GenerationSettings": "settings",
     "LinearCell": "model.cells.linear",
     "ModelConfig": "config",
-    "Result": "training.loop",
+    "Result": "training.callbacks",
+    "SampleReport": "training.callbacks",
+    "StepReport": "training.callbacks",
     "TrainSettings": "settings",
     "TrainedModel": "inference.trained_model",
     "TrainingConfig": "config",
     "UserError": "errors",
+    "ValidationReport": "training.callbacks",
     "Vocabulary": "data.vocabulary",
     "export_model": "serving.export_formats",
     "load_model": "inference.trained_model",
@@ -62,8 +74,10 @@ _HOMES = {
 
 __all__ = [
     "Activations",
+    "Callback",
     "Cell",
     "CharRNN",
+    "CheckpointReport",
     "ConfigError",
     "DataConfig",
     "DataFolder",
@@ -74,10 +88,13 @@ __all__ = [
     "LinearCell",
     "ModelConfig",
     "Result",
+    "SampleReport",
+    "StepReport",
     "TrainSettings",
     "TrainedModel",
     "TrainingConfig",
     "UserError",
+    "ValidationReport",
     "Vocabulary",
     "export_model",
     "load_model",

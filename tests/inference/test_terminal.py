@@ -11,6 +11,7 @@ from tfcharrnn.config import GenerationConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.inference import repl, trained_model
 from tfcharrnn.symbols import escape_for
+from tfcharrnn.training.callbacks import SampleReport
 from tfcharrnn.training.progress import Progress
 
 LEARNED = "red \x1b[31m\ttab\x07\nnext\r\x7f\x9b2Jé字"
@@ -75,7 +76,7 @@ def test_samples_of_training(kind, monkeypatch):
     progress = Progress.__new__(Progress)
     progress._quiet, progress._bar = False, None
     monkeypatch.setattr(sys, "stderr", kind())
-    progress.on_sample(3, LEARNED)
+    progress.on_sample(SampleReport(3, LEARNED))
     assert sys.stderr.getvalue() == f"--- sample at step 3 ---\n{expected(kind)}\n---\n"
 
 

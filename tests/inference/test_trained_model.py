@@ -141,9 +141,7 @@ def test_a_checkpoint_is_named_by_its_step(runs, tmp_path):
 def test_a_report_takes_a_folder_or_a_model(runs, tmp_path):
     trained = tfcharrnn.load_model(runs["gru"])
     by_folder = tfcharrnn.write_report(runs["gru"], tmp_path / "a.html", split="none", characters=20)
-    by_model = tfcharrnn.write_report(
-        tfcharrnn.load_model(runs["gru"]), tmp_path / "b.html", split="none", characters=20
-    )
+    by_model = tfcharrnn.write_report(trained, tmp_path / "b.html", split="none", characters=20)
     assert by_folder.read_bytes() == by_model.read_bytes()
     with pytest.raises(tfcharrnn.UserError, match="not a run folder"):
         tfcharrnn.write_report(tmp_path)

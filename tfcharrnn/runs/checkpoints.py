@@ -75,8 +75,8 @@ class Checkpoint:
             self.files.close()
 
 
-def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log: dict[str, Any]) -> None:
-    """Writes a checkpoint of trackable objects, replacing one of the same step.
+def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log: dict[str, Any]) -> Path:
+    """Writes a checkpoint of trackable objects, replacing one of the same step, and returns its folder.
 
     Args:
         run_dir: the run folder.
@@ -105,6 +105,7 @@ def save(run_dir: Path, objects: dict[str, Any], step: int, losses: Losses, log:
         sums = {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
         measured = {"smooth_loss": losses.smooth, "val_loss": losses.val}
         files.write_json(folder / DESCRIPTION, {"format": FORMAT, "step": step, **measured, "log": log, "files": sums})
+    return path
 
 
 def list_checkpoints(run_dir: Path, *, warn_damaged: bool = False) -> list[Checkpoint]:

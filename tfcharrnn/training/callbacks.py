@@ -1,17 +1,20 @@
-"""Training callbacks: loss plot and TensorBoard."""
+"""Training callbacks: what they are told, loss plot and TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import time
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from tfcharrnn import files
 from tfcharrnn.config import TrainingConfig
-from tfcharrnn.errors import UserError, warn
+from tfcharrnn.errors import ConfigError, UserError, shorten, warn
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import plotting
 from tfcharrnn.runs.run_folder import Run
@@ -21,37 +24,125 @@ from tfcharrnn.training.metrics import BestValidation
 _PLOTTING_SHARE = 0.05
 
 
-class StepReport(NamedTuple):
-    """Where a run stands after some steps.
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """A training step.
 
     Attributes:
-        step: updates done.
-        loss: mean training loss of the last steps, in nats a character.
-        chars_per_second: training speed of the last steps; None if most of their time went into compiling.
-        val_loss: the validation loss, if it was measured at this step.
-        best: the lowest validation loss so far; None before the first validation.
-        rows: the new rows of `metrics.jsonl`.
+        step: its number, from 1: steps done, this one included.
+        epoch: passes over the training text so far, such as 0.25.
+        loss: mean loss of its batch in nats a character.
+        mean_loss: that of all steps of its compiled call, which varies less; NaN if none was applied.
+        learning_rate: its learning rate.
+        grad_norm: global norm of its gradients before clipping.
+        chars_per_second: training speed of its compiled call; None if most of the time went into compiling.
+        is_applied: False if its loss or gradients were not finite, so that it was skipped.
+        is_current: whether it was the last one of its compiled call. Several steps may be computed at once and
+            reported together; the weights are then already those of the last.
+        val_loss: the validation loss after it; None if not measured.
+        row: the row that it added to `metrics.jsonl`; None if it added none.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    mean_loss: float
+    learning_rate: float
+    grad_norm: float
+    chars_per_second: float | None
+    is_applied: bool
+    is_current: bool
+    val_loss: float | None
+    row: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationReport:
+    """A validation.
+
+    Attributes:
+        step: steps done before.
+        loss: the validation loss in nats a character.
+        best: the lowest one so far, with its `loss`, its `step`, and the number of validations since, `num_since`.
     """
 
     step: int
     loss: float
-    chars_per_second: float | None
+    best: BestValidation
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleReport:
+    """A text generated during training.
+
+    Attributes:
+        step: steps done before.
+        text: the text.
+    """
+
+    step: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointReport:
+    """A checkpoint that has been written.
+
+    Attributes:
+        step: steps done before.
+        path: its folder, which `load_model` takes; older checkpoints may have been removed.
+    """
+
+    step: int
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a training run ended.
+
+    Attributes:
+        run_dir: the run folder.
+        step: updates done.
+        loss: training loss of the last steps, in nats a character.
+        val_loss: last validation loss in nats a character, or None if there was none.
+        best: the lowest validation loss and its step, which `--checkpoint=best` restores; None if there was none.
+        interrupted: whether a signal stopped the run before its end.
+        is_shared: whether other workers took part.
+    """
+
+    run_dir: str
+    step: int
+    loss: float
     val_loss: float | None
     best: BestValidation | None
-    rows: list[dict[str, Any]]
+    interrupted: bool
+    is_shared: bool = False
 
 
 class Callback:
-    """Methods that the training loop calls on the chief worker, in this order; each does nothing unless overridden."""
+    """What happens besides training: methods that the training loop calls, each of which does nothing by itself.
 
-    def on_steps(self, report: StepReport) -> None:
-        """Called after every group of compiled steps, once its metrics are written."""
+    Derive a class, override what you need, and pass an object of it: `train_model(callbacks=[MyLogger()])`. The methods
+    are called in the order in which they stand here, after the plots, logs and progress lines of the package itself,
+    which are callbacks, too. With several workers only the chief calls them. An exception ends training; the
+    checkpoints stay as they are, and `resume=True` continues from the last one.
+    """
 
-    def on_sample(self, step: int, text: str) -> None:
+    def on_step(self, step: StepReport) -> None:
+        """Called for each training step, in order, once its metrics are written."""
+
+    def on_validation(self, validation: ValidationReport) -> None:
+        """Called after each validation."""
+
+    def on_sample(self, sample: SampleReport) -> None:
         """Called with each text generated during training."""
 
-    def on_checkpoint(self, step: int, *, is_last: bool) -> None:
-        """Called after each checkpoint and each validation."""
+    def on_checkpoint(self, checkpoint: CheckpointReport) -> None:
+        """Called after each checkpoint, also the one of step 0 of a run that starts with given weights."""
+
+    def on_end(self, result: Result) -> None:
+        """Called when training ends, complete or interrupted by a signal, but not when it ends with an error."""
 
 
 class LossPlot(Callback):
@@ -60,11 +151,24 @@ class LossPlot(Callback):
     def __init__(self, run: Run):
         self._path = run.path
         self._next_time = 0.0
+        self._drawn_step = 0
 
-    def on_checkpoint(self, step: int, *, is_last: bool) -> None:
-        """Draws the plot, unless it was drawn a short while ago or there is nothing to draw."""
+    def on_validation(self, validation: ValidationReport) -> None:
+        """Draws the plot, unless it was drawn a short while ago."""
+        self._draw(validation.step)
+
+    def on_checkpoint(self, checkpoint: CheckpointReport) -> None:
+        """Draws the plot, unless it was drawn a short while ago."""
+        self._draw(checkpoint.step)
+
+    def on_end(self, result: Result) -> None:
+        """Draws the last plot."""
+        self._next_time = 0.0
+        self._draw(result.step)
+
+    def _draw(self, step: int) -> None:
         has_rows = (self._path / "metrics.jsonl").stat().st_size > 0
-        if not has_rows or not (is_last or time.monotonic() >= self._next_time):
+        if step == self._drawn_step or not has_rows or time.monotonic() < self._next_time:
             return
         start = time.monotonic()
         try:
@@ -73,6 +177,7 @@ class LossPlot(Callback):
             warn(str(error))
         end = time.monotonic()
         self._next_time = end + (end - start) / _PLOTTING_SHARE
+        self._drawn_step = step
 
 
 class TensorBoard(Callback):
@@ -80,29 +185,40 @@ class TensorBoard(Callback):
 
     def __init__(self, run: Run, model: CharRNN):
         self._model = model
+        self._histogram_step = 0
         folder = run.path / "tensorboard"
         folder.mkdir(exist_ok=True)
         self._folder = contextlib.ExitStack()  # open as long as the writer
         self._writer = tf.summary.create_file_writer(self._folder.enter_context(files.ascii_alias(folder)))
 
-    def on_steps(self, report: StepReport) -> None:
-        """Writes the new rows of metrics."""
+    def on_step(self, step: StepReport) -> None:
+        """Writes the new row of metrics, if there is one."""
+        if step.row is None:
+            return
         with self._writer.as_default():
-            for row in report.rows:
-                for name in plotting.COLUMNS:
-                    if name in row:
-                        tf.summary.scalar(name, row[name], step=row["step"])
+            for name in plotting.COLUMNS:
+                if name in step.row:
+                    tf.summary.scalar(name, step.row[name], step=step.step)
 
-    def on_sample(self, step: int, text: str) -> None:
+    def on_validation(self, validation: ValidationReport) -> None:
+        """Writes histograms of the weights."""
+        self._write_weights(validation.step)
+
+    def on_sample(self, sample: SampleReport) -> None:
         """Writes a sample, indented, so that TensorBoard's Markdown shows it verbatim."""
         with self._writer.as_default():
-            tf.summary.text("sample", "".join(f"    {line}\n" for line in text.split("\n")), step=step)
+            tf.summary.text("sample", "".join(f"    {line}\n" for line in sample.text.split("\n")), step=sample.step)
 
-    def on_checkpoint(self, step: int, *, is_last: bool) -> None:
-        """Writes histograms of the weights."""
-        with self._writer.as_default():
-            for name, variable in self._model.named_variables.items():
-                tf.summary.histogram(name, variable, step=step)
+    def on_checkpoint(self, checkpoint: CheckpointReport) -> None:
+        """Writes histograms of the weights, unless a validation has at this step."""
+        self._write_weights(checkpoint.step)
+
+    def _write_weights(self, step: int) -> None:
+        if step != self._histogram_step:
+            with self._writer.as_default():
+                for name, variable in self._model.named_variables.items():
+                    tf.summary.histogram(name, variable, step=step)
+        self._histogram_step = step
         self._writer.flush()
 
 
@@ -114,6 +230,17 @@ def make_callbacks(run: Run, model: CharRNN) -> list[Callback]:
     if run.training.plot:
         callbacks.append(LossPlot(run))
     return callbacks
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Checks that callbacks are objects of classes derived from `Callback`.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"callbacks: {shorten(callback)} is not an object of a class derived from Callback")
 
 
 def check_available(config: TrainingConfig) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfcharrnn import files
@@ -13,7 +12,7 @@ from tfcharrnn.data import evaluation_examples, input_pipeline
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.distributed.cluster import Cluster
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.inference.evaluation import Evaluator
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.model.char_rnn import CharRNN, variable_shapes
@@ -22,36 +21,21 @@ from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.runs.initial_weights import InitialWeights
 from tfcharrnn.runs.logs import LogWriter
 from tfcharrnn.runs.run_folder import Run
-from tfcharrnn.training.callbacks import StepReport, make_callbacks
+from tfcharrnn.training.callbacks import (
+    Callback,
+    CheckpointReport,
+    Result,
+    SampleReport,
+    StepReport,
+    ValidationReport,
+    make_callbacks,
+)
 from tfcharrnn.training.data_parallel import DataParallelTrainer
-from tfcharrnn.training.metrics import BestValidation, RunningMetrics
+from tfcharrnn.training.metrics import RunningMetrics
 from tfcharrnn.training.progress import Progress
 from tfcharrnn.training.signals import StopSignals
 from tfcharrnn.training.train_step import RunLength, StepResults, StepRunner, Trainer
 from tfcharrnn.training.training_state import TrainingState
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a training run ended.
-
-    Attributes:
-        run_dir: the run folder.
-        step: updates done.
-        loss: training loss of the last steps, in nats a character.
-        val_loss: last validation loss in nats a character, or None if there was none.
-        best: the lowest validation loss and its step, which `--checkpoint=best` restores; None if there was none.
-        interrupted: whether a signal stopped the run before its end.
-        is_shared: whether other workers took part.
-    """
-
-    run_dir: str
-    step: int
-    loss: float
-    val_loss: float | None
-    best: BestValidation | None
-    interrupted: bool
-    is_shared: bool = False
 
 
 def train(
@@ -61,6 +45,7 @@ def train(
     *,
     resume: bool = False,
     weights: InitialWeights | None = None,
+    callbacks: Sequence[Callback] = (),
     notes: Sequence[str] = (),
     quiet: bool = False,
 ) -> Result:
@@ -72,6 +57,7 @@ def train(
         cluster: the workers that train together; only the chief writes files and shows progress.
         resume: continue from the newest checkpoint, or from the start if there is none yet.
         weights: sets the weights that a new run starts with, instead of random ones.
+        callbacks: called by the chief, after those that the training options ask for.
         notes: lines to show at the start: settings that were chosen for the user.
         quiet: show nothing.
 
@@ -80,7 +66,7 @@ def train(
 
     Raises:
         UserError: too little data for a batch, a run that is complete, no undamaged checkpoint, a loss that is not
-            finite, or a write that fails.
+            finite, a callback that fails, or a write that fails.
     """
     config = run.training
     own_rows = cluster.split_batch(config.batch_size)
@@ -102,7 +88,10 @@ def train(
             "raise --patience"
         )
     progress = Progress(run, data, runner.model, length, start, cluster, notes, quiet=quiet)
-    recorder = Recorder(run, data, runner, state, length, progress) if cluster.is_chief else None
+    recorder = None
+    if cluster.is_chief:
+        everyone = [progress, *make_callbacks(run, runner.model), *callbacks]
+        recorder = Recorder(run, data, runner, state, length, everyone)
     if weights is not None:
         weights(runner.model)
         if runner.average is not None:
@@ -130,12 +119,13 @@ def train(
             if results.stopped or state.metrics.is_out_of_patience:
                 break
     cluster.barrier()  # until the chief has written everything
-    val_loss = recorder.val_loss if recorder else None
+    val_loss, best = recorder.val_loss if recorder else None, state.metrics.best
     interrupted = state.step < total and not state.metrics.is_out_of_patience
-    best = state.metrics.best
-    progress.finish(state.step, val_loss, best, interrupted=interrupted)
     is_shared = cluster.num_workers > 1
-    return Result(str(run.path), state.step, results.loss, val_loss, best, interrupted, is_shared=is_shared)
+    result = Result(str(run.path), state.step, results.loss, val_loss, best, interrupted, is_shared=is_shared)
+    if recorder:
+        recorder.notify("on_end", result)
+    return result
 
 
 class Recorder:
@@ -156,7 +146,7 @@ class Recorder:
         runner: StepRunner,
         state: TrainingState,
         length: RunLength,
-        progress: Progress,
+        callbacks: Sequence[Callback],
     ):
         self.val_loss: float | None = None
         self._run = run
@@ -168,7 +158,7 @@ class Recorder:
         carried = runner.carried if data.layout.carries_state else None
         self._sampler = Sampler(model, data.vocabulary, data.config.seq_length, carried)
         self._logs = LogWriter(run.path, state.metrics.log_sizes)
-        self._callbacks = [progress, *make_callbacks(run, runner.model)]
+        self._callbacks = callbacks
 
     def record(self, results: StepResults, rows: list[dict[str, Any]]) -> None:
         """Does what is due after some steps.
@@ -189,31 +179,65 @@ class Recorder:
             epoch = step / self._length.steps_per_epoch
             rows = [*rows, metrics.take_row(step, epoch, val_loss)]
         self._logs.write_rows(rows)
-        speed = None if results.is_first else results.chars_per_second
-        report = StepReport(step, results.loss, speed, val_loss, metrics.best, rows)
-        for callback in self._callbacks:
-            callback.on_steps(report)
+        for report in self._report_steps(results, rows, val_loss):
+            self.notify("on_step", report)
+        if val_loss is not None and metrics.best is not None:
+            self.notify("on_validation", ValidationReport(step, val_loss, metrics.best))
 
         if self._is_due(config.sample_every):
             settings = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
             text = self._sampler.generate(settings)[0]
             smooth_loss = results.loss if metrics.smooth_loss is None else metrics.smooth_loss
             self._logs.write_sample(f"step {step}, smoothed loss {smooth_loss:.4f}", text)
-            for callback in self._callbacks:
-                callback.on_sample(step, text)
+            self.notify("on_sample", SampleReport(step, text))
 
-        is_saved = self._is_due(config.checkpoint_every) or results.stopped or is_best
-        if is_saved:
+        if self._is_due(config.checkpoint_every) or results.stopped or is_best:
             self.save(val_loss)
-        if is_saved or val_loss is not None:
-            for callback in self._callbacks:
-                callback.on_checkpoint(step, is_last=self._is_due(0) or results.stopped)
 
     def save(self, val_loss: float | None = None) -> None:
         """Writes a checkpoint, with the validation loss if it was measured at this step, and prunes old ones."""
         config = self._run.training
-        self._state.save(self._run.path, self._logs.sync(), val_loss)
+        path = self._state.save(self._run.path, self._logs.sync(), val_loss)
         checkpoints.prune(self._run.path, config.keep_checkpoints, config.keep_every)
+        self.notify("on_checkpoint", CheckpointReport(self._state.step, path))
+
+    def notify(self, event: str, report: Any) -> None:
+        """Calls a method of every callback.
+
+        Raises:
+            UserError: one fails; the message names it.
+        """
+        for callback in self._callbacks:
+            try:
+                getattr(callback, event)(report)
+            except Exception as error:
+                remedy = "" if event == "on_end" else "; mend it, and continue with --resume"
+                raise UserError(
+                    f"step {self._state.step}: the callback {type(callback).__name__}.{event} failed "
+                    f"({type(error).__name__}: {first_line(error)}), and {_describe_last_checkpoint(self._run)}{remedy}"
+                ) from error
+
+    def _report_steps(
+        self, results: StepResults, rows: list[dict[str, Any]], val_loss: float | None
+    ) -> Iterator[StepReport]:
+        """Yields the report of each step; the last one has the validation loss."""
+        row_by_step = {row["step"]: row for row in rows}
+        last = self._state.step
+        steps = zip(results.per_step(), results.is_finite.tolist(), strict=True)
+        for step, (metrics, is_applied) in enumerate(steps, last - results.num_steps + 1):
+            yield StepReport(
+                step=step,
+                epoch=step / self._length.steps_per_epoch,
+                loss=metrics.loss_sum / metrics.num_characters,
+                mean_loss=results.loss,
+                learning_rate=metrics.learning_rate,
+                grad_norm=metrics.grad_norm,
+                chars_per_second=None if results.is_first else results.chars_per_second,
+                is_applied=is_applied,
+                is_current=step == last,
+                val_loss=val_loss if step == last else None,
+                row=row_by_step.get(step),
+            )
 
     def _is_due(self, interval: int) -> bool:
         """Returns whether something that happens every `interval` steps (0: never), and at the end, is due."""

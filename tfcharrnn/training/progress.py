@@ -18,8 +18,7 @@ from tfcharrnn.errors import command_line
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.symbols import escape_for
-from tfcharrnn.training.callbacks import Callback, StepReport
-from tfcharrnn.training.metrics import BestValidation
+from tfcharrnn.training.callbacks import Callback, Result, SampleReport, StepReport, ValidationReport
 from tfcharrnn.training.train_step import RunLength, StepResults
 
 # without a terminal for a progress bar, at most one line in this many seconds
@@ -129,39 +128,46 @@ class Progress(Callback):
         """Shows that a step was skipped, the `count`th of `allowed`."""
         self._print(f"skipped    step {step:,}: its loss or gradients are not finite ({count} of {allowed} allowed)")
 
-    def on_steps(self, report: StepReport) -> None:
-        """Shows where the run stands: always with a validation loss, otherwise every few seconds."""
-        step, total = report.step, self._length.total_steps
+    def on_step(self, step: StepReport) -> None:
+        """Shows where the run stands after a call: always with a validation loss, otherwise every few seconds."""
+        if not step.is_current:
+            return
+        done, total = step.step, self._length.total_steps
         now = time.perf_counter()
-        speed = f"{report.chars_per_second:,.0f} characters/s" if report.chars_per_second else ""
+        speed = f"{step.chars_per_second:,.0f} characters/s" if step.chars_per_second else ""
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(filter(None, [f"loss {report.loss:.4f}", speed])), refresh=False)
+            self._bar.set_postfix_str(", ".join(filter(None, [f"loss {step.mean_loss:.4f}", speed])), refresh=False)
             with contextlib.suppress(OSError):
-                self._bar.update(step - self._bar.n)
+                self._bar.update(done - self._bar.n)
         is_recent = now - self._last_line_time < _SECONDS_PER_LINE
-        if report.val_loss is None and (self._bar is not None or (is_recent and step < total)):
+        if step.val_loss is None and (self._bar is not None or (is_recent and done < total)):
             return
         self._last_line_time = now
-        line = f"step {step:>7,}  epoch {step / self._length.steps_per_epoch:.2f}  loss {report.loss:.4f}"
-        if report.val_loss is not None:
-            line += f"  val_loss {report.val_loss:.4f}"
-        timed_steps = step - self._first_step - self._compile_steps
+        line = f"step {done:>7,}  epoch {step.epoch:.2f}  loss {step.mean_loss:.4f}"
+        if step.val_loss is not None:
+            line += f"  val_loss {step.val_loss:.4f}"
+        timed_steps = done - self._first_step - self._compile_steps
         if speed:
             line += f"  {speed}"
         if timed_steps > 0:
-            seconds = (now - self._start_time - self._compile_seconds) / timed_steps * (total - step)
+            seconds = (now - self._start_time - self._compile_seconds) / timed_steps * (total - done)
             line += f"  {_format_duration(seconds)} left"
         self._print(line)
-        if report.val_loss is not None and report.best is not None and report.best.num_since == 1:
-            self._print(f"note       validation loss has not fallen since step {report.best.step:,}; the best is kept")
 
-    def on_sample(self, step: int, text: str) -> None:
+    def on_validation(self, validation: ValidationReport) -> None:
+        """Shows that the validation loss has begun to rise."""
+        best = validation.best
+        if best.num_since == 1:
+            self._print(f"note       validation loss has not fallen since step {best.step:,}; the best is kept")
+
+    def on_sample(self, sample: SampleReport) -> None:
         """Shows a generated text."""
-        self._print(f"--- sample at step {step:,} ---\n{text}\n---")
+        self._print(f"--- sample at step {sample.step:,} ---\n{sample.text}\n---")
 
-    def finish(self, step: int, val_loss: float | None, best: BestValidation | None, *, interrupted: bool) -> None:
+    def on_end(self, result: Result) -> None:
         """Shows how the run ended and how to continue."""
-        if interrupted:
+        step, val_loss, best = result.step, result.val_loss, result.best
+        if result.interrupted:
             self._print(
                 f"stopped    at step {step:,} of {self._length.total_steps:,}, saved; continue with\n"
                 f"           {command_line('train')} --resume --run_dir={self._run_dir}{self._module_flag}"

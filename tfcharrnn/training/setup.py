@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from tfcharrnn.preparation import cache, corpora
 from tfcharrnn.runs import checkpoints, initial_weights, run_folder
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.settings import TrainSettings
-from tfcharrnn.training import budget, callbacks
-from tfcharrnn.training.loop import Result, train
+from tfcharrnn.training import budget
+from tfcharrnn.training import callbacks as callbacks_lib
+from tfcharrnn.training.callbacks import Callback, Result
+from tfcharrnn.training.loop import train
 
 Settings = dict[str, Any]
 
@@ -39,6 +42,7 @@ _ARGUMENTS = (
     "init_arrays",
     "resume",
     "overwrite",
+    "callbacks",
     "quiet",
 )
 # model settings that say how it is computed; a resumed run may change them
@@ -97,6 +101,7 @@ def train_model(
     init_arrays: str | Path = "",
     resume: bool = False,
     overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
     quiet: bool = False,
     **settings: Unpack[TrainSettings],
 ) -> Result:
@@ -111,6 +116,7 @@ def train_model(
         init_arrays: a `.npz` file with the weights that the new run starts with, named as `export --format=npz` does.
         resume: continue the run from its last checkpoint.
         overwrite: replace an existing run.
+        callbacks: called at each step, validation, sample, checkpoint and at the end; see `Callback`.
         quiet: show nothing.
         **settings: fields of `DataConfig`, `ModelConfig` and `TrainingConfig`, such as
             `input="my.txt", cell="gru", steps=500`. `input` is a name, a `Path` or a list of them; a name may also be
@@ -125,6 +131,7 @@ def train_model(
     """
     begun = time.monotonic()
     given = read_settings(settings, DataConfig, ModelConfig, TrainingConfig, others=_ARGUMENTS)
+    callbacks_lib.check_callbacks(callbacks)
     check_exclusive(resume=resume, overwrite=overwrite)
     check_exclusive(resume=resume, init_from=init_from, init_arrays=init_arrays)
     check_exclusive(data_dir=data_dir, text=text is not None, input=given.get("input"), corpus=given.get("corpus"))
@@ -157,11 +164,20 @@ def train_model(
             if workers.is_chief:
                 if not resume:
                     run_folder.check_new_run_dir(run.path, overwrite=overwrite)
-                callbacks.check_available(run.training)
+                callbacks_lib.check_available(run.training)
         with run_folder.lock_run_dir(run.path) if workers.is_chief else contextlib.nullcontext():
             if workers.is_chief:
                 (run_folder.check_own_files if resume else run_folder.clear_run_dir)(run.path)
-            return train(run, data, workers, resume=resume, weights=weights, notes=notes, quiet=quiet)
+            return train(
+                run,
+                data,
+                workers,
+                resume=resume,
+                weights=weights,
+                callbacks=callbacks,
+                notes=notes,
+                quiet=quiet,
+            )
 
 
 def _join_cluster(

@@ -76,8 +76,8 @@ class TrainingState:
                 rows.append(self.metrics.take_row(self.step, epoch))
         return rows
 
-    def save(self, run_dir: Path, log_sizes: dict[str, int], val_loss: float | None = None) -> None:
-        """Writes a checkpoint.
+    def save(self, run_dir: Path, log_sizes: dict[str, int], val_loss: float | None = None) -> Path:
+        """Writes a checkpoint and returns its folder.
 
         Args:
             run_dir: the run folder.
@@ -90,7 +90,7 @@ class TrainingState:
         self._step_variable.assign(self.step)
         self.metrics.log_sizes = log_sizes
         losses = checkpoints.Losses(self.metrics.smooth_loss, val_loss)
-        checkpoints.save(run_dir, self._objects, self.step, losses, self.metrics.to_dict())
+        return checkpoints.save(run_dir, self._objects, self.step, losses, self.metrics.to_dict())
 
     def restore(self, checkpoint: Checkpoint, run_dir: Path) -> None:
         """Restores a checkpoint of a run.
