@@ -88,7 +88,7 @@ def test_callbacks_change_nothing_and_begin_where_a_run_is_resumed(tmp_path):
     assert (a == b).all()
 
 
-@pytest.mark.parametrize("event", ["on_step", "on_validation", "on_sample", "on_checkpoint", "on_end"])
+@pytest.mark.parametrize("event", ["on_step", "on_checkpoint", "on_end"])
 def test_a_callback_that_fails_is_named_and_the_run_goes_on_from_its_checkpoint(event, tmp_path):
     def fail(self, report):
         if report.step >= 9:

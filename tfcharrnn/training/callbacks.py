@@ -139,7 +139,7 @@ class Callback:
         """Called with each text generated during training."""
 
     def on_checkpoint(self, checkpoint: CheckpointReport) -> None:
-        """Called after each checkpoint, also the one of step 0 of a run that starts with given weights."""
+        """Called after each checkpoint that follows a step."""
 
     def on_end(self, result: Result) -> None:
         """Called when training ends, complete or interrupted by a signal, but not when it ends with an error."""

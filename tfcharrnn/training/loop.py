@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tfcharrnn import files
@@ -192,14 +193,14 @@ class Recorder:
             self.notify("on_sample", SampleReport(step, text))
 
         if self._is_due(config.checkpoint_every) or results.stopped or is_best:
-            self.save(val_loss)
+            self.notify("on_checkpoint", CheckpointReport(step, self.save(val_loss)))
 
-    def save(self, val_loss: float | None = None) -> None:
+    def save(self, val_loss: float | None = None) -> Path:
         """Writes a checkpoint, with the validation loss if it was measured at this step, and prunes old ones."""
         config = self._run.training
         path = self._state.save(self._run.path, self._logs.sync(), val_loss)
         checkpoints.prune(self._run.path, config.keep_checkpoints, config.keep_every)
-        self.notify("on_checkpoint", CheckpointReport(self._state.step, path))
+        return path
 
     def notify(self, event: str, report: Any) -> None:
         """Calls a method of every callback.
