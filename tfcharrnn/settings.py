@@ -62,6 +62,7 @@ class TrainSettings(DataSettings, total=False):
     steps: int
     shuffle: str
     carry_state: bool
+    reset_state: float
     random_start: bool
     shuffle_buffer: int
     drop_remainder: bool
