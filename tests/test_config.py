@@ -94,7 +94,7 @@ def test_no_number_is_infinite_or_none(cls, name, kind, bounds):
     [(cls, name, bounds["choices"]) for cls, name, _, bounds in SETTINGS if bounds["choices"]],
 )
 def test_choices_are_the_only_ones(cls, name, choices):
-    cell = {"cell": "lstm"} if name == "recurrent_activation" else {}  # the default cell has no gates
+    cell = {"cell": "lstm"} if name == "recurrent_activation" else {}  # the default cell has no such choice of gates
     assert all(getattr(cls(**cell, **{name: choice}), name) == choice for choice in choices)
     with pytest.raises(ConfigError, match=f"--{name} must be one of {', '.join(choices)}. Received: 'other'"):
         cls(**{name: "other"})
