@@ -83,11 +83,15 @@ def create_file(path: Path) -> Iterator[Callable[[bytes], None]]:
             # not through a link that somebody else has put there
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             _try_lock(descriptor)  # so that it is not taken for a leftover
-        with open(descriptor, "wb") as file:
+        file = open(descriptor, "wb")  # noqa: SIM115
+        try:
             yield write
             with _report_write_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            with contextlib.suppress(OSError):  # of the same bytes that could not be flushed
+                file.close()
         with _report_write_errors(path):
             os.replace(temporary, path)
     finally:
