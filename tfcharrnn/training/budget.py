@@ -36,7 +36,7 @@ _VALIDATION_SHARE = 0.08
 _MAX_VALIDATIONS = 20
 # a model is read so many characters for each of its parameters, unless it reads the whole text so many times first
 _CHARACTERS_PER_PARAMETER = 20
-_EPOCHS = 5.5
+_EPOCHS = 12
 # no run reads a text more often
 _MAX_EPOCHS = 60
 # parameters of the largest and the smallest model, and the most for each character of the text
@@ -46,6 +46,7 @@ _TRAINING_EFFICIENCY = 0.7
 # above this a model has two layers
 _MAX_PARAMETERS_OF_ONE_LAYER = 900_000
 _BATCH_SIZE = 32
+_RESET_STATE = 0.02
 
 
 class Choice(NamedTuple):
@@ -101,6 +102,7 @@ def choose_settings(
     steps_per_epoch = max(1, num_examples // training.batch_size)
     schedule = choose_schedule(training.steps or steps, steps_per_epoch, num_validations, model.hidden_size)
     schedule.settings["random_start"] = data.layout.is_continuous
+    schedule.settings["reset_state"] = _RESET_STATE if data.layout.carries_state else 0.0
     reasons |= schedule.reasons
     reasons["steps"] += f"; {1000 * speed.step_seconds:.0f} ms a step on this machine"
     training = dataclasses.replace(training, **_without(schedule.settings, given))
@@ -128,7 +130,7 @@ def choose_sizes(flops: float, characters: int) -> Choice:
     """Chooses the sizes of the model.
 
     A larger model learns more from each character, and reads fewer of them in the same time. The best one reads about
-    20 characters for each parameter; but once it would read the text more than some five times, a larger one, with
+    20 characters for each parameter; but once it would read the text more than some twelve times, a larger one, with
     dropout, is better.
 
     Args:
@@ -146,6 +148,8 @@ def choose_sizes(flops: float, characters: int) -> Choice:
         else f"gru, {num_layers} x {hidden_size} units: what this machine can train well in the time"
     )
     sizes = {"cell": "gru", "hidden_size": hidden_size, "num_layers": num_layers, "embedding_size": 64}
+    if num_layers > 1:  # two layers learn faster with them
+        sizes |= {"residual": True, "layer_norm": True}
     return Choice(sizes, {"hidden_size": why})
 
 
