@@ -49,7 +49,9 @@ CASES += [("sru", "dropout"), ("sru", "residual")]
 @pytest.mark.parametrize(("cell", "kind"), CASES)
 def test_correct_gradients_pass(cell, kind):
     """All parameters of a model and its carried state are checked; no gradient is zero on both sides."""
-    problem = gradient_check.build_problem(SMALL, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "custom")
+    # of two units, normalisation leaves only which is larger
+    config = dataclasses.replace(SMALL, hidden_size=4) if kind == "residual" or cell == "lnlstm" else SMALL
+    problem = gradient_check.build_problem(config, gradient_check.Case(**LARGE_CASE, kind=kind), cell, "custom")
     names = {"embedding", "output_kernel", "output_bias"}
     names |= {f"cells/{layer}/{name}" for layer in range(2) for name in get_cell_class(cell).variable_shapes(2, 2)}
     states = {"learned": "initial_states", "padded": "state", "skipped": "state"}

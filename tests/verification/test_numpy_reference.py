@@ -9,7 +9,7 @@ from tfcharrnn.model.cells import get_cell_class
 from tfcharrnn.model.char_rnn import variable_shapes
 from tfcharrnn.verification import numpy_reference, reference_cells
 
-TIME, BATCH, VOCABULARY, HIDDEN, EMBEDDING = 5, 3, 4, 3, 2
+TIME, BATCH, VOCABULARY, HIDDEN, EMBEDDING = 5, 3, 4, 4, 2
 
 
 def random_parameters(rng, cell, layers, embedding=False, layer_norm=False):
