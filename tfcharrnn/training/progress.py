@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import tensorflow as tf
 import tqdm
 
 from tfcharrnn import cell_registry
+from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed.cluster import Cluster
 from tfcharrnn.errors import command_line
@@ -23,6 +25,8 @@ from tfcharrnn.training.train_step import RunLength, StepResults
 
 # without a terminal for a progress bar, at most one line in this many seconds
 _SECONDS_PER_LINE = 5.0
+# the time left is not estimated from less than this
+_MIN_TIMED_SECONDS = 2.0
 
 
 def describe_device() -> str:
@@ -33,6 +37,39 @@ def describe_device() -> str:
         tf32 = "on" if tf.config.experimental.tensor_float_32_execution_enabled() else "off"
         return f"GPU, {details.get('device_name', gpus[0].name)}, TF32 for float32 products {tf32}"
     return f"CPU, {os.cpu_count()} cores"
+
+
+def describe_optimizer(config: TrainingConfig) -> str:
+    """Describes the update rule and the learning rate."""
+    parts = [config.optimizer, f"learning rate {config.learning_rate:g}"]
+    schedule = {
+        "exponential": f"times {config.decay_rate:g} an epoch after {config.decay_after}",
+        "cosine": f"falling to {config.final_rate:g} of it by a cosine",
+        "linear": f"falling to {config.final_rate:g} of it linearly",
+        "wsd": f"falling to {config.final_rate:g} of it in the last {config.decay_fraction:.0%} of the steps",
+    }
+    if config.schedule != "constant":
+        parts[1] += f" {schedule[config.schedule]}"
+    if config.warmup_steps and config.schedule in ("cosine", "linear", "wsd"):
+        parts.append(f"{config.warmup_steps:,} steps of warm-up")
+    if config.optimizer == "adamw":
+        parts.append(f"weight decay {config.weight_decay:g}")
+    if config.average:
+        parts.append(f"average {config.average:g}")
+    return ", ".join(parts)
+
+
+def describe_dropout(config: ModelConfig) -> str:
+    """Describes the dropout; "" if there is none."""
+    names = {
+        "input_dropout": "of the input",
+        "dropout": "between layers",
+        "output_dropout": "of the output",
+        "embedding_dropout": "of symbols",
+        "weight_drop": "of recurrent weights",
+    }
+    parts = [f"{getattr(config, name):g} {where}" for name, where in names.items() if getattr(config, name)]
+    return ", ".join(parts) + (", locked" if parts and config.locked_dropout else "")
 
 
 class Progress(Callback):
@@ -61,8 +98,8 @@ class Progress(Callback):
         *,
         quiet: bool,
     ):
-        self._run_dir = run.path
-        self._module_flag = cell_registry.format_module_flag(run.model.cell)
+        # in commands to be pasted
+        self._run_flags = f"--run_dir={shlex.quote(str(run.path))}{cell_registry.format_module_flag(run.model.cell)}"
         self._quiet = quiet or not cluster.is_chief
         self._length = length
         self._bar: tqdm.tqdm | None = None
@@ -92,6 +129,9 @@ class Progress(Callback):
             f"{model.num_parameters:,} parameters, implementation {model.backend.name}, "
             f"products in {model.compute_dtype.name}"
         )
+        self._print(f"optimizer  {describe_optimizer(run.training)}")
+        if dropout := describe_dropout(config):
+            self._print(f"dropout    {dropout}")
         steps_per_epoch, total = self._length
         self._print(
             f"training   steps {self._first_step:,} to {total:,}, {steps_per_epoch:,} an epoch, into {run.path}"
@@ -109,6 +149,7 @@ class Progress(Callback):
                 unit="step",
                 file=sys.stderr,
                 dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",  # the time left is our own
             )
         return self
 
@@ -135,8 +176,10 @@ class Progress(Callback):
         done, total = step.step, self._length.total_steps
         now = time.perf_counter()
         speed = f"{step.chars_per_second:,.0f} characters/s" if step.chars_per_second else ""
+        left = self._estimate_time_left(done, now)
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(filter(None, [f"loss {step.mean_loss:.4f}", speed])), refresh=False)
+            shown = filter(None, [f"loss {step.mean_loss:.4f}", speed, left])
+            self._bar.set_postfix_str(", ".join(shown), refresh=False)
             with contextlib.suppress(OSError):
                 self._bar.update(done - self._bar.n)
         is_recent = now - self._last_line_time < _SECONDS_PER_LINE
@@ -146,13 +189,16 @@ class Progress(Callback):
         line = f"step {done:>7,}  epoch {step.epoch:.2f}  loss {step.mean_loss:.4f}"
         if step.val_loss is not None:
             line += f"  val_loss {step.val_loss:.4f}"
+        self._print("  ".join(filter(None, [line, speed, left])))
+
+    def _estimate_time_left(self, done: int, now: float) -> str:
+        """Estimates the time left after so many steps; "" while too few of them have been timed."""
         timed_steps = done - self._first_step - self._compile_steps
-        if speed:
-            line += f"  {speed}"
-        if timed_steps > 0:
-            seconds = (now - self._start_time - self._compile_seconds) / timed_steps * (total - done)
-            line += f"  {_format_duration(seconds)} left"
-        self._print(line)
+        timed_seconds = now - self._start_time - self._compile_seconds
+        is_over = done == self._length.total_steps
+        if timed_steps <= 0 or (timed_seconds < _MIN_TIMED_SECONDS and not is_over):
+            return ""
+        return f"{_format_duration(timed_seconds / timed_steps * (self._length.total_steps - done))} left"
 
     def on_validation(self, validation: ValidationReport) -> None:
         """Shows that the validation loss has begun to rise."""
@@ -170,7 +216,7 @@ class Progress(Callback):
         if result.interrupted:
             self._print(
                 f"stopped    at step {step:,} of {self._length.total_steps:,}, saved; continue with\n"
-                f"           {command_line('train')} --resume --run_dir={self._run_dir}{self._module_flag}"
+                f"           {command_line('train')} --resume {self._run_flags}"
             )
             return
         loss = "" if val_loss is None else f", validation loss {val_loss:.4f} nats a character"
@@ -181,7 +227,7 @@ class Progress(Callback):
         early = "" if step == self._length.total_steps else f" of {self._length.total_steps:,}, out of patience,"
         elapsed = _format_duration(time.perf_counter() - self._start_time)
         self._print(f"done       step {step:,}{early} in {elapsed}{loss}; sample with")
-        self._print(f"           {command_line('generate')} --run_dir={self._run_dir}{which}{self._module_flag}")
+        self._print(f"           {command_line('generate')} {self._run_flags}{which}")
 
     def _print(self, text: str) -> None:
         if self._quiet:
