@@ -195,8 +195,8 @@ def run_wrong(forward, **attributes):
             lambda cls, p, q, state, v: (tf.tanh(p + q + tf.stop_gradient(v(state[0]))),),
             "once, and in its result",
         ),
-        (lambda cls, p, q, state, v: (p, v(q)), "return a tuple of 1 tensors, .* and returned 2"),
-        (lambda cls, p, q, state, v: (), "return a tuple of 1 tensors, .* and returned 0"),
+        (lambda cls, p, q, state, v: (p, v(q)), r"a tuple of 1 tensor .* as num_state_tensors says\. Received: 2"),
+        (lambda cls, p, q, state, v: (), r"a tuple of 1 tensor .* as num_state_tensors says\. Received: 0"),
     ],
     ids=["twice", "never", "without effect", "two states", "no state"],
 )
