@@ -38,3 +38,39 @@ def test_closed_output_is_an_error():
 
 def test_code_points_stand_for_characters_that_a_flagfile_cannot_show():
     assert cli.decode_escapes(r"\ufeff$\u00E9\\u12 \U0041") == "\ufeff$é\\\\u12 \\U0041"
+
+
+def test_line_ends_can_be_written_in_a_flag():
+    assert cli.decode_line_ends(r"ROMEO:\n\tO\\n \x") == "ROMEO:\n\tO\\n \\x"
+
+
+def fail(command, *arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, "-m", f"tfcharrnn.{command}", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "meant"),
+    [
+        ("train", "--lr=0.1", "there is no flag --lr; did you mean --learning_rate?"),
+        ("train", "--batch-size=3", "there is no flag --batch-size; did you mean --batch_size?"),
+        ("train", "--hiden_size=3", "Did you mean: hidden_size"),
+        ("train", "a text.txt", "did you mean --input='a text.txt'?"),
+        ("train", "gone.txt", "every setting is a flag, --NAME=VALUE"),
+        ("generate", "a text.txt", "did you mean --run_dir='a text.txt'?"),
+        ("generate", "--prompt=x", "there is no flag --prompt; did you mean --prime?"),
+    ],
+)
+def test_what_is_meant_is_said(command, argument, meant, tmp_path):
+    (tmp_path / "a text.txt").write_text("text")
+    assert meant in fail(command, argument, cwd=tmp_path)
+
+
+def test_a_prime_is_given_once(tmp_path):
+    assert "--prime and --prime_file exclude each other" in fail(
+        "generate", "--prime=a", "--prime_file=-", cwd=tmp_path
+    )

@@ -88,6 +88,16 @@ def test_the_same_seed_gives_the_same_text(home):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_random_seed_is_shown_and_a_prime_read_from_a_file(home):
+    (home / "prime.txt").write_text("the\ncat")
+    done = run("generate", "--length=40", "--prime_file=prime.txt", "--seed=random", cwd=home)
+    name, seed = done.stderr.decode().split()
+    assert name == "seed" and done.stdout.startswith(b"the\ncat")
+    again = succeed("generate", "--length=40", r"--prime=the\ncat", f"--seed={seed}", cwd=home)
+    assert again == done.stdout.decode()
+    assert "no such file" in fail("generate", "--prime_file=gone.txt", cwd=home)
+
+
 def test_generate_as_json_has_every_sample(home):
     printed = succeed("generate", "--length=20", "--num_samples=3", "--top_k=3", "--top_p=0.9", "--json", cwd=home)
     value = json.loads(printed)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os
 import re
+import secrets
+import shlex
 import sys
 import traceback
 import typing
@@ -46,6 +49,8 @@ def _define_field_flag(field: dataclasses.Field[Any], kind: Any) -> None:
         flags.DEFINE_enum(name, default, field.metadata["choices"], text)
     elif kind is bool:
         flags.DEFINE_bool(name, default, text)
+    elif name == "seed":
+        flags.DEFINE(_SeedParser(), name, default, f"{text} random: another one each time, which is shown.")
     elif kind is int:
         flags.DEFINE_integer(name, default, text)
     elif kind is float:
@@ -54,6 +59,22 @@ def _define_field_flag(field: dataclasses.Field[Any], kind: Any) -> None:
         flags.DEFINE_string(name, default, text)
     else:
         flags.DEFINE_list(name, list(default), text)
+
+
+class _SeedParser(flags.IntegerParser):
+    """Parses an integer, or `random`, which stands for a seed that is drawn once a process."""
+
+    def parse(self, argument: Any) -> int:
+        """Returns the seed."""
+        return _draw_seed() if argument == "random" else super().parse(argument)
+
+
+@functools.cache
+def _draw_seed() -> int:
+    """Draws a seed and shows it, so that its results can be had again."""
+    seed = secrets.randbelow(2**31)
+    print_status(f"seed       {seed}")
+    return seed
 
 
 def define_run_flags(more: str = "") -> None:
@@ -123,6 +144,9 @@ def parse_settings(*classes: type) -> dict[str, Any]:
                 given[field.name] = tuple(flag.value) if isinstance(flag.value, list) else decode_argument(flag.value)
         if "drop_chars" in given:
             given["drop_chars"] = decode_escapes(given["drop_chars"])
+        for name in ("prime", "stop"):
+            if name in given:
+                given[name] = decode_line_ends(given[name])
         check_settings(cls, given)  # before anything slow starts
         values |= given
     return values
@@ -144,6 +168,12 @@ def decode_argument(value: Any) -> Any:
 def decode_escapes(text: str) -> str:
     r"""Replaces each `\uXXXX` by the character of that code point, which a flagfile or a shell cannot show."""
     return re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
+
+
+def decode_line_ends(text: str) -> str:
+    r"""Replaces `\n` and `\t`, which a shell does not, by a line end and a tab, and `\\` before them by a backslash."""
+    replaced = {"n": "\n", "t": "\t", "\\n": "\\n", "\\t": "\\t"}
+    return re.sub(r"\\(\\?[nt])", lambda match: replaced[match[1]], text)
 
 
 def require_flags(**purposes: str) -> None:
@@ -236,7 +266,7 @@ def run_command(
 
     def run(argv: list[str]) -> None:
         if len(argv) > 1 and not takes_arguments:
-            _exit_with_error(f"unexpected argument {argv[1]!r}; every setting is a flag, --NAME=VALUE", 2)
+            _exit_with_error(f"unexpected argument {argv[1]!r}; {_suggest_flag(argv[1])}", 2)
         _run_main(lambda: main(argv[1:]) if takes_arguments else main())
 
     try:
@@ -286,10 +316,56 @@ def _parse_flags(argv: list[str], names: frozenset[str]) -> list[str]:
     except UnicodeDecodeError:
         _exit_with_error("--flagfile: not a text file", 2)
     except flags.Error as error:
-        _exit_with_error(str(error).replace("\n", " "), 2)
+        _exit_with_error(_explain_flag_error(error), 2)
     except SystemExit:  # absl's help flags exit with 1
         sys.stdout.flush()
         sys.exit(0)
+
+
+# what people type for a flag, from other programs
+_SYNONYMS = {
+    "lr": "learning_rate",
+    "rate": "learning_rate",
+    "layers": "num_layers",
+    "hidden": "hidden_size",
+    "units": "hidden_size",
+    "rnn_size": "hidden_size",
+    "embedding": "embedding_size",
+    "batch": "batch_size",
+    "seq_len": "seq_length",
+    "block_size": "seq_length",
+    "model": "cell",
+    "file": "input",
+    "text": "input",
+    "data": "input",
+    "output": "run_dir",
+    "out_dir": "run_dir",
+    "dir": "run_dir",
+    "temp": "temperature",
+    "n": "length",
+    "num_chars": "length",
+    "start": "prime",
+    "prompt": "prime",
+    "samples": "num_samples",
+}
+
+
+def _explain_flag_error(error: flags.Error) -> str:
+    """Returns the message of a wrong flag in one line, with the flag that is meant."""
+    message = str(error).replace("\n", " ")
+    if isinstance(error, flags.UnrecognizedFlagError):
+        meant = _SYNONYMS.get(error.flagname.replace("-", "_"), error.flagname.replace("-", "_"))
+        if meant in flags.FLAGS and meant != error.flagname:
+            return f"there is no flag --{error.flagname}; did you mean --{meant}?"
+    return message
+
+
+def _suggest_flag(argument: str) -> str:
+    """Returns the flag that may be meant by an argument without one."""
+    name = next((name for name in ("input", "run_dir") if name in flags.FLAGS), "")
+    if name and os.path.exists(argument):
+        return f"did you mean --{name}={shlex.quote(argument)}?"
+    return "every setting is a flag, --NAME=VALUE"
 
 
 def _run_main(main: Callable[[], None]) -> None:

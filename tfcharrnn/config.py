@@ -446,7 +446,9 @@ class GenerationConfig(_CheckedConfig):
         at_least=0,
         at_most=1_000_000_000,
     )
-    prime: str = option("", "Text that the model reads first and continues; it is printed too.")
+    prime: str = option(
+        "", r"Text that the model reads first and continues; it is printed too. In the flag, \n is a line end."
+    )
     temperature: float = option(
         1.0, "Divides the logits: below 1 more predictable text, above 1 more varied.", at_least=1e-6, at_most=1e6
     )

@@ -5,22 +5,30 @@ Without flags, it generates a thousand characters from the newest run in runs/.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from pathlib import Path
 
 from absl import flags
 
 from tfcharrnn import cli
-from tfcharrnn.config import GenerationConfig
-from tfcharrnn.errors import ConfigError
+from tfcharrnn.config import GenerationConfig, check_exclusive
+from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.files import open_regular, report_read_errors
 from tfcharrnn.symbols import escape_for
 
 _FLAGS = flags.FLAGS
+# every character of it is read by the model
+_MAX_PRIME_BYTES = 10_000_000
 
 
 def main() -> None:
     """Reads the flags, restores the model and prints its texts, or lists the checkpoints."""
     config = cli.parse_config(GenerationConfig)
+    if _FLAGS.prime_file:
+        check_exclusive(prime=config.prime, prime_file=_FLAGS.prime_file)
+        config = dataclasses.replace(config, prime=_read_prime(_FLAGS.prime_file))
     if _FLAGS.interactive and (_FLAGS.json or config.num_samples != 1):
         raise ConfigError("--interactive generates one text; leave out --json and --num_samples")
     cli.load_tensorflow()
@@ -53,10 +61,31 @@ def main() -> None:
             print(escape_for(sys.stdout, text))
 
 
+def _read_prime(name: str) -> str:
+    """Reads the beginning of the text from a file, or from standard input for `-`.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    with report_read_errors(Path(name)):
+        if name == "-":
+            data = sys.stdin.buffer.read()
+        else:
+            with open_regular(Path(name)) as file:
+                data = file.read(_MAX_PRIME_BYTES + 1)
+    if len(data) > _MAX_PRIME_BYTES:
+        raise UserError(f"--prime_file={name}: longer than {_MAX_PRIME_BYTES:,} bytes; give the end of it")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--prime_file={name}: not UTF-8 at byte {error.start}") from None
+
+
 def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_config_flags(GenerationConfig)
     cli.define_run_flags("; list: list them")
+    flags.DEFINE_string("prime_file", "", "A UTF-8 file with the prime, or - for standard input.")
     flags.DEFINE_bool("interactive", False, "Ask for the start of a text and continue it, repeatedly.")
     flags.DEFINE_bool("json", False, "Print the texts as one JSON object.")
 
