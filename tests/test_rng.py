@@ -78,6 +78,7 @@ def test_numbers_of_old_runs():
         "SAMPLING": 4,
         "SPLIT": 5,
         "BLOCK": 6,
+        "RESET": 7,
     }
     assert rng.permutation(8, 1, Purpose.SHUFFLE, 2).tolist() == [5, 4, 1, 7, 2, 3, 6, 0]
     assert rng.key(1, Purpose.SAMPLING, 2, 3).numpy().tolist() == [260, 2097155]

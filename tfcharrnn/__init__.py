@@ -6,8 +6,6 @@ import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from tfcharrnn import startup
-
 if TYPE_CHECKING:
     from tfcharrnn.analysis.html_report import write_report
     from tfcharrnn.config import DataConfig, GenerationConfig, ModelConfig, TrainingConfig
@@ -113,6 +111,8 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of the mod
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module 'tfcharrnn' has no attribute {name!r}")
+        from tfcharrnn import startup
+
         with startup.hold_notices():
             return getattr(importlib.import_module(f"tfcharrnn.{_HOMES[name]}"), name)
 

@@ -55,10 +55,11 @@ class Parrot:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_generate(kind, count, monkeypatch):
-    settings = SimpleNamespace(interactive=False, json=False, checkpoint="latest", run_dir="")
+    settings = SimpleNamespace(interactive=False, json=False, checkpoint="latest", run_dir="", prime_file="")
     monkeypatch.setattr(generate, "_FLAGS", settings)
     monkeypatch.setattr(cli, "parse_config", lambda cls: GenerationConfig(num_samples=count))
     monkeypatch.setattr(cli, "load_tensorflow", lambda: None)
+    monkeypatch.setattr(cli, "load_cells", lambda: None)
     monkeypatch.setattr(trained_model, "load_model", lambda *_: SimpleNamespace(sampler=Parrot()))
     monkeypatch.setattr(sys, "stdout", kind())
     generate.main()

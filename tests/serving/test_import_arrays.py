@@ -60,7 +60,6 @@ def test_the_imported_model_is_the_same_function(tmp_path, settings):
 @pytest.mark.parametrize(
     ("cell", "named"),
     [("mlstm", "gate_kernel"), ("mingru", "recurrent_kernel"), ("lnlstm", "bias"), ("sru", "recurrent")],
-    [("mlstm", "gate_kernel"), ("mingru", "recurrent_kernel"), ("lnlstm", "bias"), ("sru", "recurrent")],
 )
 def test_arrays_of_other_cells_are_refused(tmp_path, cell, named):
     write(tmp_path, cell=cell)

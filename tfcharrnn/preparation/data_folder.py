@@ -52,7 +52,7 @@ def prepare_data(
 
 def prepare_data(
     config: DataConfig | str | Path = "",
-    output_dir: str | Path = "",
+    output_dir: str | Path | None = None,
     *,
     text: str | None = None,
     overwrite: bool = False,
@@ -89,9 +89,9 @@ def prepare_data(
             raise ConfigError("prepare_data takes a DataConfig and a folder, or a folder and settings")
         named = settings if corpus is None else {**settings, "corpus": corpus}
         output_dir, (config, corpus) = config or output_dir, read_text_settings(named, text)
-    elif settings or text is not None or isinstance(corpus, str) or not output_dir:
+    elif settings or text is not None or isinstance(corpus, str) or output_dir is None:
         raise ConfigError("prepare_data takes a DataConfig and a folder, or a folder and settings")
-    output_dir = Path(output_dir)
+    output_dir = Path(output_dir or "")
     check_replaceable(output_dir, overwrite)
     chunking.check_overlap(config)
     inputs = () if corpus else corpora.find_inputs(config)

@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfcharrnn.model.cells.checks import check_tensors, name_cell
-
 State = tuple[tf.Tensor, ...]
 # multiplies vectors `[..., rows]` with a matrix
 Product = Callable[[tf.Tensor], tf.Tensor]
@@ -338,12 +336,14 @@ class Cell(tf.Module, abc.ABC):
         Raises:
             CellError: it fails, or does not return a state.
         """
-        with name_cell(cls, "forward"):
+        from tfcharrnn.model.cells import checks  # nothing but a step needs it
+
+        with checks.name_cell(cls, "forward"):
             result = cls.forward(p, q, state, **extras)
         has_saved = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple)
         after, saved = result if has_saved else (result, ())
         like = [state[0]] * cls.num_state_tensors
-        return check_tensors(cls, "forward", after, like, "a state, as num_state_tensors says"), saved
+        return checks.check_tensors(cls, "forward", after, like, "a state, as num_state_tensors says"), saved
 
     @classmethod
     @abc.abstractmethod
