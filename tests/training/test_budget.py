@@ -50,7 +50,7 @@ def test_a_run_of_minutes(tmp_path, monkeypatch, capsys):
     tfcharrnn.train_model(tmp_path / "r", **settings)
     shown = capsys.readouterr().err
     run = run_folder.load(tmp_path / "r")
-    assert run.data.layout == "stream" and run.model.cell == "gru" and run.model.hidden_size == 40
+    assert run.data.layout == "stream" and run.model.cell == "lnlstm" and run.model.hidden_size == 40
     assert 30 < run.training.steps < 55 and run.training.optimizer == "adamw" and run.training.average > 0.0
     assert f"chosen     {run.training.steps} steps: as many as fit; 1000 ms a step on this machine\n" in shown
     assert "40 units" not in shown.split("training ")[1]  # what is given is not chosen

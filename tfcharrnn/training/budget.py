@@ -20,6 +20,7 @@ from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.examples import STREAM_CHUNK, Examples
 from tfcharrnn.data.input_pipeline import Call
 from tfcharrnn.inference.evaluation import Evaluator
+from tfcharrnn.model.cells import get_cell_class
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.training.train_step import RunLength, Trainer
 
@@ -30,7 +31,7 @@ DATA_SETTINGS: Settings = {"layout": "stream", "seq_length": 64}
 
 # Starting, the last sample and checkpoint, and a margin, as seconds and as a share of the time.
 _RESERVED_SECONDS = 6.0
-_RESERVED_SHARE = 0.05
+_RESERVED_SHARE = 0.08
 # share of the time that validations may take
 _VALIDATION_SHARE = 0.08
 _MAX_VALIDATIONS = 20
@@ -94,7 +95,7 @@ def choose_settings(
     seconds = _left(minutes, begun)
     if not is_model_fixed:
         flops = _TRAINING_EFFICIENCY * measure_flops() * seconds
-        sizes = choose_sizes(flops, characters)
+        sizes = choose_sizes(flops, characters, choose_cell(given))
         model = dataclasses.replace(model, **_without(sizes.settings, given))
         reasons |= sizes.reasons
     speed = measure_speed(model, training, data)
@@ -126,7 +127,14 @@ def _left(minutes: float, begun: float) -> float:
 # The rules
 
 
-def choose_sizes(flops: float, characters: int) -> Choice:
+def choose_cell(given: Settings) -> str:
+    """Returns the cell that learns most in a given time (docs/cells.md): where cuDNN or Keras is to run it, a GRU."""
+    if tf.config.list_physical_devices("GPU") or given.keys() & {"implementation", "recurrent_activation"}:
+        return "gru"
+    return "lnlstm"
+
+
+def choose_sizes(flops: float, characters: int, cell: str = "lnlstm") -> Choice:
     """Chooses the sizes of the model.
 
     A larger model learns more from each character, and reads fewer of them in the same time. The best one reads about
@@ -136,26 +144,26 @@ def choose_sizes(flops: float, characters: int) -> Choice:
     Args:
         flops: operations that training may take.
         characters: length of the training text.
+        cell: the cell.
     """
     wanted = max(math.sqrt(flops / (6 * _CHARACTERS_PER_PARAMETER)), flops / (6 * _EPOCHS * characters))
+    num_gates = get_cell_class(cell).num_gates
     limit = min(_MAX_PARAMETERS, max(_MIN_PARAMETERS, _PARAMETERS_PER_CHARACTER * characters))
     parameters = min(max(wanted, _MIN_PARAMETERS), limit)
     num_layers = 1 if parameters <= _MAX_PARAMETERS_OF_ONE_LAYER else 2
-    hidden_size = 32 * max(2, round(math.sqrt(parameters / (3 * (2 * num_layers - 1))) / 32))
+    hidden_size = 32 * max(2, round(math.sqrt(parameters / (num_gates * (2 * num_layers - 1))) / 32))
     why = (
-        f"gru, {num_layers} x {hidden_size} units: as large as {characters:,} characters can teach"
+        f"{cell}, {num_layers} x {hidden_size} units: as large as {characters:,} characters can teach"
         if parameters < wanted
-        else f"gru, {num_layers} x {hidden_size} units: what this machine can train well in the time"
+        else f"{cell}, {num_layers} x {hidden_size} units: what this machine can train well in the time"
     )
-    sizes = {"cell": "gru", "hidden_size": hidden_size, "num_layers": num_layers, "embedding_size": 64}
-    if num_layers > 1:  # two layers learn faster with them
-        sizes |= {"residual": True, "layer_norm": True}
+    sizes = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "embedding_size": 64}
     return Choice(sizes, {"hidden_size": why})
 
 
 def choose_dropout(epochs: float, model: ModelConfig) -> Choice:
     """Chooses dropout: the more often a text is read, the more there is to keep from being learnt by heart."""
-    strength = min(max((epochs - 3.0) / 12.0, 0.0), 1.0)
+    strength = min(max((epochs - 2.0) / 12.0, 0.0), 1.0)
     rates = {"output_dropout": round(0.5 * strength, 2)}
     if model.num_layers > 1:
         rates["dropout"] = round(0.35 * strength, 2)
@@ -178,14 +186,14 @@ def choose_schedule(steps: int, steps_per_epoch: int, num_validations: int, hidd
     most = _MAX_EPOCHS * steps_per_epoch
     why = f"{min(steps, most):,} steps: " + ("as many as fit" if steps <= most else f"{_MAX_EPOCHS} epochs are enough")
     steps = min(steps, most)
-    rate = round(0.01 * min(1.0, (256 / hidden_size) ** 0.6), 5)
+    rate = round(0.007 * min(1.0, (256 / hidden_size) ** 0.6), 5)
     settings = {
         "steps": steps,
         "learning_rate": rate,
         "schedule": "cosine",
         "warmup_steps": min(100, max(1, steps // 50)),
         "beta_2": 0.99,
-        "average": round(1.0 - 1.0 / min(max(steps / 30, 5), 1000), 4),
+        "average": round(1.0 - 1.0 / min(max(steps / 15, 5), 1000), 4),
         "eval_every": max(1, -(-steps // num_validations)),
         "sample_every": 0,
         "patience": 5,
