@@ -98,7 +98,7 @@ def choose_settings(
         sizes = choose_sizes(flops, characters, choose_cell(given))
         model = dataclasses.replace(model, **_without(sizes.settings, given))
         reasons |= sizes.reasons
-    speed = measure_speed(model, training, data)
+    speed = measure_speed(*_add_costs(model, training, given), data)
     steps, num_validations = divide_time(_left(minutes, begun) - speed.compile_seconds, speed)
     steps_per_epoch = max(1, num_examples // training.batch_size)
     schedule = choose_schedule(training.steps or steps, steps_per_epoch, num_validations, model.hidden_size)
@@ -116,6 +116,12 @@ def choose_settings(
 
 def _without(settings: Settings, given: Settings) -> Settings:
     return {name: value for name, value in settings.items() if name not in given}
+
+
+def _add_costs(model: ModelConfig, training: TrainingConfig, given: Settings) -> tuple[ModelConfig, TrainingConfig]:
+    """Returns the settings with what is chosen only after the measurement, and costs time in every step."""
+    rates = _without(choose_dropout(10.0, model).settings, given)
+    return dataclasses.replace(model, **rates), dataclasses.replace(training, **_without({"average": 0.99}, given))
 
 
 def _left(minutes: float, begun: float) -> float:
