@@ -209,3 +209,15 @@ def test_a_model_runs_linear_cells_at_once(monkeypatch):
     x = tf.zeros([2, BATCH, INPUT], tf.float64)
     run_custom(cell, x, cell.zero_state(BATCH), None)
     assert len(calls) == 1
+
+
+def test_a_layer_too_large_for_the_caches_is_run_step_by_step(monkeypatch):
+    rng = np.random.default_rng(0)
+    cell = get_cell_class("mingru")(5, 4, rng, tf.float64)
+    x, state = tf.constant(rng.normal(size=(7, 3, 5))), cell.zero_state(3)
+    assert not linear_recurrence.is_loop_faster(cell, x)
+    at_once, _ = run_custom(cell, x, state, None)
+    monkeypatch.setattr(linear_recurrence, "_MAX_SUMS_AT_ONCE", 7 * 3 * 8 - 1)
+    monkeypatch.setattr(linear_recurrence, "run_linear_layer", None)
+    assert linear_recurrence.is_loop_faster(cell, x)
+    np.testing.assert_allclose(run_custom(cell, x, state, None)[0], at_once, rtol=1e-12)

@@ -122,6 +122,8 @@ def run_custom(
     if cell.is_linear:
         from tfcharrnn.model import linear_recurrence  # few models need it
 
+        if linear_recurrence.is_loop_faster(cell, inputs):
+            return recurrence.run_layer(cell, inputs, state, None, mask)
         return linear_recurrence.run_linear_layer(cell, inputs, state, mask)
     return recurrence.run_layer(cell, inputs, state, kernel, mask)
 

@@ -23,8 +23,23 @@ from tfcharrnn.model.input_projection import SymbolInput, project_inputs, sum_ro
 # Steps in a chunk. A GPU does all chunks at once, so the fewest steps one after another are best; a CPU is busy with a
 # single step of a batch, and does least work in a plain loop.
 _CHUNK_LENGTH = {"GPU": 2, "CPU": 1_000_000_000}
+# On a CPU a layer with more numbers in p of all steps than this is run step by step, since they leave the caches.
+_MAX_SUMS_AT_ONCE = 2**24
 # up to this many steps a loop is written out
 _MAX_UNROLLED = 4
+
+
+def is_loop_faster(cell: Cell, inputs: SymbolInput | tf.Tensor) -> bool:
+    """Whether `recurrence.run_layer` is faster than `run_linear_layer`: for large layers on a CPU.
+
+    Args:
+        cell: the cell.
+        inputs: symbols, or vectors `[time, batch, input]`.
+    """
+    if tf.config.list_logical_devices("GPU"):
+        return False
+    time, batch = (inputs.ids if isinstance(inputs, SymbolInput) else inputs).shape[:2]
+    return time * batch * cell.num_gates * cell.hidden_size > _MAX_SUMS_AT_ONCE
 
 
 def run_linear_layer(
