@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcharrnn.model.cells.base import Cell, State
+from tfcharrnn.model.cells.base import Cell, State, matmul
 from tfcharrnn.model.cells.linear import LinearCell
 from tfcharrnn.model.compiled_loops import compile_in_graphs, scan
 from tfcharrnn.model.input_projection import SymbolInput, project_inputs, sum_row_gradients
@@ -105,8 +105,8 @@ def _run_steps(
     """
 
     def multiply(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-        rows = tf.matmul(tf.cast(tf.reshape(x, [-1, x.shape[-1]]), compute_dtype), tf.cast(matrix, compute_dtype))
-        return tf.reshape(tf.cast(rows, x.dtype), [*x.shape[:-1], matrix.shape[1]])
+        rows = matmul(tf.reshape(x, [-1, x.shape[-1]]), matrix, compute_dtype)
+        return tf.reshape(rows, [*x.shape[:-1], matrix.shape[1]])
 
     weights: dict[str, Any] = cell_class.bind_extras(extras, multiply)
     a, b = cell_class.run_coefficients(p, weights)

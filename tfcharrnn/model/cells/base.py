@@ -175,6 +175,7 @@ class Cell(tf.Module, abc.ABC):
         num_recurrent_gates: number of blocks of `hidden` columns in q, by default as many as in p; 0: q is None.
         num_state_tensors: number of tensors `[batch, hidden]` in a state; the first is the output h.
         has_bias: whether p has a bias.
+        initial_bias: the value of each block of the bias at the start; empty: zeros.
         extra_weights: further weights by name, which `forward` receives as keyword arguments: a vector as a tensor, a
             matrix M as a function that maps `[batch, rows]` to the product with M. Each matrix is used once a step.
         keeps_products: a derived `backward` needs q and the products with matrices: keep them, which is faster, or
@@ -191,6 +192,7 @@ class Cell(tf.Module, abc.ABC):
     num_recurrent_gates: ClassVar[int]
     num_state_tensors: ClassVar[int] = 1
     has_bias: ClassVar[bool] = True
+    initial_bias: ClassVar[tuple[float, ...]] = ()
     extra_weights: ClassVar[Mapping[str, ExtraWeight]] = {}
     keeps_products: ClassVar[bool] = True
     is_linear: ClassVar[bool] = False
@@ -269,6 +271,8 @@ class Cell(tf.Module, abc.ABC):
         return shapes | {name: weight.shape(hidden_size) for name, weight in cls.extra_weights.items()}
 
     def _initial_bias(self) -> Array:
+        if self.initial_bias:
+            return np.repeat(np.array(self.initial_bias, np.float64), self.hidden_size)
         return np.zeros(self.variable_shapes(self.input_size, self.hidden_size)["bias"])
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn.model.cells.base import Cell, State
@@ -21,13 +19,9 @@ class LSTMCell(Cell):
 
     library_name = "lstm"
     num_gates = 4
+    initial_bias = (0.0, 1.0, 0.0, 0.0)
     num_state_tensors = 2
     num_saved_tensors = 4
-
-    def _initial_bias(self) -> npt.NDArray[np.float64]:
-        bias = super()._initial_bias()
-        bias[self.hidden_size : 2 * self.hidden_size] = 1.0
-        return bias
 
     @classmethod
     def forward(cls, p: tf.Tensor, q: tf.Tensor, state: State) -> tuple[State, State]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfcharrnn.model.cells.base import Array
 from tfcharrnn.model.cells.linear import LinearCell
 
 
@@ -18,11 +17,7 @@ class MinLSTMCell(LinearCell):
     """
 
     num_gates = 3
-
-    def _initial_bias(self) -> Array:
-        bias = super()._initial_bias()
-        bias[self.hidden_size : 2 * self.hidden_size] = 1.0
-        return bias
+    initial_bias = (0.0, 1.0, 0.0)
 
     @classmethod
     def coefficients(cls, p: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -31,7 +26,6 @@ class MinLSTMCell(LinearCell):
         f / (f + i) = 1 / (1 + i / f) = sigmoid(log f - log i).
         """
         p_i, p_f, n = tf.split(p, 3, axis=-1)
-        difference = tf.math.softplus(-p_i) - tf.math.softplus(
-            -p_f
-        )  # log f - log i, since log sigmoid(x) = -softplus(-x)
+        # log f - log i, since log sigmoid(x) = -softplus(-x)
+        difference = tf.math.softplus(-p_i) - tf.math.softplus(-p_f)
         return tf.sigmoid(difference), tf.sigmoid(-difference) * n

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tfcharrnn.model.cells.base import Array, Cell, ExtraWeight, Product, State
+from tfcharrnn.model.cells.base import Cell, ExtraWeight, Product, State
 
 
 class MultiplicativeLSTMCell(Cell):
@@ -22,14 +22,10 @@ class MultiplicativeLSTMCell(Cell):
     """
 
     num_gates = 5
+    initial_bias = (0.0, 0.0, 1.0, 0.0, 0.0)
     num_recurrent_gates = 1
     num_state_tensors = 2
     extra_weights: ClassVar = {"gate_kernel": ExtraWeight((1, 4))}
-
-    def _initial_bias(self) -> Array:
-        bias = super()._initial_bias()
-        bias[2 * self.hidden_size : 3 * self.hidden_size] = 1.0
-        return bias
 
     @classmethod
     def forward(cls, p: tf.Tensor, q: tf.Tensor, state: State, gate_kernel: Product) -> State:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfcharrnn.model.cells.base import Array
 from tfcharrnn.model.cells.linear import LinearCell
 
 
@@ -20,12 +19,8 @@ class SRUCell(LinearCell):
     """
 
     num_gates = 4
+    initial_bias = (0.0, 1.0, 0.0, 0.0)
     num_state_tensors = 2
-
-    def _initial_bias(self) -> Array:
-        bias = super()._initial_bias()
-        bias[self.hidden_size : 2 * self.hidden_size] = 1.0
-        return bias
 
     @classmethod
     def coefficients(cls, p: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
