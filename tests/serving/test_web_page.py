@@ -3,8 +3,8 @@
 import json
 import math
 import re
-import shutil
 
+import browsers
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -88,20 +88,8 @@ def predict(trained, ids, temperature=1.0):
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    chromedriver = shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        pytest.skip("no Chromium with its chromedriver on this machine (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    # a container's /dev/shm is small, and root has no sandbox
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=chromedriver))
-    yield driver
-    driver.quit()
+    with browsers.start(1400, ("browser", "performance")) as driver:
+        yield driver
 
 
 @pytest.fixture
