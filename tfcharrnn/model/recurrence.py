@@ -133,18 +133,20 @@ def _forward_loop(
         The state after the last step, the states after each step and what each step kept for the backward loop,
         tensors `[time, batch, ...]`.
     """
-
-    def step(t: tf.Tensor, state: State) -> tuple[State, State]:
-        after, kept = run_step(cell_class, compute_dtype, _get_input_sum(source, ids, t), state, weights)
-        if mask is not None:
-            after = _select(mask[t], after, state)
-        return after, (*after, *kept)
-
     length = source.shape[0] if ids is None else ids.shape[0]
-    num_states = cell_class.num_state_tensors
-    shapes = [state[0].shape] * num_states + list_kept_shapes(cell_class, state, weights)
-    last, outputs = scan(step, state, length, shapes)
-    return last, outputs[:num_states], outputs[num_states:]
+
+    def step(t: tf.Tensor, carry: State) -> tuple[State, State]:
+        *state, p = carry
+        after, kept = run_step(cell_class, compute_dtype, p, tuple(state), weights)
+        if mask is not None:
+            after = _select(mask[t], after, tuple(state))
+        # p of the next step: read in the step itself, it would be part of the arithmetic's inner loop, which the
+        # compiler then cannot vectorise
+        return (*after, _get_input_sum(source, ids, tf.minimum(t + 1, length - 1))), (*after, *kept)
+
+    shapes = [tensor.shape for tensor in state] + list_kept_shapes(cell_class, state, weights)
+    carry, outputs = scan(step, (*state, _get_input_sum(source, ids, tf.constant(0))), length, shapes)
+    return carry[:-1], outputs[: len(state)], outputs[len(state) :]
 
 
 def _get_input_sum(source: tf.Tensor, ids: tf.Tensor | None, t: tf.Tensor) -> tf.Tensor:
