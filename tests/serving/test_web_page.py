@@ -310,6 +310,14 @@ def test_it_writes_and_shows_alternatives_by_keyboard(exported, open_page):
     assert browser.find_element("id", "seed").get_property("value") == "1"
 
 
+def test_an_address_with_a_beginning_writes_at_once(exported, open_page):
+    browser = open_page(exported)
+    browser.get(f"{exported.as_uri()}#write=an%6E")
+    browser.refresh()
+    assert wait_for_status(browser, "Done")
+    assert text_of(browser, "text").startswith("ann")
+
+
 def test_a_character_is_looked_at_by_pointing(exported, open_page):
     from selenium.webdriver import ActionChains
 

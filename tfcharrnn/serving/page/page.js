@@ -239,6 +239,14 @@ class Page {
     find("beginning").required = this.writer.needsBeginning();
   }
 
+  /** Writes at once, for an address that ends in `#write=` and the beginning of the text. */
+  followAddress() {
+    const beginning = new URLSearchParams(location.hash.slice(1)).get("write");
+    if (beginning === null) return;
+    find("beginning").value = beginning;
+    find("settings").requestSubmit();
+  }
+
   readSettings() {
     const read = (id) => Number(find(id).value);
     return {
@@ -307,7 +315,8 @@ class Page {
 function startPage(theme) {
   theme.apply();
   find("theme").addEventListener("click", () => theme.toggle());
-  const { writer } = new Page(JSON.parse(find("model").textContent));
+  const page = new Page(JSON.parse(find("model").textContent));
+  const { writer } = page;
   window.tfcharrnn = {
     /** Returns the probabilities of all symbols at each place of a text: a list of lists, or null. */
     probabilities: (text) => writer.computeTextProbabilities(text).map((row) => row && Array.from(row)),
@@ -317,6 +326,7 @@ function startPage(theme) {
       return Array.from(writer.write({ ...defaults, ...settings }));
     },
   };
+  page.followAddress();
 }
 
 // the theme applies before anything is shown, so that a dark page does not begin with a flash

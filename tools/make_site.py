@@ -1,0 +1,78 @@
+"""Makes the site: the documentation, the API reference, and on its first page a model that writes.
+
+python tools/make_site.py [--run_dir=RUN] [--output_dir=site]
+
+The model is that of the run folder, or without one a small one that is trained for some seconds. Warnings, such as a
+link that leads nowhere, are errors. Needs MkDocs and what mkdocs.yml names (the extra `docs`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import tfcharrnn
+from tfcharrnn import cli
+from tfcharrnn.errors import UserError
+
+_FLAGS = flags.FLAGS
+_CONFIG = Path(__file__).resolve().parents[1] / "mkdocs.yml"
+_SMALL: dict[str, Any] = {"corpus": "python", "cell": "gru", "hidden_size": 128, "batch_size": 32, "seq_length": 64}
+
+
+def main() -> None:
+    """Reads the flags and makes the site."""
+    cli.load_tensorflow()
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(_FLAGS.run_dir or _train(Path(folder, "python-source")))
+        page = tfcharrnn.export_model(run_dir, "html", Path(folder, "page.html"))
+        build_site(page, Path(_FLAGS.output_dir))
+    print(Path(_FLAGS.output_dir, "index.html"))
+
+
+def _train(run_dir: Path) -> Path:
+    """Trains a small model; returns its run folder."""
+    tfcharrnn.train_model(run_dir, **_SMALL, steps=300, learning_rate=4e-3, sample_every=0, eval_every=0)
+    return run_dir
+
+
+def build_site(writing_page: Path, output_dir: Path, **settings: Any) -> None:
+    """Builds the site.
+
+    Args:
+        writing_page: an exported page.
+        output_dir: created if missing; existing pages are replaced.
+        **settings: instead of those in mkdocs.yml.
+
+    Raises:
+        UserError: MkDocs is not installed, or something is wrong with a page, which the lines above the error name.
+    """
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # a notice of the theme about another program
+    try:
+        from mkdocs.commands.build import build
+        from mkdocs.config import load_config
+        from mkdocs.exceptions import MkDocsException
+    except ImportError:
+        raise UserError("MkDocs is not installed: pip install -e '.[docs]'") from None
+    logging.getLogger("mkdocs").setLevel(logging.WARNING)
+    try:
+        config = load_config(str(_CONFIG), strict=True, site_dir=str(output_dir.absolute()), **settings)
+        config.extra["writing_page"] = str(writing_page.absolute())
+        build(config)
+    except MkDocsException as error:
+        raise UserError(f"{output_dir}: {error}".strip()) from None
+
+
+def define_flags() -> None:
+    """Defines the tool's flags."""
+    flags.DEFINE_string("run_dir", "", "The run whose model writes on the first page; empty: train a small one.")
+    flags.DEFINE_string("output_dir", "site", "The folder of the pages.")
+
+
+if __name__ == "__main__":
+    cli.run_command(define_flags, main)
