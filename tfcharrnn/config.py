@@ -32,7 +32,7 @@ BYTES = "bytes"
 # the largest float32, the type of the weights: a larger setting would become infinite
 MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 COMPRESSIONS = ("none", "gzip")
-EXPORT_FORMATS = ("saved_model", "keras", "npz", "onnx", "html")
+EXPORT_FORMATS = ("saved_model", "keras", "npz", "safetensors", "onnx", "html")
 STRATEGIES = ("none", "mirrored", "multi_worker")
 SCHEDULES = ("constant", "exponential", "cosine", "linear", "wsd")
 

@@ -1,8 +1,9 @@
 """Exports a trained model for other programs to a new folder, or a page for a browser, and prints its path.
 
 saved_model: from text to text, for TensorFlow Serving or any program with TensorFlow. keras: from ids to logits, as a
-plain Keras model. npz: the arrays alone. onnx: from ids to logits, for ONNX Runtime. html: a page that writes
-text in a browser, without a network; --output may be a folder, or a file NAME.html. docs/serving.md has the details.
+plain Keras model. npz: the arrays alone. safetensors: a folder to share, which this package reads like a run folder,
+with a model card for the Hugging Face hub. onnx: from ids to logits, for ONNX Runtime. html: a page that writes text in
+a browser, without a network; --output may be a folder, or a file NAME.html. docs/serving.md has the details.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ def main() -> None:
     from tfcharrnn.serving import export_formats
 
     path = export_formats.export_model(
-        _FLAGS.run_dir, _FLAGS.format, _FLAGS.output, _FLAGS.checkpoint, overwrite=_FLAGS.overwrite
+        _FLAGS.run_dir,
+        _FLAGS.format,
+        _FLAGS.output,
+        _FLAGS.checkpoint,
+        overwrite=_FLAGS.overwrite,
+        license=_FLAGS.license,
     )
     print(path)
 
@@ -32,6 +38,9 @@ def define_flags() -> None:
     cli.define_run_flags()
     flags.DEFINE_enum("format", "saved_model", EXPORT_FORMATS, "Format of the export.")
     flags.DEFINE_string("output", "", "The folder to create, or NAME.html; by default export/FORMAT in the run folder.")
+    flags.DEFINE_string(
+        "license", "", "format=safetensors: the license in the model card, as the hub names it, such as mit; see docs."
+    )
     flags.DEFINE_bool("overwrite", False, "Replace an existing folder or file.")
 
 

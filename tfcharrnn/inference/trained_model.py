@@ -26,7 +26,7 @@ from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN, StreamState, variable_shapes
 from tfcharrnn.preparation import cache, corpora
 from tfcharrnn.preparation.corpora import Corpus
-from tfcharrnn.runs import checkpoints
+from tfcharrnn.runs import checkpoints, model_folder
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.runs.run_folder import Run
@@ -107,9 +107,13 @@ class TrainedModel:
 
     def __reduce__(self) -> tuple[Callable[..., TrainedModel], tuple[Any, ...]]:
         """Pickles and copies the weights themselves: the checkpoint may be gone by then, or the weights changed."""
-        weights = {name: variable.numpy() for name, variable in self.model.named_variables.items()}
-        carried = [variable.numpy() for variable in self.sampler.carried.variables] if self.sampler.carried else []
-        return _rebuild, (self.run, dataclasses.replace(self.checkpoint, files=None), weights, carried)
+        return _rebuild, (self.run, dataclasses.replace(self.checkpoint, files=None), *self.copy_weights())
+
+    def copy_weights(self) -> model_folder.Weights:
+        """Returns the weights, and where training stopped reading a stream, as NumPy arrays."""
+        variables = {name: variable.numpy() for name, variable in self.model.named_variables.items()}
+        carried = self.sampler.carried
+        return model_folder.Weights(variables, [part.numpy() for part in carried.variables] if carried else [])
 
     def evaluate_split(
         self, split: str = "val", data_dir: str | Path = "", *, read: str = "", batch_size: int = 0
@@ -309,28 +313,36 @@ def load_model(run_dir: str | Path = "", checkpoint: str | int | Path = "latest"
     """Restores a model from a run folder alone.
 
     Args:
-        run_dir: the run folder; empty: the newest in `runs/`.
+        run_dir: the run folder, or a folder that `export --format=safetensors` wrote; empty: the newest in `runs/`.
         checkpoint: `latest`, `best` (lowest validation loss), a step, or the path of a checkpoint.
 
     Raises:
         UserError: there is no such run or checkpoint, or it is damaged.
     """
     run = run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True))
+    if model_folder.is_model_folder(run.path):
+        if str(checkpoint) not in ("latest", "best"):
+            raise UserError(f"--checkpoint={checkpoint}: {run.path} has only one; leave the flag out")
+        return _rebuild(run, model_folder.read_checkpoint(run.path), *model_folder.read_weights(run))
     found = checkpoints.find(run.path, str(checkpoint))
-    streams = {"carried/symbols": (run.training.batch_size,)} if LAYOUTS[run.data.layout].carries_state else {}
+    # an imported model may have no text to continue
+    is_carried = LAYOUTS[run.data.layout].carries_state and (
+        bool(run.fingerprint) or checkpoints.has_object(found, "carried")
+    )
+    streams = {"carried/symbols": (run.training.batch_size,)} if is_carried else {}
     checkpoints.check_model(found, variable_shapes(run.model, len(run.vocabulary)), streams)
-    model, carried = _make_model(run)
+    model, carried = _make_model(run, with_stream=is_carried)
     checkpoints.restore_weights(found, model, **({"carried": carried} if carried else {}))
     found.close()
     return _assemble(run, found, model, carried)
 
 
-def _make_model(run: Run) -> tuple[CharRNN, StreamState | None]:
-    """Makes the model of a run, with new weights, and for a stream where training stopped reading it."""
+def _make_model(run: Run, *, with_stream: bool) -> tuple[CharRNN, StreamState | None]:
+    """Makes the model of a run, with new weights, and with `with_stream` where training stopped reading it."""
     layout = LAYOUTS[run.data.layout]
     # the backend is chosen for this machine, whatever the model was trained on
     model = CharRNN(dataclasses.replace(run.model, implementation="auto"), len(run.vocabulary), layout=layout)
-    return model, StreamState(model, run.training.batch_size) if layout.carries_state else None
+    return model, StreamState(model, run.training.batch_size) if with_stream else None
 
 
 def _assemble(run: Run, checkpoint: Checkpoint, model: CharRNN, carried: StreamState | None) -> TrainedModel:
@@ -345,10 +357,10 @@ def _rebuild(
     weights: dict[str, npt.NDArray[Any]],
     carried_values: list[npt.NDArray[Any]],
 ) -> TrainedModel:
-    """Makes a model from what `TrainedModel.__reduce__` took of another one."""
-    model, carried = _make_model(run)
+    """Makes a model from its weights; with no `carried_values` it has no text to continue."""
+    model, carried = _make_model(run, with_stream=bool(carried_values))
     for name, variable in model.named_variables.items():
-        variable.assign(weights[name])
+        variable.assign(weights[name].astype(variable.dtype.as_numpy_dtype))  # a file may have float16
     for variable, value in zip(carried.variables if carried else (), carried_values, strict=True):
-        variable.assign(value)
+        variable.assign(value.astype(variable.dtype.as_numpy_dtype))
     return _assemble(run, checkpoint, model, carried)

@@ -137,15 +137,25 @@ def read_description(path: Path) -> Checkpoint:
     Raises:
         UserError: it is missing or damaged.
     """
-    return _parse_description(path, files.read_json(path / DESCRIPTION))
+    return parse_description(path, path / DESCRIPTION, files.read_json(path / DESCRIPTION))
 
 
-def _parse_description(path: Path, value: Any) -> Checkpoint:
+def parse_description(path: Path, file: Path, value: Any) -> Checkpoint:
+    """Checks what a file says about a checkpoint.
+
+    Args:
+        path: the folder of the checkpoint.
+        file: the file.
+        value: its content.
+
+    Raises:
+        UserError: it is damaged.
+    """
     if not isinstance(value, dict) or value.get("format") != FORMAT or type(value.get("step")) is not int:
-        raise UserError(f"{path / DESCRIPTION}: not a checkpoint of format {FORMAT}")
+        raise UserError(f"{file}: not a checkpoint of format {FORMAT}")
     losses = Losses(value.get("smooth_loss"), value.get("val_loss"))
     if not all(map(_is_loss, losses)) or not 0 <= value["step"] < _MAX_STEPS or not isinstance(value.get("log"), dict):
-        raise UserError(f"{path / DESCRIPTION}: the step, a loss or the log is invalid; the file is damaged")
+        raise UserError(f"{file}: the step, a loss or the log is invalid; the file is damaged")
     return Checkpoint(path, value["step"], losses, value["log"])
 
 
@@ -227,7 +237,7 @@ def _open_intact(path: Path) -> Checkpoint:
     try:
         with opened.report_removal():
             value = opened.read_description()
-            checkpoint = _parse_description(path, value)
+            checkpoint = parse_description(path, path / DESCRIPTION, value)
             _verify(opened, value.get("files"))
     except BaseException:
         opened.close()
@@ -336,6 +346,16 @@ def check_model(
         model = _get_model_name(reader)
         named = {f"{model}/{name}": shape for name, shape in shapes.items()}
         _check_shapes(checkpoint, reader, named | dict(others or {}))
+
+
+def has_object(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a checkpoint holds variables of the object that was saved under this name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with _open_weights(checkpoint) as (_, reader):
+        return any(variable.startswith(f"{name}/") for variable in reader.get_variable_to_shape_map())
 
 
 def _check_shapes(checkpoint: Checkpoint, reader: Any, shapes: Mapping[str, Sequence[int]]) -> None:

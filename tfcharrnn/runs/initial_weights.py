@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tfcharrnn import untrusted_files
@@ -10,8 +11,9 @@ from tfcharrnn.config import ModelConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.model.char_rnn import CharRNN, variable_shapes
-from tfcharrnn.runs import checkpoints
-from tfcharrnn.runs.checkpoints import Checkpoint
+from tfcharrnn.runs import checkpoints, model_folder
+from tfcharrnn.runs.run_folder import Run
+from tfcharrnn.untrusted_files import Array
 
 # Sets the weights of a model.
 InitialWeights = Callable[[CharRNN], None]
@@ -20,18 +22,16 @@ InitialWeights = Callable[[CharRNN], None]
 _OTHER_ARRAYS = ("carried/", "config")
 
 
-def from_checkpoint(checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vocabulary) -> InitialWeights:
-    """Returns a function that sets the weights of a checkpoint.
-
-    Args:
-        checkpoint: the checkpoint.
-        config: its model.
-        vocabulary: the model's symbols.
+def from_run(run: Run) -> InitialWeights:
+    """Returns a function that sets the latest weights of a run.
 
     Raises:
-        UserError: it holds another model.
+        UserError: the run has none, or those of another model.
     """
-    checkpoints.check_model(checkpoint, variable_shapes(config, len(vocabulary)))
+    if model_folder.is_model_folder(run.path):
+        return functools.partial(_set_weights, model_folder.read_weights(run).variables)
+    checkpoint = checkpoints.find(run.path)
+    checkpoints.check_model(checkpoint, variable_shapes(run.model, len(run.vocabulary)))
     return lambda model: checkpoints.restore_weights(checkpoint, model)
 
 
@@ -52,9 +52,9 @@ def from_arrays(path: str | Path, config: ModelConfig, vocabulary: Vocabulary) -
     arrays, symbols = untrusted_files.read_npz(path, variable_shapes(config, len(vocabulary)), ignored=_OTHER_ARRAYS)
     if symbols is not None and tuple(symbols) != vocabulary.symbols:
         raise UserError(f"{path}: has other symbols than the text, or in another order; use --init_from, or drop them")
+    return functools.partial(_set_weights, arrays)
 
-    def set_weights(model: CharRNN) -> None:
-        for name, variable in model.named_variables.items():
-            variable.assign(arrays[name])
 
-    return set_weights
+def _set_weights(arrays: Mapping[str, Array], model: CharRNN) -> None:
+    for name, variable in model.named_variables.items():
+        variable.assign(arrays[name].astype(variable.dtype.as_numpy_dtype))

@@ -1,4 +1,4 @@
-"""Exports a trained model as a SavedModel, a Keras model, NumPy arrays, ONNX or an HTML page."""
+"""Exports a trained model as a SavedModel, a Keras model, arrays, a model folder, ONNX or an HTML page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tfcharrnn.errors import ConfigError, UserError, first_line, warn
 from tfcharrnn.inference import trained_model
 from tfcharrnn.inference.trained_model import TrainedModel
 from tfcharrnn.model.backends import LIBRARY_CELLS
-from tfcharrnn.serving import web_page
+from tfcharrnn.runs import model_folder
+from tfcharrnn.serving import model_card, web_page
 
 if TYPE_CHECKING:
     import keras
@@ -35,6 +36,7 @@ def export_model(
     checkpoint: str | int | Path = "latest",
     *,
     overwrite: bool = False,
+    license: str = "",
 ) -> Path:
     """Exports a trained model for use without this package, as described in docs/serving.md.
 
@@ -45,6 +47,8 @@ def export_model(
             create, if its name ends in `.html`.
         checkpoint: `latest`, `best` (lowest validation loss), a step, or the path of a checkpoint.
         overwrite: replace an existing folder or file.
+        license: for the format `safetensors`, the license in the model card, an identifier of the Hugging Face hub;
+            empty: `unknown`.
 
     Returns:
         The folder or file, which is created atomically.
@@ -54,6 +58,10 @@ def export_model(
     """
     if format not in EXPORT_FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(EXPORT_FORMATS)}. Received: {format!r}")
+    if license:
+        if format != "safetensors":
+            raise ConfigError("--license: is for the model card of --format=safetensors; leave it out")
+        model_card.check_license(license)
     trained = trained_model.load_model(run_dir, checkpoint)
     path = Path(output) if output else trained.run.path / "export" / format
     if format == "html" and path.suffix == ".html":
@@ -62,6 +70,8 @@ def export_model(
     with files.create_folder(path, overwrite=overwrite) as folder:
         try:
             _WRITERS[format](trained, folder)
+            if format == "safetensors":
+                model_card.write_card(trained, folder / "README.md", license or "unknown")
         except tf.errors.OpError as error:
             raise UserError(
                 f"{path}: cannot be written ({first_line(error)}); free space or choose another folder"
@@ -98,6 +108,10 @@ def _write_npz(trained: TrainedModel, folder: Path) -> None:
     arrays = {name: variable.numpy() for name, variable in variables.items()}
     symbols = np.array(trained.run.vocabulary.symbols)
     np.savez(folder / "model.npz", symbols=symbols, config=np.array(json.dumps(_describe_model(trained))), **arrays)
+
+
+def _write_safetensors(trained: TrainedModel, folder: Path) -> None:
+    model_folder.write(folder, trained.run, trained.checkpoint, trained.copy_weights())
 
 
 def _write_onnx(trained: TrainedModel, folder: Path) -> None:
@@ -156,6 +170,7 @@ _WRITERS: dict[str, Callable[[TrainedModel, Path], None]] = {
     "saved_model": _write_saved_model,
     "keras": _write_keras,
     "npz": _write_npz,
+    "safetensors": _write_safetensors,
     "onnx": _write_onnx,
     "html": _write_html,
 }

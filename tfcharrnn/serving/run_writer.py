@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
@@ -11,6 +13,9 @@ from tfcharrnn.data.vocabulary import Vocabulary, find_symbol_order
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.untrusted_files import Array
+
+if TYPE_CHECKING:
+    from tfcharrnn.inference.trained_model import TrainedModel
 
 # the arrays of a cell, in order
 CELL_ARRAYS = ("kernel", "recurrent_kernel", "bias")
@@ -32,6 +37,21 @@ def reorder_symbols(variables: dict[str, Array], order: Sequence[int]) -> dict[s
         "output_kernel": variables["output_kernel"][:, order],
         "output_bias": variables["output_bias"][order],
     }
+
+
+def write_copy(trained: TrainedModel, run_dir: Path) -> None:
+    """Writes a model folder that was loaded as a run folder with a checkpoint of step 0, atomically.
+
+    Raises:
+        UserError: the folder exists or cannot be written.
+    """
+    from tfcharrnn.runs import checkpoints
+
+    run, carried = trained.run, trained.sampler.carried
+    with files.create_folder(run_dir) as folder:
+        dataclasses.replace(run, path=folder, fingerprint="").save()
+        objects = {"model": trained.model, **({"carried": carried} if carried else {})}
+        checkpoints.save(folder, objects, 0, trained.checkpoint.losses, {})
 
 
 def write_run(

@@ -23,7 +23,7 @@ from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model import backends
 from tfcharrnn.model.char_rnn import check_zero_start
 from tfcharrnn.preparation import cache, corpora
-from tfcharrnn.runs import checkpoints, initial_weights, run_folder
+from tfcharrnn.runs import initial_weights, model_folder, run_folder
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.settings import TrainSettings
 from tfcharrnn.training import budget
@@ -146,8 +146,7 @@ def train_model(
     with workers.report_lost_workers(str(saved.path if saved else run_dir)):
         weights = None
         if source:
-            found = checkpoints.find(source.path)
-            weights = initial_weights.from_checkpoint(found, source.model, source.vocabulary)
+            weights = initial_weights.from_run(source)
         notes: list[str] = []
         with workers.chief_first():
             if saved:
@@ -312,9 +311,10 @@ def prepare_resume(
     Raises:
         UserError: a setting that a resumed run cannot change, or other data.
     """
-    if not saved.fingerprint:
+    if not saved.fingerprint or model_folder.is_model_folder(saved.path):
+        what = "was imported" if not saved.fingerprint else "has no checkpoints"
         raise UserError(
-            f"{saved.path}: was imported, so there is nothing to resume; start a run with --init_from={saved.path}"
+            f"{saved.path}: {what}, so there is nothing to resume; start a run with --init_from={saved.path}"
         )
     if "epochs" in settings and "steps" not in settings:
         settings = {**settings, "steps": 0}

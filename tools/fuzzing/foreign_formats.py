@@ -19,6 +19,7 @@ from fuzzing.own_formats import SYMBOLS, Reader
 from tfcharrnn import config as config_lib
 from tfcharrnn import untrusted_files
 from tfcharrnn.config import ModelConfig
+from tfcharrnn.runs import safetensors_file
 from tfcharrnn.symbols import is_symbol
 
 FOREIGN_READERS: dict[str, Reader] = {}
@@ -135,6 +136,47 @@ def _check_npy(array: Any, damaged: Files, whole: Any) -> None:
 
 FOREIGN_READERS["npy"] = Reader(
     _make_npy, _damage_npy, lambda folder: untrusted_files.read_npy(folder / "array.npy"), _check_npy
+)
+
+
+_SAFETENSORS_SHAPES = {"half": (3, 4), "kernel": (4, 6), "bias": (6,)}
+_SAFETENSORS_TYPES = {"half": np.float16, "kernel": np.float32, "bias": np.float64}
+
+
+def _make_safetensors(folder: Path) -> None:
+    arrays = {
+        name: np.arange(np.prod(shape)).reshape(shape).astype(_SAFETENSORS_TYPES[name])
+        for name, shape in _SAFETENSORS_SHAPES.items()
+    }
+    safetensors_file.write_file(folder / "model.safetensors", arrays)
+
+
+def _damage_safetensors_header(rng: random.Random, data: bytes) -> bytes:
+    """Changes the header, in most cases with its right length in front."""
+    size = int.from_bytes(data[:8], "little")
+    header = damage_json(rng, data[8 : 8 + size])
+    length = len(header) if rng.random() < 0.8 else rng.choice(SIZES)
+    return struct.pack("<Q", length) + header + data[8 + size :]
+
+
+def _damage_safetensors(rng: random.Random, originals: Files) -> Files:
+    (data,) = originals.values()
+    return {"model.safetensors": damage_content(rng, data, 0.6, _damage_safetensors_header)}
+
+
+def _check_safetensors(arrays: dict[str, Any], damaged: Files, whole: Any) -> None:
+    """Correct: finite real numbers of the right shapes, which are in the file."""
+    assert {name: array.shape for name, array in arrays.items()} == _SAFETENSORS_SHAPES
+    for array in arrays.values():
+        assert array.dtype.kind in "fi" and np.isfinite(array).all()
+        assert array.tobytes() in damaged["model.safetensors"]
+
+
+FOREIGN_READERS["safetensors"] = Reader(
+    _make_safetensors,
+    _damage_safetensors,
+    lambda folder: safetensors_file.read_file(folder / "model.safetensors", _SAFETENSORS_SHAPES),
+    _check_safetensors,
 )
 
 
