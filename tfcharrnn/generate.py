@@ -16,6 +16,7 @@ from tfcharrnn import cli
 from tfcharrnn.config import GenerationConfig, check_exclusive
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.files import open_regular, report_read_errors
+from tfcharrnn.runs import pretrained
 from tfcharrnn.symbols import escape_for
 
 _FLAGS = flags.FLAGS
@@ -29,6 +30,13 @@ def main() -> None:
     if _FLAGS.prime_file:
         check_exclusive(prime=config.prime, prime_file=_FLAGS.prime_file)
         config = dataclasses.replace(config, prime=_read_prime(_FLAGS.prime_file))
+    run_dir = _FLAGS.run_dir
+    if _FLAGS.model == "list":
+        print("\n".join(pretrained.list_names()))
+        return
+    if _FLAGS.model:
+        check_exclusive(run_dir=run_dir, model=_FLAGS.model)
+        run_dir = str(pretrained.resolve(pretrained.PREFIX + _FLAGS.model))  # before TensorFlow is imported
     if _FLAGS.interactive and (_FLAGS.json or config.num_samples != 1):
         raise ConfigError("--interactive generates one text; leave out --json and --num_samples")
     cli.load_tensorflow()
@@ -39,11 +47,11 @@ def main() -> None:
 
     if _FLAGS.checkpoint == "list":
         for found in checkpoints.list_checkpoints(
-            run_lib.load(_FLAGS.run_dir or run_lib.find_newest_run(with_checkpoint=True)).path
+            run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True)).path
         ):
             print(found.describe())
         return
-    trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
+    trained = trained_model.load_model(run_dir, _FLAGS.checkpoint)
     if _FLAGS.interactive:
         repl.converse(trained.sampler, config)
     elif _FLAGS.json:
@@ -85,6 +93,9 @@ def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_config_flags(GenerationConfig)
     cli.define_run_flags("; list: list them")
+    flags.DEFINE_string(
+        "model", "", "Instead of --run_dir, a model that comes with the package, such as shakespeare; list: list them."
+    )
     flags.DEFINE_string("prime_file", "", "A UTF-8 file with the prime, or - for standard input.")
     flags.DEFINE_bool("interactive", False, "Ask for the start of a text and continue it, repeatedly.")
     flags.DEFINE_bool("json", False, "Print the texts as one JSON object.")

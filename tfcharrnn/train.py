@@ -52,7 +52,9 @@ def define_flags() -> None:
         "",
         "A .npz file with the weights to start from, named as in a checkpoint; export --format=npz writes one.",
     )
-    flags.DEFINE_string("init_from", "", "A run whose model and latest weights to start from, on another text.")
+    flags.DEFINE_string(
+        "init_from", "", "A run, or pretrained:NAME, whose model and latest weights to start from, on another text."
+    )
     flags.DEFINE_bool("resume", False, "Continue the run in --run_dir, or the newest, from its latest checkpoint.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing run.")
 

@@ -72,7 +72,7 @@ def write_report(
             written.
     """
     trained = run_dir if isinstance(run_dir, TrainedModel) else load_model(run_dir, checkpoint)
-    path = Path(output) if str(output) else trained.run.path / "report.html"
+    path = Path(output) if str(output) else trained.run.output_path("report.html")
     notes: list[str] = []
     if text is None and prime:
         text = report_text.generate_text(trained, characters, prime)

@@ -313,7 +313,8 @@ def load_model(run_dir: str | Path = "", checkpoint: str | int | Path = "latest"
     """Restores a model from a run folder alone.
 
     Args:
-        run_dir: the run folder, or a folder that `export --format=safetensors` wrote; empty: the newest in `runs/`.
+        run_dir: the run folder, a folder that `export --format=safetensors` wrote, or `pretrained:NAME` for a model
+            that comes with the package; empty: the newest in `runs/`.
         checkpoint: `latest`, `best` (lowest validation loss), a step, or the path of a checkpoint.
 
     Raises:

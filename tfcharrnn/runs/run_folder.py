@@ -21,7 +21,8 @@ from tfcharrnn import config as config_lib
 from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.data.vocabulary import Vocabulary
-from tfcharrnn.errors import UserError, command_line
+from tfcharrnn.errors import ConfigError, UserError, command_line
+from tfcharrnn.runs import pretrained
 
 FORMAT = 1
 RUNS_DIR = Path("runs")
@@ -66,6 +67,16 @@ class Run:
     training: TrainingConfig
     vocabulary: Vocabulary
     num_files: int = 0
+
+    def output_path(self, name: str) -> Path:
+        """Returns where to write a file or folder into the run folder.
+
+        Raises:
+            ConfigError: it is the folder of a model that comes with the package.
+        """
+        if pretrained.is_pretrained(self.path):
+            raise ConfigError("--output is missing: name what to create, since a pretrained model stays as it is")
+        return self.path / name
 
     def save(self) -> None:
         """Writes `vocab.json`, then `config.json`, which makes the folder a run folder."""
@@ -165,10 +176,13 @@ def clear_run_dir(path: Path) -> None:
 def load(path: str | Path) -> Run:
     """Reads the settings and the vocabulary of a run folder.
 
+    Args:
+        path: the folder, or `pretrained:NAME`.
+
     Raises:
         UserError: it is missing, is not a run folder, or is damaged.
     """
-    path = Path(path)
+    path = pretrained.resolve(path)
     config_path = path / _CONFIG
     if not os.path.isfile(config_path):  # Path.is_file raises for a name that is too long
         raise UserError(

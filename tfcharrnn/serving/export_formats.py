@@ -63,7 +63,7 @@ def export_model(
             raise ConfigError("--license: is for the model card of --format=safetensors; leave it out")
         model_card.check_license(license)
     trained = trained_model.load_model(run_dir, checkpoint)
-    path = Path(output) if output else trained.run.path / "export" / format
+    path = Path(output) if output else trained.run.output_path("export") / format
     if format == "html" and path.suffix == ".html":
         _export_page(trained, path, overwrite=overwrite)
         return path

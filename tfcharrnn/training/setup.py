@@ -112,7 +112,8 @@ def train_model(
         data_dir: a data folder made by `prepare_data`, instead of `input` or `corpus` among the settings.
         text: the text itself, instead of them. It is prepared like a file with this content, and stays in the user's
             cache, where `resume` and `evaluate_split` find it.
-        init_from: a run whose model, vocabulary and last weights the new run starts with, on another text.
+        init_from: a run, or `pretrained:NAME`, whose model, vocabulary and last weights the new run starts with, on
+            another text.
         init_arrays: a `.npz` file with the weights that the new run starts with, named as `export --format=npz` does.
         resume: continue the run from its last checkpoint.
         overwrite: replace an existing run.
