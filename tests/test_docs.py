@@ -64,7 +64,9 @@ def test_documented_flags_exist():
     assert {"train", "generate", "evaluate", "prepare", "report", "export", "plot", "novelty"} <= set(named)
     assert {"import_keras", "launch_local"} <= set(named)
     for command, flags in named.items():
-        shown = subprocess.run([sys.executable, "-m", f"tfcharrnn.{command}", "--help"], capture_output=True, cwd=ROOT)
+        shown = subprocess.run(
+            [sys.executable, "-m", f"tfcharrnn.{command}", "--helpfull"], capture_output=True, cwd=ROOT
+        )
         known = set(re.findall(r"^  --(?:\[no\])?(\w+)", shown.stdout.decode(), re.MULTILINE))
         assert known
         assert flags <= known | {"flagfile", "help"}, command

@@ -9,7 +9,6 @@ import functools
 import os
 import re
 import secrets
-import shlex
 import sys
 import traceback
 import typing
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from tfcharrnn import cell_registry, startup
+from tfcharrnn import cell_registry, flag_help, startup
 from tfcharrnn.config import check_settings
 from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
@@ -246,6 +245,7 @@ def run_command(
     *,
     takes_arguments: bool = False,
     left_to_train: tuple[type, ...] = (),
+    groups: tuple[flag_help.FlagGroup, ...] = (),
 ) -> typing.NoReturn:
     """Parses the flags, runs a command and exits.
 
@@ -256,6 +256,7 @@ def run_command(
         main: the command.
         takes_arguments: `main` takes the arguments that are not flags, as a list; otherwise there must be none.
         left_to_train: config dataclasses whose flags a flagfile or recipe may have, to be left to `train`.
+        groups: the flags, as its help shows them.
     """
     _open_standard_streams()
     names = frozenset(field.name for cls in left_to_train for field in dataclasses.fields(cls))
@@ -263,10 +264,11 @@ def run_command(
         names |= {"cell_module"}
     define_flags()
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+    flag_help.define_help_flags(Path(sys.argv[0]).stem, sys.modules[main.__module__].__doc__ or "", groups)
 
     def run(argv: list[str]) -> None:
         if len(argv) > 1 and not takes_arguments:
-            _exit_with_error(f"unexpected argument {argv[1]!r}; {_suggest_flag(argv[1])}", 2)
+            _exit_with_error(f"unexpected argument {argv[1]!r}; {flag_help.suggest_flag(argv[1])}", 2)
         _run_main(lambda: main(argv[1:]) if takes_arguments else main())
 
     try:
@@ -306,7 +308,6 @@ def _parse(argv: list[str], names: frozenset[str]) -> list[str]:
 
 
 def _parse_flags(argv: list[str], names: frozenset[str]) -> list[str]:
-    app.define_help_flags()
     try:
         return list(flags.FLAGS(_read_flagfiles(argv, names) if names else argv))
     except flags.CantOpenFlagFileError as error:
@@ -316,56 +317,10 @@ def _parse_flags(argv: list[str], names: frozenset[str]) -> list[str]:
     except UnicodeDecodeError:
         _exit_with_error("--flagfile: not a text file", 2)
     except flags.Error as error:
-        _exit_with_error(_explain_flag_error(error), 2)
-    except SystemExit:  # absl's help flags exit with 1
+        _exit_with_error(flag_help.explain_flag_error(error), 2)
+    except SystemExit:  # absl's --helpxml exits with 1
         sys.stdout.flush()
         sys.exit(0)
-
-
-# what people type for a flag, from other programs
-_SYNONYMS = {
-    "lr": "learning_rate",
-    "rate": "learning_rate",
-    "layers": "num_layers",
-    "hidden": "hidden_size",
-    "units": "hidden_size",
-    "rnn_size": "hidden_size",
-    "embedding": "embedding_size",
-    "batch": "batch_size",
-    "seq_len": "seq_length",
-    "block_size": "seq_length",
-    "model": "cell",
-    "file": "input",
-    "text": "input",
-    "data": "input",
-    "output": "run_dir",
-    "out_dir": "run_dir",
-    "dir": "run_dir",
-    "temp": "temperature",
-    "n": "length",
-    "num_chars": "length",
-    "start": "prime",
-    "prompt": "prime",
-    "samples": "num_samples",
-}
-
-
-def _explain_flag_error(error: flags.Error) -> str:
-    """Returns the message of a wrong flag in one line, with the flag that is meant."""
-    message = str(error).replace("\n", " ")
-    if isinstance(error, flags.UnrecognizedFlagError):
-        meant = _SYNONYMS.get(error.flagname.replace("-", "_"), error.flagname.replace("-", "_"))
-        if meant in flags.FLAGS and meant != error.flagname:
-            return f"there is no flag --{error.flagname}; did you mean --{meant}?"
-    return message
-
-
-def _suggest_flag(argument: str) -> str:
-    """Returns the flag that may be meant by an argument without one."""
-    name = next((name for name in ("input", "run_dir") if name in flags.FLAGS), "")
-    if name and os.path.exists(argument):
-        return f"did you mean --{name}={shlex.quote(argument)}?"
-    return "every setting is a flag, --NAME=VALUE"
 
 
 def _run_main(main: Callable[[], None]) -> None:

@@ -407,7 +407,12 @@ class TrainingConfig(_CheckedConfig):
         at_least=0,
     )
     sample_every: int = option(200, "Steps between samples of text; 0: only at the end.", at_least=0)
-    sample_length: int = option(300, "Symbols in a sample during training.", at_least=1, at_most=1_000_000)
+    sample_length: int = option(
+        300,
+        "Symbols in a sample during training; layout=lines: several lines of so many together.",
+        at_least=1,
+        at_most=1_000_000,
+    )
     checkpoint_every: int = option(
         200,
         "Steps between checkpoints, besides one at each new lowest validation loss; 0: only at the end.",
@@ -457,7 +462,12 @@ class GenerationConfig(_CheckedConfig):
         1.0, "Sample from the smallest set of characters with at least this total probability.", above=0.0, at_most=1.0
     )
     greedy: bool = option(False, "Always choose the likeliest character.")
-    num_samples: int = option(1, "Number of texts to generate in parallel.", at_least=1, at_most=100_000)
+    num_samples: int = option(
+        1,
+        "Number of texts to generate in parallel; those of a model of lines are printed one a line.",
+        at_least=1,
+        at_most=100_000,
+    )
     stop: str = option("", "End a text before the first occurrence of this string in the generated part.")
     seed: int = option(0, "Random seed; the same seed gives the same text.", at_least=0, at_most=2**31 - 1)
 

@@ -32,6 +32,7 @@ from absl import flags
 from tfcharrnn import cli
 from tfcharrnn.config import check_exclusive
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.flag_help import FlagGroup
 
 if TYPE_CHECKING:
     from tfcharrnn.inference.eval_inputs import EvalInput
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
     from tfcharrnn.inference.trained_model import TrainedModel
 
 _FLAGS = flags.FLAGS
+_GROUPS = (
+    FlagGroup("Model", ("run_dir", "checkpoint"), ("cell_module",)),
+    FlagGroup("Text", ("split", "input", "score"), ("encoding", "unknown", "data_dir")),
+    FlagGroup("How it is read", ("read", "window", "dynamic"), ("dynamic_rate", "dynamic_rule", "batch_size")),
+    FlagGroup("What is written", ("baselines", "by_character")),
+)
 _NOT_WITH_SCORE = ("read", "window", "dynamic", "unknown", "by_character", "baselines", "batch_size")
 
 
@@ -162,4 +169,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(define_flags, main)
+    cli.run_command(define_flags, main, groups=_GROUPS)

@@ -16,10 +16,17 @@ from tfcharrnn import cli
 from tfcharrnn.config import GenerationConfig, check_exclusive
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.files import open_regular, report_read_errors
+from tfcharrnn.flag_help import FlagGroup
 from tfcharrnn.runs import pretrained
 from tfcharrnn.symbols import escape_for
 
 _FLAGS = flags.FLAGS
+_GROUPS = (
+    FlagGroup("Model", ("run_dir", "checkpoint"), ("cell_module",)),
+    FlagGroup("Text", ("prime", "length", "num_samples", "stop"), ("prime_file",)),
+    FlagGroup("Choice of characters", ("temperature", "top_k", "seed"), ("top_p", "greedy")),
+    FlagGroup("What is written", ("interactive",), ("json",)),
+)
 # every character of it is read by the model
 _MAX_PRIME_BYTES = 10_000_000
 
@@ -46,10 +53,8 @@ def main() -> None:
     from tfcharrnn.runs import run_folder as run_lib
 
     if _FLAGS.checkpoint == "list":
-        for found in checkpoints.list_checkpoints(
-            run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True)).path
-        ):
-            print(found.describe())
+        run = run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True))
+        print(checkpoints.describe_checkpoints(run.path))
         return
     trained = trained_model.load_model(run_dir, _FLAGS.checkpoint)
     if _FLAGS.interactive:
@@ -63,10 +68,9 @@ def main() -> None:
             print(escape_for(sys.stdout, piece), end="", flush=True)
         print()
     else:
-        for index, text in enumerate(trained.sampler.generate(config)):
-            if index:
-                print("-" * 8)
-            print(escape_for(sys.stdout, text))
+        separator = "" if trained.sampler.vocabulary.is_of_lines else "-" * 8 + "\n"
+        texts = trained.sampler.generate(config)
+        print(separator.join(f"{escape_for(sys.stdout, text)}\n" for text in texts), end="")
 
 
 def _read_prime(name: str) -> str:
@@ -102,4 +106,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(define_flags, main)
+    cli.run_command(define_flags, main, groups=_GROUPS)

@@ -14,8 +14,15 @@ from absl import flags
 
 from tfcharrnn import cli
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive
+from tfcharrnn.flag_help import FlagGroup
 
 _FLAGS = flags.FLAGS
+_GROUPS = (
+    FlagGroup("Text", ("input", "corpus", "encoding"), ("lowercase", "drop_digits", "drop_chars", "recipe")),
+    FlagGroup("Examples", ("layout", "seq_length", "val_fraction", "test_fraction"), (DataConfig,)),
+    FlagGroup("Records of another program", (), ("from_records", "vocabulary")),
+    FlagGroup("What is written", ("output_dir", "overwrite"), ("num_shards", "compression", "jobs")),
+)
 
 
 def main() -> None:
@@ -69,4 +76,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(define_flags, main, left_to_train=(ModelConfig, TrainingConfig))
+    cli.run_command(define_flags, main, left_to_train=(ModelConfig, TrainingConfig), groups=_GROUPS)

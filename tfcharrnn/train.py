@@ -11,11 +11,36 @@ from absl import flags
 
 from tfcharrnn import cli
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
+from tfcharrnn.flag_help import FlagGroup
 
 _FLAGS = flags.FLAGS
 # exit code of workers that a signal stopped early, for whoever restarts them (EX_TEMPFAIL in sysexits.h)
 STOPPED = 75
 _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
+_GROUPS = (
+    FlagGroup("Text", ("input", "layout"), ("corpus", "data_dir", DataConfig)),
+    FlagGroup("Model", ("cell", "hidden_size", "num_layers"), (ModelConfig, "cell_module", "init_from", "init_arrays")),
+    FlagGroup("Training", ("minutes", "learning_rate", "steps"), ("recipe", TrainingConfig)),
+    FlagGroup(
+        "What is written",
+        ("run_dir", "resume"),
+        (
+            "overwrite",
+            "log_every",
+            "sample_every",
+            "sample_length",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "keep_every",
+            "smoothing",
+            "smoothing_start",
+            "plot",
+            "tensorboard",
+            "num_shards",
+            "compression",
+        ),
+    ),
+)
 
 
 def main() -> None:
@@ -60,4 +85,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(define_flags, main)
+    cli.run_command(define_flags, main, groups=_GROUPS)

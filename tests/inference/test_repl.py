@@ -3,7 +3,7 @@ import pytest
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
-from tfcharrnn.inference.repl import Conversation
+from tfcharrnn.inference.repl import Conversation, complete_command
 
 
 class Echo:
@@ -86,6 +86,43 @@ def test_what_cannot_be_is_one_line_and_changes_nothing(conversation, written, l
         conversation.answer(line)
     assert "\n" not in str(caught.value)
     assert (conversation.config, conversation.text, written) == (before, "", [])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/temperature x", "/temperature takes a number. Received: 'x'"),
+        ("/temperature 0", "/temperature must be at least 1e-06. Received: 0.0"),
+        ("/top_p 2", "/top_p must be at most 1.0. Received: 2.0"),
+        ("~", "the text: the model's vocabulary does not have '~'"),
+    ],
+)
+def test_an_error_names_what_was_typed(conversation, line, message):
+    with pytest.raises(UserError) as caught:
+        conversation.answer(line)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("/t", ["/temperature ", "/top_k ", "/top_p "]),
+        ("/u", ["/undo"]),
+        ("/se", ["/seed ", "/settings"]),
+        ("/x", []),
+        ("//", []),
+        ("/top_k 3", []),
+        ("a /t", []),
+        ("", []),
+    ],
+)
+def test_commands_are_completed(line, commands):
+    assert complete_command(line) == commands
+
+
+def test_every_command_that_is_completed_exists_and_is_in_the_help(conversation):
+    for command in complete_command("/"):
+        assert command.strip() in conversation.answer("/help") + " /help"
 
 
 def test_a_text_may_begin_with_a_slash(conversation, written):

@@ -53,16 +53,20 @@ class Parrot:
         return [LEARNED] * config.num_samples
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_generate(kind, count, monkeypatch):
+def run_generate(monkeypatch, stdout, sampler, count):
     settings = SimpleNamespace(interactive=False, json=False, checkpoint="latest", run_dir="", prime_file="")
     monkeypatch.setattr(generate, "_FLAGS", settings)
     monkeypatch.setattr(cli, "parse_config", lambda cls: GenerationConfig(num_samples=count))
     monkeypatch.setattr(cli, "load_tensorflow", lambda: None)
     monkeypatch.setattr(cli, "load_cells", lambda: None)
-    monkeypatch.setattr(trained_model, "load_model", lambda *_: SimpleNamespace(sampler=Parrot()))
-    monkeypatch.setattr(sys, "stdout", kind())
+    monkeypatch.setattr(trained_model, "load_model", lambda *_: SimpleNamespace(sampler=sampler))
+    monkeypatch.setattr(sys, "stdout", stdout)
     generate.main()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_generate(kind, count, monkeypatch):
+    run_generate(monkeypatch, kind(), Parrot(), count)
     assert sys.stdout.getvalue() == "\n--------\n".join([expected(kind)] * count) + "\n"
 
 
@@ -106,6 +110,42 @@ class Offering:
 
     def predict_next(self, config, count):
         return [("x", 0.75), ("y", 0.25)]
+
+
+class Silent:
+    """A sampler that is not asked."""
+
+    vocabulary = Vocabulary("a")
+
+
+def test_a_terminal_completes_commands(monkeypatch):
+    given = {}
+    readline = SimpleNamespace(
+        get_line_buffer=lambda: "/a",
+        set_completer=lambda complete: given.update(complete=complete),
+        set_completer_delims=lambda delimiters: given.update(delimiters=delimiters),
+        parse_and_bind=lambda line: given.update(binding=line),
+    )
+    monkeypatch.setitem(sys.modules, "readline", readline)
+    converse(monkeypatch, [], Silent())
+    assert (given["delimiters"], given["binding"]) == ("", "tab: complete")
+    assert [given["complete"]("/a", index) for index in range(2)] == ["/again", None]
+
+
+def test_a_python_without_readline_converses(monkeypatch):
+    monkeypatch.setitem(sys.modules, "readline", None)
+    assert "/help" in converse(monkeypatch, [], Silent())
+
+
+def test_names_are_one_a_line(monkeypatch):
+    class Names(Parrot):
+        vocabulary = Vocabulary(["<PAD>", "<S>", "</S>", "a", "b"])
+
+        def generate(self, config):
+            return ["ab", "", "ba"]
+
+    run_generate(monkeypatch, io.StringIO(), Names(), 3)
+    assert sys.stdout.getvalue() == "ab\n\nba\n"
 
 
 def test_choices_and_the_end_begin_on_a_line_of_their_own(monkeypatch):

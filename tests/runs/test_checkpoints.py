@@ -34,6 +34,21 @@ def save(run_dir):
     return go
 
 
+def test_the_list_marks_the_best_and_the_latest(save, run_dir):
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        checkpoints.describe_checkpoints(run_dir)
+    for step, loss in ((1, 2.5), (2, 1.5), (3, 2.0)):
+        save(step, loss)
+    folder = run_dir / "checkpoints"
+    assert checkpoints.describe_checkpoints(run_dir).splitlines() == [
+        f"step 1  smoothed loss 2.5000  {folder / 'step-00000001'}",
+        f"step 2  smoothed loss 1.5000  {folder / 'step-00000002'}  best",
+        f"step 3  smoothed loss 2.0000  {folder / 'step-00000003'}  latest",
+    ]
+    save(4, 1.0)
+    assert checkpoints.describe_checkpoints(run_dir).endswith("step-00000004  best, latest")
+
+
 def names(run_dir):
     return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tfcharrnn.inference.evaluation import Evaluator
 from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.runs import checkpoints
 from tfcharrnn.runs import run_folder as run_lib
-from tfcharrnn.training import metrics, optimizers, setup, train_step
+from tfcharrnn.training import loop, metrics, optimizers, setup, train_step
 from tfcharrnn.training.signals import StopSignals
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
@@ -492,3 +493,18 @@ def test_what_cannot_begin_with_another_run_is_told(train, tmp_path, other_text)
     refused("must differ from --init_from", tfcharrnn.ConfigError, run_dir="first", overwrite=True, input=(other_text,))
     assert checkpoints.list_checkpoints(tmp_path / "first")
     refused("not a run folder", init_from=tmp_path, input=(other_text,))
+
+
+def test_a_sample_of_a_model_of_lines_has_several(tmp_path):
+    recorder = loop.Recorder.__new__(loop.Recorder)
+    recorder._run = SimpleNamespace(training=TrainingConfig(sample_length=9, seed=2**31 - 1))
+    asked = []
+
+    def generate(config):
+        asked.append(config)
+        return ["abc", "ab", "abcd", "a"][: config.num_samples]
+
+    for symbols, sample in ((["<PAD>", "<S>", "</S>", "a"], "abc\nab"), (["<S>", "a"], "abc")):
+        recorder._sampler = SimpleNamespace(vocabulary=tfcharrnn.Vocabulary(symbols), generate=generate)
+        assert recorder._generate_sample(3) == sample
+    assert [(config.num_samples, config.length, config.seed) for config in asked] == [(10, 9, 2), (1, 9, 2)]

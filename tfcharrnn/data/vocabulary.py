@@ -127,6 +127,11 @@ class Vocabulary:
         """The id of `</S>`, the end of a line, or None if the vocabulary does not have it."""
         return self.symbols.index(END) if END in self.symbols[: self.num_special] else None
 
+    @property
+    def is_of_lines(self) -> bool:
+        """Whether a generated text is one line: it ends with `</S>`, and no character is a line end."""
+        return self.end_id is not None and "\n" not in self.symbols
+
     def encode(self, text: str, what: str = "text") -> npt.NDArray[np.int32]:
         """Returns the ids of the characters of a text, `[len(text)]`.
 

@@ -5,7 +5,6 @@ A line that starts with a slash is a command; `/help` lists them. Two slashes st
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import sys
@@ -19,7 +18,7 @@ from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.symbols import TextDecoder, escape_for, quote_symbols, symbols_to_text, text_to_symbols
 
 _HELP = """Type the beginning of a text; an empty line continues the text so far. A backslash at the end of a line
-joins it with the next line. Commands:
+joins it with the next line. Commands, which Tab completes:
   /temperature X  below 1 more predictable, above 1 more varied   /top_k N  sample the N likeliest; 0: all
   /top_p X        sample the likeliest with total probability X   /length N characters to generate
   /seed N         the same seed gives the same text   /stop TEXT  end a text before TEXT; empty: off
@@ -31,6 +30,8 @@ joins it with the next line. Commands:
 _WORD_SAMPLES = 100
 _WORD_LENGTH = 20
 _SETTINGS = ("temperature", "top_k", "top_p", "length", "seed", "stop")
+_COMMANDS = (*_SETTINGS, "undo", "again", "pick", "words", "settings", "help", "quit")
+_WITHOUT_VALUE = ("undo", "again", "settings", "help", "quit")
 
 
 class _Turn(NamedTuple):
@@ -72,9 +73,15 @@ class Conversation:
             A message for the user, apart from the text.
 
         Raises:
-            UserError: a character is outside the vocabulary, or a setting is invalid.
+            UserError: a character is outside the vocabulary, or a setting is invalid; the message names what was typed.
             EOFError: `/quit`.
         """
+        try:
+            return self._answer(line)
+        except UserError as error:
+            raise UserError(_name_typed(str(error))) from None
+
+    def _answer(self, line: str) -> str:
         if line.startswith("/") and not line.startswith("//"):
             return self._run_command(*line[1:].partition(" ")[::2])
         line = line.removeprefix("/") if line.startswith("//") else line
@@ -171,12 +178,40 @@ class Conversation:
         return ""
 
 
+def _name_typed(message: str) -> str:
+    """Returns the message about a flag with what the user typed here instead: a command, or the text."""
+    return re.sub(r"^--(\w+)", lambda flag: f"/{flag[1]}" if flag[1] in _SETTINGS else "the text", message)
+
+
+def complete_command(line: str) -> list[str]:
+    """Returns the commands that a line may become, with a space behind those that take a value."""
+    if not line.startswith("/"):
+        return []
+    return [f"/{name}{'' if name in _WITHOUT_VALUE else ' '}" for name in _COMMANDS if name.startswith(line[1:])]
+
+
+def _enable_editing() -> None:
+    """Gives `input` a history, line editing and, with Tab, the completion of commands, where Python has them."""
+    try:
+        import readline
+    except ImportError:
+        return
+
+    def complete(_: str, index: int) -> str | None:
+        found = complete_command(readline.get_line_buffer())
+        return found[index] if index < len(found) else None
+
+    readline.set_completer_delims("")  # a line is completed as a whole
+    readline.set_completer(complete)
+    is_libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
+
+
 def converse(sampler: Sampler, config: GenerationConfig) -> None:
     """Answers lines from standard input until it ends: text on standard output, messages on standard error."""
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if is_terminal:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (gives `input` a history and line editing)
+        _enable_editing()
 
     # so that a message starts on a line of its own after a text without a newline at its end
     is_shown_together = sys.stdout.isatty() and sys.stderr.isatty()

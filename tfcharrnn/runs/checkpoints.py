@@ -63,11 +63,11 @@ class Checkpoint:
     log: dict[str, Any]
     files: CheckpointFiles | None = dataclasses.field(default=None, compare=False, repr=False)
 
-    def describe(self) -> str:
-        """Formats step, losses and folder as one line."""
+    def describe(self, mark: str = "") -> str:
+        """Formats step, losses, folder and a mark as one line."""
         losses = {"smoothed loss": self.losses.smooth, "validation loss": self.losses.val}
         shown = [f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
-        return "  ".join([f"step {self.step}", *shown, str(self.path)])
+        return "  ".join([f"step {self.step}", *shown, str(self.path), *filter(None, [mark])])
 
     def close(self) -> None:
         """Closes the files; they are opened again if needed."""
@@ -118,6 +118,22 @@ def list_checkpoints(run_dir: Path, *, warn_damaged: bool = False) -> list[Check
             if warn_damaged and os.path.lexists(path):  # else a trainer removed it
                 warn(f"{error}; ignoring this checkpoint")
     return sorted(readable, key=lambda checkpoint: checkpoint.step)
+
+
+def describe_checkpoints(run_dir: Path) -> str:
+    """Describes the checkpoints of a run, one a line, with a mark at those that `--checkpoint=best|latest` takes.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = list_checkpoints(run_dir, warn_damaged=True)
+    if not found:
+        raise UserError(f"{run_dir}: has no checkpoint yet; train the model first")
+    marked = {"best": _sort_by_loss(found)[-1:], "latest": found[-1:]}
+    return "\n".join(
+        checkpoint.describe(", ".join(mark for mark, holders in marked.items() if checkpoint in holders))
+        for checkpoint in found
+    )
 
 
 def _sort_by_loss(checkpoints: list[Checkpoint]) -> list[Checkpoint]:

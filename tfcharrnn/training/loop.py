@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +39,9 @@ from tfcharrnn.training.progress import Progress
 from tfcharrnn.training.signals import StopSignals
 from tfcharrnn.training.train_step import RunLength, StepResults, StepRunner, Trainer
 from tfcharrnn.training.training_state import TrainingState
+
+# lines of a sample at most
+_SAMPLE_LINES = 10
 
 
 def train(
@@ -186,8 +191,7 @@ class Recorder:
             self.notify("on_validation", ValidationReport(step, val_loss, metrics.best))
 
         if self._is_due(config.sample_every):
-            settings = GenerationConfig(length=config.sample_length, seed=(config.seed + step) % 2**31)
-            text = self._sampler.generate(settings)[0]
+            text = self._generate_sample(step)
             smooth_loss = results.loss if metrics.smooth_loss is None else metrics.smooth_loss
             self._logs.write_sample(f"step {step}, smoothed loss {smooth_loss:.4f}", text)
             self.notify("on_sample", SampleReport(step, text))
@@ -201,6 +205,16 @@ class Recorder:
         path = self._state.save(self._run.path, self._logs.sync(), val_loss)
         checkpoints.prune(self._run.path, config.keep_checkpoints, config.keep_every)
         return path
+
+    def _generate_sample(self, step: int) -> str:
+        """Generates a text, or from a model of lines as many as are about as long together, one a line."""
+        length = self._run.training.sample_length
+        settings = GenerationConfig(length=length, seed=(self._run.training.seed + step) % 2**31)
+        if not self._sampler.vocabulary.is_of_lines:
+            return self._sampler.generate(settings)[0]
+        lines = self._sampler.generate(dataclasses.replace(settings, num_samples=_SAMPLE_LINES))
+        ends = itertools.accumulate(len(line) + 1 for line in lines)
+        return "\n".join(line for line, end in zip(lines, ends, strict=True) if line is lines[0] or end <= length)
 
     def notify(self, event: str, report: Any) -> None:
         """Calls a method of every callback.
