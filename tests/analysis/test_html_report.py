@@ -372,11 +372,43 @@ def test_the_curve_and_the_samples_are_read_by_keyboard(opened):
 
 @pytest.mark.parametrize("width", [380, 800, 1600])
 def test_no_width_makes_the_page_scroll_sideways(opened, width):
-    opened.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False},
-    )
+    resize(opened, width)
     assert script(opened, "document.documentElement.scrollWidth") <= width
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def resize(browser, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    settle(browser)
+    settle(browser)
+
+
+def test_a_table_that_is_cut_says_so(opened):
+    opened.execute_script("document.getElementById('rows').open = true")
+    cues = "[...document.querySelectorAll('.cue')].map((cue) => cue.textContent)"
+    cut = """[...document.querySelectorAll('.scroll')].map((region) => [
+      region.scrollWidth - region.clientWidth > 1, region.classList.contains('right')])"""
+    resize(opened, 400)
+    assert script(opened, cut) == [[True, True], [True, True]]
+    assert script(opened, cues) == ["Scroll → for more columns"] * 2
+    shadow = "getComputedStyle(document.querySelector('.scroll')).boxShadow"
+    before = script(opened, shadow)
+    opened.execute_script("document.querySelectorAll('.scroll').forEach((region) => region.scrollTo(9999, 0))")
+    settle(opened)
+    settle(opened)
+    assert script(opened, cues) == ["", ""]
+    assert script(opened, shadow) != before
+    resize(opened, 1400)
+    assert script(opened, cut)[0] == [False, False]
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_legend_stays_with_its_line(opened):
+    lines = "[...document.querySelectorAll('.legend')].map((item) => item.getClientRects().length)"
+    for width in range(300, 500, 20):
+        resize(opened, width)
+        assert script(opened, lines) == [1, 1], "each is one box, not broken between the line and its name"
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
