@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from tfcharrnn import portability
 from tfcharrnn.errors import UserError, warn
+from tfcharrnn.portability import sync
 
 # A vocabulary of every Unicode character, written as JSON escapes, stays well under this.
 MAX_JSON_BYTES = 64 * 2**20
@@ -43,15 +45,6 @@ def open_file_sha256(file: IO[bytes]) -> str:
     while block := file.read(2**20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,7 +74,8 @@ def create_file(path: Path) -> Iterator[Callable[[bytes], None]]:
     try:
         with _report_write_errors(path):
             # not through a link that somebody else has put there
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | portability.O_BINARY
+            descriptor = os.open(temporary, flags, 0o666)
             _try_lock(descriptor)  # so that it is not taken for a leftover
         file = open(descriptor, "wb")  # noqa: SIM115
         try:
@@ -176,7 +170,7 @@ def open_regular(path: Path, *, folder: int | None = None) -> IO[bytes]:
         UserError: it is a pipe or a device, which may never end.
     """
     name = path if folder is None else path.name
-    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
+    descriptor = os.open(name, os.O_RDONLY | portability.O_NONBLOCK | portability.O_BINARY, dir_fd=folder)
     try:
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises its own error
@@ -212,7 +206,8 @@ def open_in_place(path: Path, flags: int) -> int:
     if path.is_symlink():
         raise UserError(f"{path}: is a symbolic link, which may lead out of its folder; put the file itself there")
     try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        safe = portability.O_NOFOLLOW | portability.O_NONBLOCK | portability.O_BINARY
+        descriptor = os.open(path, flags | os.O_CREAT | safe, 0o666)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a pipe that nobody reads
             raise _not_regular_error(path) from None
@@ -269,20 +264,19 @@ def _create_hidden_folder(path: Path, suffix: str) -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-                stack.callback(os.close, descriptor)
-                _try_lock(descriptor, wait=True)
+                descriptor = portability.open_folder(folder)
+                if descriptor is not None:
+                    stack.callback(os.close, descriptor)
+                    _try_lock(descriptor, wait=True)
                 is_locked = folder.exists()
         yield folder
 
 
 def _try_lock(descriptor: int, *, wait: bool = False) -> bool:
     """Locks a file or folder until its descriptor is closed; returns whether that was possible."""
-    import fcntl
-
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # locked by another process; or a file system without locks, where leftovers stay
+        portability.lock(descriptor, wait=wait)
+    except OSError:  # locked by another process; or there are no locks, and leftovers stay
         return False
     return True
 
@@ -301,7 +295,7 @@ def remove_leftovers(path: Path) -> None:
         leftovers += [child for child in path.parent.iterdir() if name.fullmatch(child.name)]
     for leftover in leftovers:
         with contextlib.suppress(OSError):
-            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(leftover, os.O_RDONLY | portability.O_NOFOLLOW | portability.O_NONBLOCK)
             try:
                 if _try_lock(descriptor):
                     _remove_leftover(leftover, path)
@@ -364,9 +358,10 @@ def ascii_alias(folder: Path) -> Iterator[str]:
     alias = ""
     with contextlib.ExitStack() as stack:
         if not str(folder).isascii():
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, descriptor)
-            alias = f"/proc/self/fd/{descriptor}"
+            descriptor = portability.open_folder(folder)
+            if descriptor is not None:
+                stack.callback(os.close, descriptor)
+                alias = f"/proc/self/fd/{descriptor}"
         yield alias if os.path.isdir(alias) else str(folder)
 
 
@@ -388,12 +383,10 @@ def lock_file(path: Path, to: str, *, wait: bool = False) -> int:
         OSError: the file cannot be created.
         UserError: it is a link, a pipe or a device.
     """
-    import fcntl
-
     while True:
         descriptor = open_in_place(path, os.O_RDWR)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            portability.lock(descriptor, wait=wait)
             # the owner removes the file on unlocking; a lock on a removed file excludes nobody
             if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 os.close(descriptor)
@@ -405,11 +398,11 @@ def lock_file(path: Path, to: str, *, wait: bool = False) -> int:
             owner = os.read(descriptor, 200).decode("utf-8", "replace").strip()
             os.close(descriptor)
             raise BlockingIOError(owner or "unknown") from None
-        except OSError as error:  # a file system without locks
+        except OSError as error:  # no locks
             warn(f"{path.parent}: cannot be locked ({error.strerror}); make sure no other process will {to} there")
         with contextlib.suppress(OSError):  # only needed for the message
             os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         return descriptor
 
 

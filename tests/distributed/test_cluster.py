@@ -199,7 +199,7 @@ def test_who_is_left_waiting_is_ended(monkeypatch):
         "import json, os, time; i = json.loads(os.environ['TF_CONFIG'])['task']['index']; time.sleep(60 * i); exit(3)"
     )
     monkeypatch.setattr(local_workers, "_GRACE_SECONDS", 0.5)
-    before = {number: signal.getsignal(number) for number in local_workers._FORWARDED_SIGNALS}
+    before = {number: signal.getsignal(number) for number in local_workers.STOP_SIGNALS}
     begun = time.monotonic()
     assert local_workers.run_workers([sys.executable, "-c", code], 2) == 3
     assert time.monotonic() - begun < 50

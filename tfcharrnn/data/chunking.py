@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tfcharrnn import rng
+from tfcharrnn import portability, rng
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.examples import STREAM_CHUNK, Examples, cut_stream, make_evaluation_examples
 from tfcharrnn.data.vocabulary import Vocabulary
@@ -100,7 +100,7 @@ def split_lines(text: str, config: DataConfig) -> tuple[list[str], dict[str, int
 def limit_search_time(config: DataConfig, size: int) -> Iterator[None]:
     """Limits the time to search a text for matches of `--delimiter`, since some patterns would take centuries.
 
-    Outside the main thread, where Python allows no signal handlers, there is no limit.
+    Outside the main thread, where Python allows no signal handlers, and on systems without timers there is no limit.
 
     Args:
         config: names the delimiter.
@@ -109,7 +109,7 @@ def limit_search_time(config: DataConfig, size: int) -> Iterator[None]:
     Raises:
         UserError: the search took too long; raised within the body.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not portability.has_timers():
         yield
         return
 

@@ -18,10 +18,10 @@ from typing import IO
 
 from tfcharrnn.distributed.membership import TOKEN_VARIABLE
 from tfcharrnn.errors import UserError
+from tfcharrnn.portability import STOP_SIGNALS
 
 # After a worker fails, the others have this many seconds to end; then they get SIGTERM, and once more later SIGKILL.
 _GRACE_SECONDS = 60.0
-_FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def make_tf_configs(count: int) -> list[str]:
@@ -61,7 +61,7 @@ def run_workers(command: Sequence[str], count: int) -> int:
         for worker in workers:
             worker.send_signal(number)
 
-    for number in _FORWARDED_SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, forward)
     threads = []
     for index, worker in enumerate(workers):

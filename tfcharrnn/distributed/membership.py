@@ -16,6 +16,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tfcharrnn import portability
 from tfcharrnn.errors import ConfigError, UserError, warn
 
 # the environment variable of the token
@@ -77,7 +78,7 @@ def read_token(run_dir: Path | None) -> bytes | None:
     if run_dir is None or os.environ.get(TOKEN_VARIABLE):
         return os.environ.get(TOKEN_VARIABLE, "").encode()
     try:
-        descriptor = os.open(run_dir / _TOKEN_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(run_dir / _TOKEN_FILE, os.O_RDONLY | portability.O_NOFOLLOW | portability.O_NONBLOCK)
     except OSError:
         return None
     with contextlib.suppress(OSError), open(descriptor, "rb") as file:

@@ -127,7 +127,7 @@ def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops the workers
     try:
         is_set = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) == 0
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):
         is_set = False
     if not is_set:  # not Linux
         threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tfcharrnn import files
+from tfcharrnn import files, portability
 from tfcharrnn.errors import UserError
 
 DESCRIPTION = "checkpoint.json"
@@ -46,10 +46,12 @@ class CheckpointFiles:
         self.close = weakref.finalize(self, stack.close)
         try:
             self._folder = _open_folder(path)
-            stack.callback(os.close, self._folder)
+            if self._folder is not None:
+                stack.callback(os.close, self._folder)
             with self.report_removal():
                 with files.report_read_errors(path):
-                    self.names = {name for name in os.listdir(self._folder) if name.startswith(f"{PREFIX}.")}
+                    listed = os.listdir(path if self._folder is None else self._folder)
+                    self.names = {name for name in listed if name.startswith(f"{PREFIX}.")}
                 for name in (DESCRIPTION, *filter(_WEIGHTS.fullmatch, self.names)):
                     with files.report_read_errors(path / name):
                         self._files[name] = stack.enter_context(files.open_regular(path / name, folder=self._folder))
@@ -69,7 +71,8 @@ class CheckpointFiles:
             yield
         except UserError as error:
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(self._folder), os.stat(self.path)):
+                status = os.stat(self.path)
+                if self._folder is None or os.path.samestat(os.fstat(self._folder), status):
                     raise
             raise CheckpointRemovedError(str(error)) from None
 
@@ -114,10 +117,10 @@ class CheckpointFiles:
             yield str(prefix)
 
 
-def _open_folder(path: Path) -> int:
-    """Opens a folder and returns its descriptor."""
+def _open_folder(path: Path) -> int | None:
+    """Opens a folder and returns its descriptor, or None where folders have none."""
     with files.report_read_errors(path):
         try:
-            return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            return portability.open_folder(path)
         except FileNotFoundError:
             raise CheckpointRemovedError(f"{path}: no such folder") from None

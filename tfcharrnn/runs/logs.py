@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from tfcharrnn import files
+from tfcharrnn import files, portability
 from tfcharrnn.errors import UserError
 
 _METRICS = "metrics.jsonl"
@@ -55,7 +55,7 @@ class LogWriter:
         """Forces both files to disk; returns their sizes in bytes."""
         for path in self._paths.values():
             with _report_write_errors(path):
-                files.sync(path)
+                portability.sync(path)
         return {name: path.stat().st_size for name, path in self._paths.items()}
 
     def _append(self, name: str, text: str) -> None:

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from tfcharrnn import portability
 from tfcharrnn.errors import UserError, first_line, shorten
 from tfcharrnn.untrusted_files import Array
 
@@ -117,11 +118,13 @@ def read_file(path: str | Path) -> KerasFile:
 
 
 def read_file_safely(path: str | Path) -> KerasFile:
-    """Reads a model file in a child process first, since a damaged file can crash the HDF5 library.
+    """Reads a model file in a child process first, if there can be one: a damaged file can crash the HDF5 library.
 
     Raises:
         UserError: the child was killed, or any error of `read_file`.
     """
+    if not portability.can_fork():
+        return read_file(path)
     child = os.fork()
     if not child:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the child even while the library hangs

@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+from tfcharrnn.portability import STOP_SIGNALS
 
 
 class StopSignals:
@@ -28,7 +28,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in STOP_SIGNALS:
                 self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
