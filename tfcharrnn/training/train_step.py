@@ -196,6 +196,9 @@ class Trainer:
             rows = self.run_steps(
                 np.int64(call.first_step), np.int32(begin), np.int32(end), call.ids, np.int32(skips_left), *sizes
             ).numpy()[begin:end]
+            if self.carried is not None:
+                # not in compiled code: on a GPU, XLA cannot use int32 variables, which TensorFlow keeps on the host
+                self.carried.symbols.assign(call.ids[end - 1, :, -1])
             seconds = time.perf_counter() - start
             is_first = width not in self._compiled_widths
             if not is_first:
@@ -253,8 +256,6 @@ class Trainer:
             index += 1
         if self.carried is not None:
             tf.nest.map_structure(lambda variable, value: variable.assign(value), self.carried.state, states)
-            # `batches[end - 1, :, -1]` would make `end` a constant of the compiled code, compiled anew for each value
-            self.carried.symbols.assign(tf.gather(batches, end - 1)[:, -1])
         return metrics.stack()
 
     def gradients(
