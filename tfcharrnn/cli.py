@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from tfcharrnn import cell_registry, flag_help, startup
+from tfcharrnn import cell_registry, devices, flag_help, startup
 from tfcharrnn.config import check_settings
 from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
@@ -95,6 +95,13 @@ def define_cell_module_flag() -> None:
         [],
         "Python code that registers cells of your own: FILE.py|MODULE[,...]. It is imported, so name only code that "
         "you trust.",
+    )
+
+
+def define_device_flag() -> None:
+    """Defines `--device`, which `load_tensorflow` follows."""
+    flags.DEFINE_enum(
+        "device", "auto", devices.DEVICES, "What to compute on: cpu, gpu, or auto: the GPUs if there are any that work."
     )
 
 
@@ -261,7 +268,7 @@ def run_command(
     _open_standard_streams()
     names = frozenset(field.name for cls in left_to_train for field in dataclasses.fields(cls))
     if names:
-        names |= {"cell_module"}
+        names |= {"cell_module", "device"}
     define_flags()
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
     flag_help.define_help_flags(Path(sys.argv[0]).stem, sys.modules[main.__module__].__doc__ or "", groups)
@@ -338,8 +345,8 @@ def _run_main(main: Callable[[], None]) -> None:
             traceback.print_exc()
         if isinstance(error, UserError):
             _exit_with_error(str(error), 2 if isinstance(error, ConfigError) else 1)
-        if isinstance(error, MemoryError):
-            _exit_with_error(f"not enough memory ({error}); reduce --batch_size, --seq_length or --hidden_size", 1)
+        if exhausted := devices.explain_exhausted(error):
+            _exit_with_error(exhausted, 1)
         _exit_with_error(f"{type(error).__name__}: {first_line(error)} (--debug shows where)", 1)
 
 
@@ -358,9 +365,12 @@ def print_status(text: str) -> None:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without its native start-up messages.
+    """Imports TensorFlow without its native start-up messages, and sets up its devices.
 
-    They are shown with `--debug`, or if the import fails.
+    The messages are shown with `--debug`, or if the import fails.
+
+    Raises:
+        UserError: `--device` asks for a GPU, and there is none that can be used.
     """
     if not flags.FLAGS.debug:
         logging.set_verbosity(logging.WARNING)
@@ -369,3 +379,4 @@ def load_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices("GPU")  # looks for the GPU driver, which logs more messages
+    devices.set_up(flags.FLAGS.device if "device" in flags.FLAGS else "auto")

@@ -127,6 +127,7 @@ def _evaluate(trained: TrainedModel, eval_input: EvalInput | None) -> tuple[Eval
 def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_run_flags()
+    cli.define_device_flag()
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "The split of the run's data to evaluate on.")
     flags.DEFINE_list("input", [], "Text files to evaluate on instead, joined without a separator.")
     flags.DEFINE_string("score", "", "A text file; print the log-probability of each line instead.")

@@ -100,6 +100,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "model", "", "Instead of --run_dir, a model that comes with the package, such as shakespeare; list: list them."
     )
+    cli.define_device_flag()
     flags.DEFINE_string("prime_file", "", "A UTF-8 file with the prime, or - for standard input.")
     flags.DEFINE_bool("interactive", False, "Ask for the start of a text and continue it, repeatedly.")
     flags.DEFINE_bool("json", False, "Print the texts as one JSON object.")

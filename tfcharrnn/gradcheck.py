@@ -93,6 +93,7 @@ def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_config_flags(GradcheckConfig)
     cli.define_cell_module_flag()
+    cli.define_device_flag()
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def main() -> None:
 def define_flags() -> None:
     """Defines the command's flags."""
     cli.define_run_flags()
+    cli.define_device_flag()
     flags.DEFINE_string("output", "", "The file to write; by default report.html in the run folder.")
     flags.DEFINE_string("text", "", "A text file; show the units on its beginning.")
     flags.DEFINE_string("encoding", "utf-8", "Encoding of the --text file; a model of bytes reads any.")

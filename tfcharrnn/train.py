@@ -70,6 +70,7 @@ def define_flags() -> None:
     cli.define_config_flags(*_CONFIGS)
     cli.define_cell_module_flag()
     cli.define_recipe_flag()
+    cli.define_device_flag()
     flags.DEFINE_string("data_dir", "", "A data folder created by `prepare`, instead of --input or --corpus.")
     flags.DEFINE_string("run_dir", "", "The run folder to create; by default one in runs/ named after the time.")
     flags.DEFINE_string(

@@ -201,7 +201,7 @@ def test_auto_chooses_cudnn_where_it_applies_and_custom_elsewhere(monkeypatch):
     assert not choose_backend("auto").jit_compile
     assert choose_backend("custom").name == "custom"
     assert choose_backend("auto", dtype=tf.float64).name == "custom"
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(backends.devices, "list_gpus", lambda: ["a GPU"])
     chosen = CharRNN(ModelConfig(precision="bfloat16"), 7).backend
     assert (chosen.name, chosen.halves_batch) == ("custom", False)
     assert "float32 only" in chosen.note

@@ -218,7 +218,7 @@ def join_cluster(
 
 
 def _create_mirrored(num_replicas: int) -> Cluster:
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         if not num_replicas:
             raise ConfigError(

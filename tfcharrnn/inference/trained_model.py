@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Unpack
 
+from tfcharrnn import devices
 from tfcharrnn.config import BYTES, GenerationConfig, read_settings
 from tfcharrnn.data import chunking, evaluation_examples
 from tfcharrnn.data.dataset import DataFolder
@@ -320,6 +321,7 @@ def load_model(run_dir: str | Path = "", checkpoint: str | int | Path = "latest"
     Raises:
         UserError: there is no such run or checkpoint, or it is damaged.
     """
+    devices.set_up()
     run = run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True))
     if model_folder.is_model_folder(run.path):
         if str(checkpoint) not in ("latest", "best"):

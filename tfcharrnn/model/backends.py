@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tfcharrnn import cell_registry
+from tfcharrnn import cell_registry, devices, gpu_diagnosis
 from tfcharrnn.errors import UserError
 from tfcharrnn.model import derived_step, recurrence
 from tfcharrnn.model.cells import Cell, State, get_cell_class
@@ -85,7 +85,7 @@ def choose_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> Backend
     """
     check_backend(config, dtype)
     name, note = config.implementation, ""
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    has_gpu = bool(devices.list_gpus())
     if name == "auto":
         obstacle = _find_cudnn_obstacle(config, dtype)
         name = "custom" if obstacle else "cudnn"
@@ -96,7 +96,7 @@ def choose_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> Backend
 def _find_cudnn_obstacle(config: ModelConfig, dtype: tf.DType) -> str:
     """Returns the reason why cuDNN cannot run a configuration, or "" if it can."""
     if not is_cudnn_available():
-        return "TensorFlow found no NVIDIA GPU"
+        return gpu_diagnosis.find_obstacle() or "TensorFlow found no NVIDIA GPU"
     if config.cell not in LIBRARY_CELLS:
         return f"it has no --cell={config.cell}"
     if config.precision != "float32" or dtype != tf.float32:
@@ -182,8 +182,8 @@ _CUDNN_GATES: dict[str, tuple[int, ...]] = {"rnn": (0,), "lstm": (0, 1, 2, 3), "
 
 
 def is_cudnn_available() -> bool:
-    """Whether TensorFlow found an NVIDIA GPU to run cuDNN on."""
-    return bool(tf.config.list_physical_devices("GPU")) and tf.test.is_built_with_cuda()
+    """Whether TensorFlow computes on an NVIDIA GPU, which cuDNN runs on."""
+    return bool(devices.list_gpus()) and tf.test.is_built_with_cuda()
 
 
 def run_cudnn(

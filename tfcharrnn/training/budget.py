@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfcharrnn import devices
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.data.batching import check_fits_layout, count_lengths, count_rows
 from tfcharrnn.data.dataset import DataFolder
@@ -135,7 +136,7 @@ def _left(minutes: float, begun: float) -> float:
 
 def choose_cell(given: Settings) -> str:
     """Returns the cell that learns most in a given time (docs/cells.md): where cuDNN or Keras is to run it, a GRU."""
-    if tf.config.list_physical_devices("GPU") or given.keys() & {"implementation", "recurrent_activation"}:
+    if devices.list_gpus() or given.keys() & {"implementation", "recurrent_activation"}:
         return "gru"
     return "lnlstm"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
 import time
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tqdm
 
-from tfcharrnn import cell_registry
+from tfcharrnn import cell_registry, devices
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed.cluster import Cluster
@@ -27,16 +26,6 @@ from tfcharrnn.training.train_step import RunLength, StepResults
 _SECONDS_PER_LINE = 5.0
 # the time left is not estimated from less than this
 _MIN_TIMED_SECONDS = 2.0
-
-
-def describe_device() -> str:
-    """Describes the device that TensorFlow computes on."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        tf32 = "on" if tf.config.experimental.tensor_float_32_execution_enabled() else "off"
-        return f"GPU, {details.get('device_name', gpus[0].name)}, TF32 for float32 products {tf32}"
-    return f"CPU, {os.cpu_count()} cores"
 
 
 def describe_optimizer(config: TrainingConfig) -> str:
@@ -113,7 +102,7 @@ class Progress(Callback):
 
     def _print_header(self, run: Run, data: DataFolder, model: CharRNN, cluster: Cluster) -> None:
         config, num_special = run.model, data.vocabulary.num_special
-        self._print(f"device     {describe_device()}, TensorFlow {tf.__version__}")
+        self._print(f"device     {devices.describe()}, TensorFlow {tf.__version__}")
         if cluster.strategy:
             rows = run.training.batch_size // cluster.num_replicas
             self._print(f"replicas   {cluster.num_replicas}, each with {rows} rows of a batch; {cluster.describe()}")

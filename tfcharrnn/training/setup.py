@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from tfcharrnn import cell_registry
+from tfcharrnn import cell_registry, devices
 from tfcharrnn import config as config_lib
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive, read_settings
 from tfcharrnn.data import batching, dataset
@@ -131,6 +131,7 @@ def train_model(
         UserError: anything the user can mend, in one line.
     """
     begun = time.monotonic()
+    devices.set_up()
     given = read_settings(settings, DataConfig, ModelConfig, TrainingConfig, others=_ARGUMENTS)
     callbacks_lib.check_callbacks(callbacks)
     check_exclusive(resume=resume, overwrite=overwrite)
