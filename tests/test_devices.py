@@ -1,10 +1,15 @@
 """Devices are set up before their first use, and a GPU that cannot be used is explained, all without a GPU."""
 
 import ctypes
+import os
+import subprocess
+import sys
+import tempfile
 import types
 
 import pytest
 import tensorflow as tf
+from paths import ROOT
 
 from tfcharrnn import cli, devices, gpu_diagnosis
 from tfcharrnn.distributed import cluster
@@ -139,6 +144,61 @@ def test_a_card_newer_than_the_kernels_is_named(settings, monkeypatch, capfd, ca
     assert settings.visible == GPUS
 
 
+# How exact, and how repeatable
+
+
+def test_the_flags_set_tensorflow_once_for_all_and_the_header_says_so(settings, monkeypatch, tmp_path):
+    import tfcharrnn
+
+    calls = []
+    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", calls.append)
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: calls.append("deterministic"))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(tf.config.experimental, "tensor_float_32_execution_enabled", lambda: False not in calls)
+    monkeypatch.setattr(devices, "is_deterministic", lambda: "deterministic" in calls)
+    devices.set_numerics(tf32=True)
+    assert calls == [] and "CUBLAS_WORKSPACE_CONFIG" not in devices.os.environ
+    assert devices.describe() == "GPU, NVIDIA A100, TF32 for float32 products on"
+    with pytest.raises(UserError, match="corpus"):
+        tfcharrnn.train_model(tmp_path / "run", tf32=False, deterministic=True, corpus="nonsense")
+    assert calls == [False, "deterministic"] and devices.os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert devices.describe().endswith("TF32 for float32 products off, deterministic")
+
+
+def test_a_run_keeps_them_and_its_model_is_loaded_likewise(monkeypatch, tmp_path):
+    import tfcharrnn
+
+    calls = []
+    monkeypatch.setattr(devices, "set_numerics", lambda **settings: calls.append(settings))
+    sizes = {"hidden_size": 2, "seq_length": 9, "batch_size": 4, "steps": 1}
+    tfcharrnn.train_model(tmp_path / "run", text="some text " * 50, tf32=False, **sizes, quiet=True)
+    tfcharrnn.load_model(tmp_path / "run")
+    settings = {"deterministic": True, "tf32": True, "steps": 2}
+    tfcharrnn.train_model(tmp_path / "run", text="some text " * 50, resume=True, **settings, quiet=True)
+    kept, changed = {"tf32": False}, {"tf32": True, "deterministic": True}
+    assert calls == [kept | {"deterministic": False}, kept, changed]
+
+
+def test_deterministic_training_repeats_its_bits():
+    """In a process of its own, since TensorFlow cannot switch it off again."""
+    code = (
+        "import tfcharrnn, sys; from tfcharrnn import devices\n"
+        "sizes = dict(hidden_size=4, cell='gru', dropout=0.5, num_layers=2, seq_length=9, batch_size=4, quiet=True)\n"
+        "for name in 'ab':\n"
+        "    tfcharrnn.train_model(name, text='some text ' * 50, steps=5, deterministic=True, **sizes)\n"
+        "    weights = tfcharrnn.load_model(name).model.trainable_variables\n"
+        "    print(devices.is_deterministic(), hash(b''.join(v.numpy().tobytes() for v in weights)))\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": folder}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second and first.startswith("True ")
+
+
 # Why a GPU is not used
 
 
@@ -184,10 +244,10 @@ GONE = "cannot open shared object file: No such file or directory"
     [
         ({"libcudnn.so.9": GONE}, "not found: libcudnn.so.9", "pip install 'tfcharrnn[gpu]'"),
         ({"libcudnn.so.9": "invalid ELF header"}, "unreadable (invalid ELF header): libcudnn.so.9", "pip"),
-        ({"libcublas.so.12": GONE, "libcufft.so.11": GONE}, "not found: libcublas.so.12, libcufft.so.11", "pip install"),
+        ({"libcublas.so.12": GONE, "libcufft.so.11": GONE}, "not found: libcublas.so.12, libcufft.so.11", "pip"),
         ({"libcuda.so.1": GONE}, "not found: libcuda.so.1", "--gpus=all"),
-        ({"libcuda.so.1": make_driver(version=11040)}, "its driver supports CUDA 11.4", "525.60 or newer"),
-        ({"libcuda.so.1": make_driver(code=804)}, "error 804, forward compatibility was", "nvidia-smi must work"),
+        ({"libcuda.so.1": make_driver(version=11040)}, "its driver supports CUDA 11.4", "525.60"),
+        ({"libcuda.so.1": make_driver(code=804)}, "error 804, forward compatibility", "nvidia-smi must work"),
         ({}, "for a reason that only it knows", "TF_CPP_MIN_LOG_LEVEL"),
     ],
 )  # fmt: skip

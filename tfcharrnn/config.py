@@ -215,6 +215,11 @@ class ModelConfig(_CheckedConfig):
         "Data type of the matrix products; weights and the rest are float32, and with float64 float64 as well.",
         choices=PRECISIONS,
     )
+    tf32: bool = option(
+        True,
+        "Let an NVIDIA GPU (A100 and later) round the factors of float32 products to TF32, 10 bits of mantissa, as "
+        "TensorFlow does by default.",
+    )
     recurrent_activation: str = option(
         "sigmoid",
         "Activation of the gates of an LSTM or GRU: sigmoid; hard_sigmoid, clip(0.2 a + 0.5, 0, 1), as in Keras 1 and "
@@ -379,6 +384,11 @@ class TrainingConfig(_CheckedConfig):
     clip_norm: float = option(5.0, "Scale gradients down to this global norm; 0: off.", at_least=0.0)
     skip_bad_steps: int = option(0, "Non-finite steps to skip before stopping.", at_least=0)
     seed: int = option(0, "Seed of weights, data order, dropout and samples.", at_least=0, at_most=2**31 - 1)
+    deterministic: bool = option(
+        False,
+        "Use only operations that give the same bits every time, also on a GPU, where that is slower. On a CPU, "
+        "training repeats its bits without it, too.",
+    )
     steps_per_call: int = option(
         0, "Training steps in one compiled call; 0: chosen from the sizes.", at_least=0, at_most=10_000
     )

@@ -39,6 +39,7 @@ class TrainSettings(DataSettings, total=False):
     cell: str
     implementation: str
     precision: str
+    tf32: bool
     recurrent_activation: str
     hidden_size: int
     num_layers: int
@@ -85,6 +86,7 @@ class TrainSettings(DataSettings, total=False):
     clip_norm: float
     skip_bad_steps: int
     seed: int
+    deterministic: bool
     steps_per_call: int
     strategy: str
     num_replicas: int

@@ -323,6 +323,7 @@ def load_model(run_dir: str | Path = "", checkpoint: str | int | Path = "latest"
     """
     devices.set_up()
     run = run_lib.load(run_dir or run_lib.find_newest_run(with_checkpoint=True))
+    devices.set_numerics(tf32=run.model.tf32)
     if model_folder.is_model_folder(run.path):
         if str(checkpoint) not in ("latest", "best"):
             raise UserError(f"--checkpoint={checkpoint}: {run.path} has only one; leave the flag out")

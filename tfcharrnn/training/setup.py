@@ -46,7 +46,7 @@ _ARGUMENTS = (
     "quiet",
 )
 # model settings that say how it is computed; a resumed run may change them
-_COMPUTE_SETTINGS = ("implementation", "precision")
+_COMPUTE_SETTINGS = ("implementation", "precision", "tf32")
 # model settings that a run which starts with another run's weights may change
 _FREE_SETTINGS = (
     *_COMPUTE_SETTINGS,
@@ -263,6 +263,7 @@ def prepare_run(
         raise UserError(f"{source.path}: --init_from keeps its model; leave out settings that differ from it")
     if source:
         _check_keeps_float64(source, model)
+    devices.set_numerics(tf32=model.tf32, deterministic=training.deterministic)
     backends.check_backend(model)
     if data_dir:
         data = dataset.open_data(data_dir)
@@ -331,6 +332,7 @@ def prepare_resume(
     for name in fixed:
         if getattr(training, name) != getattr(saved.training, name):
             raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
+    devices.set_numerics(tf32=model.tf32, deterministic=training.deterministic)
     backends.check_backend(model)
     if data_config == saved.data and text is None:
         data_dir = data_dir or saved.data_dir
