@@ -1,11 +1,17 @@
 """The backends compute the same function of the same variables."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
+import software_cudnn
 import tensorflow as tf
+from software_cudnn import SoftwareCudnn
 
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.errors import UserError
+from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model import backends, recurrence
 from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.cells import get_cell_class
@@ -137,29 +143,6 @@ def test_a_backend_without_the_cell_says_which_it_has(cell, implementation):
 # cuDNN, as far as it can be tested without a GPU: when it is chosen, and the layout of its weights
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def step_as_cudnn_documents_it(name, flat, x, state):
-    """One step from cuDNN's flat weights: its order of gates, matrices `[hidden, input]`, two biases."""
-    gates = {"rnn": 1, "lstm": 4, "gru": 3}[name]
-    matrices, flat = np.split(flat, [gates * HIDDEN * (INPUT + HIDDEN)])
-    w, r = np.split(matrices, [gates * HIDDEN * INPUT])
-    w, r = w.reshape(gates, HIDDEN, INPUT), r.reshape(gates, HIDDEN, HIDDEN)
-    b_w, b_r = flat.reshape(2, gates, HIDDEN)
-    p = [x @ w[gate].T + b_w[gate] for gate in range(gates)]
-    q = [state[0] @ r[gate].T + b_r[gate] for gate in range(gates)]
-    if name == "rnn":
-        return (np.tanh(p[0] + q[0]),)
-    if name == "gru":  # 0 reset, 1 update, 2 new
-        reset, update = sigmoid(p[0] + q[0]), sigmoid(p[1] + q[1])
-        return ((1 - update) * np.tanh(p[2] + reset * q[2]) + update * state[0],)
-    i, f, g, o = sigmoid(p[0] + q[0]), sigmoid(p[1] + q[1]), np.tanh(p[2] + q[2]), sigmoid(p[3] + q[3])
-    c = f * state[1] + i * g
-    return o * np.tanh(c), c
-
-
 @pytest.mark.parametrize("name", LIBRARY_CELLS)
 def test_the_flat_weights_mean_the_same_cell(name):
     rng = np.random.default_rng(0)
@@ -170,17 +153,108 @@ def test_the_flat_weights_mean_the_same_cell(name):
     state = tuple(rng.normal(size=(BATCH, HIDDEN)) for _ in range(cell.num_state_tensors))
     weights = {key: getattr(cell, key).numpy() for key in ("kernel", "recurrent_kernel", "bias")}
     _, expected, _ = numpy_reference.layer_forward(name, x[np.newaxis], state, weights)
-    flat = backends.flatten_weights(cell, cell.recurrent_kernel).numpy()
-    gates = cell.num_gates
-    assert flat.shape == (gates * HIDDEN * (INPUT + HIDDEN + 2),)
-    for got, want in zip(step_as_cudnn_documents_it(name, flat, x, state), expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+    flat = backends.flatten_weights(cell, cell.recurrent_kernel, cell.kernel)
+    assert flat.shape == (cell.num_gates * HIDDEN * (INPUT + HIDDEN + 2),)
+    input_h, input_c = (tf.constant(array)[tf.newaxis] for array in (state[0], state[-1]))
+    mode = {"rnn": "rnn_tanh"}.get(name, name)
+    result = software_cudnn.run(tf.constant(x)[tf.newaxis], input_h, input_c, flat, mode, is_training=True)
+    for got, want in zip((result.output_h, getattr(result, "output_c", None)), expected, strict=False):
+        np.testing.assert_allclose(got[0], want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    return SoftwareCudnn(monkeypatch)
+
+
+def run_both(cell, layout, vocabulary, **config):
+    """Losses, last states and gradients of a batch, of the backends cudnn and custom, on the same weights."""
+    results = []
+    ids = np.random.default_rng(0).integers(3, vocabulary, (4, 6))
+    if layout.start_id is not None:
+        ids[:, 0] = layout.start_id
+    if layout.pad_id is not None:
+        ids[np.arange(6) >= [[6], [2], [4], [5]]] = layout.pad_id
+    for name in ("cudnn", "custom"):
+        sizes = {"cell": cell, "hidden_size": HIDDEN, "num_layers": 2, "implementation": name}
+        model = CharRNN(ModelConfig(**sizes, **config), vocabulary, seed=4, layout=layout)
+        assert model.backend.name == name
+        state = tf.nest.map_structure(lambda zeros: zeros + 0.1, model.initial_state(4))
+        with tf.GradientTape() as tape:
+            losses, last = model.losses(tf.constant(ids, tf.int32), state)
+        gradients = tape.gradient(losses, model.named_variables)
+        results.append((losses, *tf.nest.flatten(last), *map(tf.convert_to_tensor, gradients.values())))
+    return results
+
+
+@pytest.mark.parametrize("layout", ["stream", "lines"])
+@pytest.mark.parametrize(("vocabulary", "config"), [(7, {}), (29, {}), (7, {"embedding_size": 2})])
+@pytest.mark.parametrize("cell", LIBRARY_CELLS)
+def test_what_surrounds_cudnn_is_right(cudnn, cell, layout, vocabulary, config):
+    for got, expected in zip(*run_both(cell, LAYOUTS[layout], vocabulary, **config), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    first, second = cudnn.calls
+    assert first["name"] == "CudnnRNNV3"
+    lengths = [5, 1, 3, 4] if layout == "lines" else [5] * 4
+    assert first["sequence_lengths"].numpy().tolist() == second["sequence_lengths"].numpy().tolist() == lengths
+
+
+@pytest.mark.parametrize(("cell", "most"), [("rnn", 4), ("lstm", 16), ("gru", 12)])
+def test_a_large_vocabulary_makes_no_large_input(cudnn, cell, most):
+    """The lookup of W's rows takes the place of one-hot vectors that are longer; also with `--zero_start`."""
+    for vocabulary in (most, most + 40):
+        cudnn.calls.clear()
+        results = run_both(cell, LAYOUTS["sequences"], vocabulary, zero_start=True)
+        for got, expected in zip(*results, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+        assert cudnn.calls[0]["input"].shape[2] == most
+
+
+def test_evaluation_keeps_nothing_for_a_gradient(cudnn):
+    model = CharRNN(ModelConfig(cell="gru", implementation="cudnn", hidden_size=3), VOCABULARY)
+    ids = random_ids()
+    losses, _, _ = model.losses_and_hits(ids)
+    assert not cudnn.calls[0]["is_training"]
+    np.testing.assert_array_equal(losses, model.losses(ids)[0])
+    assert cudnn.calls[1]["is_training"]
+
+
+def test_the_algorithm_is_one_choice(cudnn, monkeypatch):
+    """Where all lengths are equal; other rows, and `--deterministic`, need the one algorithm of `CudnnRNNV3`."""
+    model = CharRNN(ModelConfig(cell="gru", hidden_size=3), 7, layout=LAYOUTS["lines"])
+    tries = functools.partial(backends.run_cudnn, tries_algorithms=True)
+    model.backend = dataclasses.replace(model.backend, run_layer=tries)
+    ids, names = tf.constant([[1, 4, 0]]), []
+    for state in (None, model.initial_state(1)):  # a state that is carried on needs lengths
+        model.losses(ids, state)
+        names.append(cudnn.calls[-1]["name"])
+    monkeypatch.setattr(backends.devices, "is_deterministic", lambda: True)
+    model.losses(ids)
+    assert [*names, cudnn.calls[-1]["name"]] == ["CudnnRNNV2", "CudnnRNNV3", "CudnnRNNV3"]
+
+
+@pytest.mark.parametrize(("tries", "name"), [(False, "CudnnRNNV3"), (True, "CudnnRNNV2")])
+def test_tensorflow_accepts_the_call_and_has_its_gradient(monkeypatch, tries, name):
+    """The real operations, as a graph, which is as far as they go without a GPU."""
+    monkeypatch.setattr(backends, "is_cudnn_available", lambda: True)
+    cell = get_cell_class("lstm")(INPUT, HIDDEN, np.random.default_rng(0))
+
+    @tf.function
+    def differentiate(x):
+        with tf.GradientTape() as tape:
+            state = cell.zero_state(BATCH)
+            outputs, _ = backends.run_cudnn(cell, x, state, cell.recurrent_kernel, tries_algorithms=tries)
+        return tape.gradient(outputs, cell.trainable_variables)
+
+    graph = differentiate.get_concrete_function(tf.TensorSpec([6, BATCH, INPUT])).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert {name, name.replace("RNN", "RNNBackprop")} <= kinds
 
 
 def test_gradients_flow_through_the_flat_weights():
     cell = get_cell_class("gru")(INPUT, HIDDEN, np.random.default_rng(0))
     with tf.GradientTape() as tape:
-        total = tf.reduce_sum(backends.flatten_weights(cell, cell.recurrent_kernel))
+        total = tf.reduce_sum(backends.flatten_weights(cell, cell.recurrent_kernel, cell.kernel))
     for variable, gradient in zip(
         cell.trainable_variables, tape.gradient(total, cell.trainable_variables), strict=True
     ):

@@ -39,6 +39,7 @@ class Backend:
     Attributes:
         name: its name in `--implementation`.
         run_layer: runs a layer over a sequence.
+        infer_layer: does the same where nothing is differentiated.
         jit_compile: XLA may compile a whole training step that uses it. Keras's loops are faster without XLA, and
             cuDNN's calls are compiled already.
         halves_batch: two halves of a batch side by side take less time than the whole, as measured on a CPU with two
@@ -48,6 +49,7 @@ class Backend:
 
     name: str
     run_layer: RunLayer
+    infer_layer: RunLayer
     jit_compile: bool
     halves_batch: bool = False
     note: str = ""
@@ -177,6 +179,9 @@ def _get_keras_activation(name: str) -> Any:
 # cuDNN
 
 _CUDNN_MODES = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
+# CudnnRNNV2 tries cuDNN's algorithms, also the persistent one, and keeps the fastest; V3, which rows of different lengths
+# need, has the standard one. They are not measured yet, hence False.
+_TRIES_ALGORITHMS = False
 # for each of cuDNN's gates in its order the index of ours
 _CUDNN_GATES: dict[str, tuple[int, ...]] = {"rnn": (0,), "lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}
 
@@ -187,28 +192,62 @@ def is_cudnn_available() -> bool:
 
 
 def run_cudnn(
-    cell: Cell, inputs: SymbolInput | tf.Tensor, state: State, kernel: tf.Tensor, mask: tf.Tensor | None = None
+    cell: Cell,
+    inputs: SymbolInput | tf.Tensor,
+    state: State,
+    kernel: tf.Tensor,
+    mask: tf.Tensor | None = None,
+    *,
+    is_training: bool = True,
+    tries_algorithms: bool = _TRIES_ALGORITHMS,
 ) -> tuple[tf.Tensor, State]:
-    """Runs a layer with cuDNN on the cell's variables, in one call; the gradients are cuDNN's own."""
-    x = _to_vectors(cell, inputs)
+    """Runs a layer with cuDNN on the cell's variables, in one call; the gradients are cuDNN's own.
+
+    Args:
+        cell: the cell, like the following arguments as the module says.
+        inputs: symbols, or vectors `[time, batch, input]`.
+        state: the state before the first step.
+        kernel: the recurrent kernel.
+        mask: false for the steps to skip after those of a row; None: all rows have the same length.
+        is_training: keep what the gradient needs.
+        tries_algorithms: without a mask, let cuDNN run the fastest of its algorithms.
+    """
+    x, input_kernel = _make_cudnn_input(cell, inputs)
     time, batch, _ = x.shape
     is_lstm = cell.library_name == "lstm"
-    result = tf.raw_ops.CudnnRNNV3(
-        input=x,
-        input_h=state[0][tf.newaxis],
-        input_c=state[1][tf.newaxis] if is_lstm else tf.zeros([], x.dtype),
-        params=flatten_weights(cell, kernel),
-        sequence_lengths=tf.fill([batch], time) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), 0),
-        rnn_mode=_CUDNN_MODES[cell.library_name],
-        is_training=True,
-        time_major=True,
-    )
+    arguments = {
+        "input": x,
+        "input_h": state[0][tf.newaxis],
+        "input_c": state[1][tf.newaxis] if is_lstm else tf.zeros([], x.dtype),
+        "params": flatten_weights(cell, kernel, input_kernel),
+        "rnn_mode": _CUDNN_MODES[cell.library_name],
+        "is_training": is_training,
+    }
+    if mask is None and tries_algorithms and not devices.is_deterministic():
+        result = tf.raw_ops.CudnnRNNV2(**arguments)
+    else:
+        lengths = tf.fill([batch], time) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), 0)
+        result = tf.raw_ops.CudnnRNNV3(**arguments, sequence_lengths=lengths, time_major=True)
     last = (result.output_h[0], result.output_c[0]) if is_lstm else (result.output_h[0],)
     return result.output, last
 
 
-def flatten_weights(cell: Cell, kernel: tf.Tensor) -> tf.Tensor:
-    """Returns the variables of a cell, with `kernel` as its recurrent kernel, as the one vector that cuDNN takes.
+def _make_cudnn_input(cell: Cell, inputs: SymbolInput | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the vectors that cuDNN reads, `[time, batch, input]`, and the kernel W that it multiplies them by.
+
+    One-hot vectors of a large vocabulary would take more memory and time than their products with W. Then x is the row
+    of W, looked up, and W the unit matrix, which gives the same x W.
+    """
+    kernel = tf.convert_to_tensor(cell.kernel)
+    is_one_hot = isinstance(inputs, SymbolInput) and inputs.embedding is None
+    if not is_one_hot or inputs.vocabulary_size <= kernel.shape[1]:
+        return _to_vectors(cell, inputs), kernel
+    rows = dataclasses.replace(inputs, embedding=kernel).to_vectors(kernel.dtype)
+    return rows, tf.eye(kernel.shape[1], dtype=kernel.dtype)
+
+
+def flatten_weights(cell: Cell, kernel: tf.Tensor, input_kernel: tf.Tensor) -> tf.Tensor:
+    """Returns the weights of a cell, with these two kernels, as the one vector that cuDNN takes.
 
     It consists of the matrices, all those of the input before all those of the state, each `[hidden, input]` where
     ours are `[input, hidden]`; then the biases in the same order. The gates are in the order i, f, c, o as ours, but
@@ -220,7 +259,7 @@ def flatten_weights(cell: Cell, kernel: tf.Tensor) -> tf.Tensor:
     """
     order = _CUDNN_GATES[cell.library_name]
     parts = []
-    for matrix in (cell.kernel, kernel):
+    for matrix in (input_kernel, kernel):
         gates = tf.split(tf.transpose(matrix), cell.num_gates, axis=0)
         parts += [tf.reshape(gates[index], [-1]) for index in order]
     second_bias = tf.zeros_like(cell.input_bias) if cell.recurrent_bias is None else cell.recurrent_bias
@@ -231,7 +270,7 @@ def flatten_weights(cell: Cell, kernel: tf.Tensor) -> tf.Tensor:
 
 
 _BACKENDS = {
-    "custom": Backend("custom", run_custom, jit_compile=True),
-    "keras": Backend("keras", run_keras, jit_compile=False),
-    "cudnn": Backend("cudnn", run_cudnn, jit_compile=False),
+    "custom": Backend("custom", run_custom, run_custom, jit_compile=True),
+    "keras": Backend("keras", run_keras, run_keras, jit_compile=False),
+    "cudnn": Backend("cudnn", run_cudnn, functools.partial(run_cudnn, is_training=False), jit_compile=False),
 }

@@ -225,7 +225,7 @@ class CharRNN(tf.Module):
             dropout = self._make_dropout(dropout_key, rows[first:end], batch_size)
             # only who passes a state on needs that after the last symbol of a row, not after its padding
             mask = None if pad_id is None or not is_carried else tf.transpose(targets != pad_id)
-            hidden, after = self._run_layers(inputs, before, dropout, mask)
+            hidden, after = self._run_layers(inputs, before, dropout, mask, is_training=not with_hits)
             if self.layout.last_only:
                 hidden, targets = hidden[-1:], targets[:, -1:]
             logits = self._compute_logits(hidden)
@@ -256,9 +256,15 @@ class CharRNN(tf.Module):
         return Dropout(key, rows, batch_size, self.config.locked_dropout)
 
     def _run_layers(
-        self, ids: tf.Tensor, state: Sequence[State], dropout: Dropout, mask: tf.Tensor | None = None
+        self,
+        ids: tf.Tensor,
+        state: Sequence[State],
+        dropout: Dropout,
+        mask: tf.Tensor | None = None,
+        *,
+        is_training: bool = True,
     ) -> tuple[tf.Tensor, tuple[State, ...]]:
-        """Runs all layers on ids `[batch, time]`.
+        """Runs all layers on ids `[batch, time]`; unless `is_training`, the result has no gradient.
 
         Returns:
             The outputs of the last layer, `[time, batch, hidden]`, and the state after the last symbol.
@@ -278,7 +284,8 @@ class CharRNN(tf.Module):
             kernel = None if cell.recurrent_kernel is None else tf.convert_to_tensor(cell.recurrent_kernel)
             if kernel is not None:
                 kernel = dropout.drop_recurrent_kernel(kernel, layer, config.weight_drop)
-            output, layer_state = self.backend.run_layer(cell, hidden, state[layer], kernel, mask)
+            run_layer = self.backend.run_layer if is_training else self.backend.infer_layer
+            output, layer_state = run_layer(cell, hidden, state[layer], kernel, mask)
             outputs.append(output)
             last.append(layer_state)
         hidden = self._combine_outputs(outputs)
