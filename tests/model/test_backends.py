@@ -9,6 +9,7 @@ import software_cudnn
 import tensorflow as tf
 from software_cudnn import SoftwareCudnn
 
+from tfcharrnn import devices
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.errors import UserError
 from tfcharrnn.layouts import LAYOUTS
@@ -228,7 +229,7 @@ def test_the_algorithm_is_one_choice(cudnn, monkeypatch):
     for state in (None, model.initial_state(1)):  # a state that is carried on needs lengths
         model.losses(ids, state)
         names.append(cudnn.calls[-1]["name"])
-    monkeypatch.setattr(backends.devices, "is_deterministic", lambda: True)
+    monkeypatch.setattr(devices, "is_deterministic", lambda: True)
     model.losses(ids)
     assert [*names, cudnn.calls[-1]["name"]] == ["CudnnRNNV2", "CudnnRNNV3", "CudnnRNNV3"]
 
@@ -275,7 +276,7 @@ def test_auto_chooses_cudnn_where_it_applies_and_custom_elsewhere(monkeypatch):
     assert not choose_backend("auto").jit_compile
     assert choose_backend("custom").name == "custom"
     assert choose_backend("auto", dtype=tf.float64).name == "custom"
-    monkeypatch.setattr(backends.devices, "list_gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"])
     chosen = CharRNN(ModelConfig(precision="bfloat16"), 7).backend
     assert (chosen.name, chosen.halves_batch) == ("custom", False)
     assert "float32 only" in chosen.note

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from tfcharrnn import cell_registry, devices, gpu_diagnosis
+from tfcharrnn import cell_registry
 from tfcharrnn.errors import UserError
 from tfcharrnn.model import derived_step, recurrence
 from tfcharrnn.model.cells import Cell, State, get_cell_class
@@ -87,7 +87,7 @@ def choose_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> Backend
     """
     check_backend(config, dtype)
     name, note = config.implementation, ""
-    has_gpu = bool(devices.list_gpus())
+    has_gpu = bool(tf.config.list_logical_devices("GPU"))
     if name == "auto":
         obstacle = _find_cudnn_obstacle(config, dtype)
         name = "custom" if obstacle else "cudnn"
@@ -98,6 +98,8 @@ def choose_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> Backend
 def _find_cudnn_obstacle(config: ModelConfig, dtype: tf.DType) -> str:
     """Returns the reason why cuDNN cannot run a configuration, or "" if it can."""
     if not is_cudnn_available():
+        from tfcharrnn import gpu_diagnosis  # only without a GPU is there anything to find
+
         return gpu_diagnosis.find_obstacle() or "TensorFlow found no NVIDIA GPU"
     if config.cell not in LIBRARY_CELLS:
         return f"it has no --cell={config.cell}"
@@ -179,8 +181,8 @@ def _get_keras_activation(name: str) -> Any:
 # cuDNN
 
 _CUDNN_MODES = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
-# CudnnRNNV2 tries cuDNN's algorithms, also the persistent one, and keeps the fastest; V3, which rows of different lengths
-# need, has the standard one. They are not measured yet, hence False.
+# CudnnRNNV2 tries cuDNN's algorithms, also the persistent one, and keeps the fastest; V3, which rows of different
+# lengths need, has the standard one. They are not measured yet, hence False.
 _TRIES_ALGORITHMS = False
 # for each of cuDNN's gates in its order the index of ours
 _CUDNN_GATES: dict[str, tuple[int, ...]] = {"rnn": (0,), "lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}
@@ -188,7 +190,7 @@ _CUDNN_GATES: dict[str, tuple[int, ...]] = {"rnn": (0,), "lstm": (0, 1, 2, 3), "
 
 def is_cudnn_available() -> bool:
     """Whether TensorFlow computes on an NVIDIA GPU, which cuDNN runs on."""
-    return bool(devices.list_gpus()) and tf.test.is_built_with_cuda()
+    return bool(tf.config.list_logical_devices("GPU")) and tf.test.is_built_with_cuda()
 
 
 def run_cudnn(
@@ -223,6 +225,8 @@ def run_cudnn(
         "rnn_mode": _CUDNN_MODES[cell.library_name],
         "is_training": is_training,
     }
+    from tfcharrnn import devices  # only cuDNN needs it
+
     if mask is None and tries_algorithms and not devices.is_deterministic():
         result = tf.raw_ops.CudnnRNNV2(**arguments)
     else:

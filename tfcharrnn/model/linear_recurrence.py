@@ -15,7 +15,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcharrnn import devices
 from tfcharrnn.model.cells.base import Cell, State, matmul
 from tfcharrnn.model.cells.linear import LinearCell
 from tfcharrnn.model.compiled_loops import compile_in_graphs, scan
@@ -37,7 +36,7 @@ def is_loop_faster(cell: Cell, inputs: SymbolInput | tf.Tensor) -> bool:
         cell: the cell.
         inputs: symbols, or vectors `[time, batch, input]`.
     """
-    if devices.list_gpus():
+    if tf.config.list_logical_devices("GPU"):
         return False
     time, batch = (inputs.ids if isinstance(inputs, SymbolInput) else inputs).shape[:2]
     return time * batch * cell.num_gates * cell.hidden_size > _MAX_SUMS_AT_ONCE
@@ -60,7 +59,7 @@ def run_linear_layer(
     """
     source, ids = project_inputs(cell, inputs)
     extras, cell_class, compute_dtype = cell.extras, type(cell), cell.compute_dtype
-    chunk_length = chunk_length or _CHUNK_LENGTH["GPU" if devices.list_gpus() else "CPU"]
+    chunk_length = chunk_length or _CHUNK_LENGTH["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
 
     @tf.custom_gradient
     def run(source: tf.Tensor, *rest: tf.Tensor) -> tuple[State, Callable[..., State]]:
