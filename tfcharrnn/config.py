@@ -220,6 +220,13 @@ class ModelConfig(_CheckedConfig):
         "Let an NVIDIA GPU (A100 and later) round the factors of float32 products to TF32, 10 bits of mantissa, as "
         "TensorFlow does by default.",
     )
+    unroll: int = option(
+        1,
+        "implementation=custom: steps in a turn of the compiled loops; on a GPU, 8 or 16 may be "
+        "faster. Compiling takes longer.",
+        at_least=1,
+        at_most=64,
+    )
     recurrent_activation: str = option(
         "sigmoid",
         "Activation of the gates of an LSTM or GRU: sigmoid; hard_sigmoid, clip(0.2 a + 0.5, 0, 1), as in Keras 1 and "

@@ -40,6 +40,7 @@ class TrainSettings(DataSettings, total=False):
     implementation: str
     precision: str
     tf32: bool
+    unroll: int
     recurrent_activation: str
     hidden_size: int
     num_layers: int

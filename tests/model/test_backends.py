@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -290,3 +291,15 @@ def test_cudnn_has_sigmoid_gates_only(monkeypatch):
     assert CharRNN(ModelConfig(cell="gru", recurrent_activation="hard_sigmoid"), 7).backend.name == "custom"
     with pytest.raises(UserError, match="--recurrent_activation=hard_sigmoid; use auto or custom"):
         CharRNN(ModelConfig(cell="lstm", implementation="cudnn", recurrent_activation="hard_sigmoid"), 7)
+
+
+def test_keras_with_another_backend_is_one_line(monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(UserError, match=r"keras is unavailable: Keras computes with jax; unset KERAS_BACKEND"):
+        CharRNN(ModelConfig(cell="gru", implementation="keras"), 7)
+    CharRNN(ModelConfig(cell="gru", hidden_size=3), 7)
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(UserError, match=r"Keras cannot be imported \(.*\); unset KERAS_BACKEND"):
+        CharRNN(ModelConfig(cell="gru", implementation="keras"), 7)

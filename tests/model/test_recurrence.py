@@ -5,9 +5,11 @@ import pytest
 import tensorflow as tf
 
 from tfcharrnn.cell_registry import BUILT_IN
+from tfcharrnn.config import ModelConfig
 from tfcharrnn.model import backends, input_projection, linear_recurrence, recurrence
 from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.cells import get_cell_class
+from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.model.input_projection import SymbolInput
 from tfcharrnn.verification import numpy_reference
 
@@ -166,6 +168,39 @@ def test_every_initial_state_has_a_gradient(name):
         gradients = gradients[1:]
     for gradient in gradients:
         assert np.all(gradient != 0.0)
+
+
+@pytest.mark.parametrize("unroll", [2, 5, 8])
+@pytest.mark.parametrize("name", ["lstm", "mlstm"])
+def test_several_steps_a_turn_are_the_same_steps(name, unroll):
+    """With a last turn that is not full, or no full turn at all; outputs, last state and every gradient."""
+    rng = np.random.default_rng(6)
+    cell = random_cell(rng, name)
+    x, state = tf.constant(rng.normal(size=(7, BATCH, INPUT))), random_state(rng, cell)
+    mask = tf.constant(rng.random((7, BATCH)) < 0.7)
+
+    @tf.function
+    def run_and_differentiate(unroll):
+        with tf.GradientTape() as tape:
+            tape.watch([x, *state])
+            outputs, last = recurrence.run_layer(cell, x, state, None, mask, unroll)
+            total = tf.reduce_sum(outputs**2) + tf.reduce_sum(last[-1])
+        return outputs, last, tape.gradient(total, [x, *state, *cell.trainable_variables])
+
+    got, expected = (tf.nest.flatten(run_and_differentiate(number)) for number in (unroll, 1))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+
+
+def test_the_loop_has_fewer_turns(monkeypatch):
+    turns = []
+    loop = tf.while_loop
+    monkeypatch.setattr(tf, "while_loop", lambda *a, maximum_iterations: turns.append(maximum_iterations) or loop(*a))
+    model = CharRNN(ModelConfig(cell="gru", hidden_size=3, unroll=4), 7)
+    with tf.GradientTape() as tape:
+        loss = model.loss(tf.ones([2, 11], tf.int32))
+    tape.gradient(loss, model.trainable_variables)
+    assert turns == [2, 2]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

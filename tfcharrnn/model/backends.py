@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from tfcharrnn import cell_registry
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import UserError, first_line
 from tfcharrnn.model import derived_step, recurrence
 from tfcharrnn.model.cells import Cell, State, get_cell_class
 from tfcharrnn.model.input_projection import SymbolInput
@@ -75,6 +75,8 @@ def check_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> None:
     obstacle = _find_cudnn_obstacle(config, dtype)
     if config.implementation == "cudnn" and obstacle:
         raise UserError(f"--implementation=cudnn is unavailable: {obstacle}; use auto or custom")
+    if config.implementation == "keras" and (obstacle := _find_keras_obstacle()):
+        raise UserError(f"--implementation=keras is unavailable: {obstacle}; or use auto or custom")
     if config.implementation == "keras" and config.precision == "bfloat16":
         raise UserError(f"--implementation=keras does not support --precision={config.precision}; use auto or custom")
 
@@ -92,7 +94,11 @@ def choose_backend(config: ModelConfig, dtype: tf.DType = tf.float32) -> Backend
         obstacle = _find_cudnn_obstacle(config, dtype)
         name = "custom" if obstacle else "cudnn"
         note = f"not using cuDNN: {obstacle}" if obstacle and has_gpu else ""
-    return dataclasses.replace(_BACKENDS[name], halves_batch=name == "custom" and not has_gpu, note=note)
+    backend = _BACKENDS[name]
+    if name == "custom" and config.unroll > 1:
+        run_layer = functools.partial(run_custom, unroll=config.unroll)
+        backend = dataclasses.replace(backend, run_layer=run_layer, infer_layer=run_layer)
+    return dataclasses.replace(backend, halves_batch=name == "custom" and not has_gpu, note=note)
 
 
 def _find_cudnn_obstacle(config: ModelConfig, dtype: tf.DType) -> str:
@@ -121,18 +127,31 @@ def run_custom(
     state: State,
     kernel: tf.Tensor | None,
     mask: tf.Tensor | None = None,
+    *,
+    unroll: int = 1,
 ) -> tuple[tf.Tensor, State]:
-    """Runs a layer step by step, or all steps at once if the cell is linear in its state."""
+    """Runs a layer step by step, `unroll` steps a turn, or all at once if the cell is linear in its state."""
     if cell.is_linear:
         from tfcharrnn.model import linear_recurrence  # few models need it
 
         if linear_recurrence.is_loop_faster(cell, inputs):
-            return recurrence.run_layer(cell, inputs, state, None, mask)
+            return recurrence.run_layer(cell, inputs, state, None, mask, unroll)
         return linear_recurrence.run_linear_layer(cell, inputs, state, mask)
-    return recurrence.run_layer(cell, inputs, state, kernel, mask)
+    return recurrence.run_layer(cell, inputs, state, kernel, mask, unroll)
 
 
 # Keras
+
+
+def _find_keras_obstacle() -> str:
+    """Returns the reason why Keras's layers cannot run in TensorFlow, with the remedy, or ""."""
+    remedy = "unset KERAS_BACKEND, or set backend to tensorflow in keras.json"
+    try:
+        import keras
+    except ImportError as error:  # of another backend that is not installed
+        return f"Keras cannot be imported ({first_line(error)}); {remedy}"
+    backend = keras.config.backend()
+    return "" if backend == "tensorflow" else f"Keras computes with {backend}; {remedy}"
 
 
 def run_keras(

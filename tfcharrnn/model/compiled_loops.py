@@ -41,6 +41,7 @@ def scan(
     length: int,
     shapes: Sequence[tf.TensorShape],
     reverse: bool = False,
+    unroll: int = 1,
 ) -> tuple[State, State]:
     """Runs `step(t, carry) -> (carry, outputs)` for every t in one `tf.while_loop` and stacks the outputs.
 
@@ -50,6 +51,8 @@ def scan(
         length: number of steps.
         shapes: the shapes of the outputs of one step.
         reverse: run from the last t to the first.
+        unroll: steps in a turn of the loop. On a GPU each turn is started from the host, which more steps a turn hide;
+            they take longer to compile.
 
     Returns:
         The last carry, and the outputs, each `[length, ...]` in the order of t.
@@ -63,7 +66,16 @@ def scan(
         carry, outputs = step(t, carry)
         return count + 1, carry, tuple(array.write(t, output) for array, output in zip(arrays, outputs, strict=True))
 
-    _, carry, arrays = tf.while_loop(
-        lambda count, *_: count < length, body, (tf.constant(0), carry, arrays), maximum_iterations=length
+    def turn(*loop: Any) -> Any:
+        for _ in range(unroll):
+            loop = body(*loop)
+        return loop
+
+    turns = length // unroll
+    loop: Any = tf.while_loop(
+        lambda count, *_: count < turns * unroll, turn, (tf.constant(0), carry, arrays), maximum_iterations=turns
     )
+    for _ in range(length % unroll):
+        loop = body(*loop)
+    _, carry, arrays = loop
     return carry, tuple(array.stack() for array in arrays)

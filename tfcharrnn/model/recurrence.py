@@ -34,6 +34,7 @@ def run_layer(
     state: State,
     kernel: tf.Tensor | None = None,
     mask: tf.Tensor | None = None,
+    unroll: int = 1,
 ) -> tuple[tf.Tensor, State]:
     """Runs a layer over a sequence.
 
@@ -43,6 +44,7 @@ def run_layer(
         state: the state before the first step, tensors `[batch, hidden]`.
         kernel: the recurrent kernel, such as one with dropped weights; None: the cell's.
         mask: bool `[time, batch]`; where it is false, the step is skipped and the state stays the same.
+        unroll: steps in a turn of the compiled loops.
 
     Returns:
         The outputs, `[time, batch, hidden]`, and the state after the last step.
@@ -58,7 +60,7 @@ def run_layer(
         weights = StepWeights(
             None if kernel is None else values.pop(0), None if bias is None else values.pop(0), tuple(values)
         )
-        last, states, kept = _forward_loop(type(cell), cell.compute_dtype, source, ids, weights, state, mask)
+        last, states, kept = _forward_loop(type(cell), cell.compute_dtype, source, ids, weights, state, mask, unroll)
 
         def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> tuple[tf.Tensor, ...]:
             before = tuple(tf.concat([s[tf.newaxis], steps[:-1]], 0) for s, steps in zip(state, states, strict=True))
@@ -75,6 +77,7 @@ def run_layer(
                 mask,
                 d_outputs,
                 d_last,
+                unroll,
             )
             d_source = d.p if ids is None else sum_row_gradients(d.p, ids, source.shape[0])
             d_weights: list[tf.Tensor] = []
@@ -117,6 +120,7 @@ def _forward_loop(
     weights: StepWeights,
     state: State,
     mask: tf.Tensor | None,
+    unroll: int,
 ) -> tuple[State, State, State]:
     """Runs the steps of a sequence in order.
 
@@ -128,6 +132,7 @@ def _forward_loop(
         weights: what each step uses.
         state: the state before the first step, tensors `[batch, hidden]`.
         mask: bool `[time, batch]`, false for steps to skip; None: none.
+        unroll: steps in a turn of the loop.
 
     Returns:
         The state after the last step, the states after each step and what each step kept for the backward loop,
@@ -145,7 +150,7 @@ def _forward_loop(
         return (*after, _get_input_sum(source, ids, tf.minimum(t + 1, length - 1))), (*after, *kept)
 
     shapes = [tensor.shape for tensor in state] + list_kept_shapes(cell_class, state, weights)
-    carry, outputs = scan(step, (*state, _get_input_sum(source, ids, tf.constant(0))), length, shapes)
+    carry, outputs = scan(step, (*state, _get_input_sum(source, ids, tf.constant(0))), length, shapes, unroll=unroll)
     return carry[:-1], outputs[: len(state)], outputs[len(state) :]
 
 
@@ -167,6 +172,7 @@ def _backward_loop(
     mask: tf.Tensor | None,
     d_outputs: tf.Tensor,
     d_last: State,
+    unroll: int,
 ) -> tuple[State, State, StepGradients]:
     """Visits the steps of a sequence in reverse, the derivative of `_forward_loop`.
 
@@ -182,6 +188,7 @@ def _backward_loop(
         mask: bool `[time, batch]`, false for skipped steps; None: none.
         d_outputs: the loss's gradient by the outputs, `[time, batch, hidden]`.
         d_last: the loss's gradient by the state after the last step, tensors `[batch, hidden]`.
+        unroll: steps in a turn of the loop.
 
     Returns:
         The gradients by the state before the first step, `[batch, hidden]`, by the extra vectors, and by what each
@@ -223,7 +230,7 @@ def _backward_loop(
     columns += itertools.chain(*(matrix.shape for matrix in weights.matrices))
     carry = (*d_last, *(tf.zeros_like(vector) for vector in weights.vectors))
     shapes = [tf.TensorShape([batch, size]) for size in columns]
-    carry, outputs = scan(step, carry, length, shapes, reverse=True)
+    carry, outputs = scan(step, carry, length, shapes, reverse=True, unroll=unroll)
     d_p, *rest = outputs
     d_q = rest.pop(0) if has_two_sums else None
     products = tuple(zip(rest[::2], rest[1::2], strict=True))

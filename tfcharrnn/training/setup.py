@@ -46,7 +46,7 @@ _ARGUMENTS = (
     "quiet",
 )
 # model settings that say how it is computed; a resumed run may change them
-_COMPUTE_SETTINGS = ("implementation", "precision", "tf32")
+_COMPUTE_SETTINGS = ("implementation", "precision", "tf32", "unroll")
 # model settings that a run which starts with another run's weights may change
 _FREE_SETTINGS = (
     *_COMPUTE_SETTINGS,
