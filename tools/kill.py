@@ -53,20 +53,33 @@ def make_text(path: Path, seed: int) -> None:
 def choose_flags(rng: random.Random, layout: str, base: Path) -> list[str]:
     """Returns the flags of a run at random; some combinations may be refused."""
     options = [
-        ("--cell", "rnn", "lstm", "gru"), ("--num_layers", "1", "2"), ("--dropout", "0", "0.3"),
+        ("--cell", "rnn", "lstm", "gru", "lnlstm", "mlstm", "mingru", "minlstm", "sru"), ("--num_layers", "1", "2"),
+        ("--dropout", "0", "0.3"), ("--residual", "false", "false", "true"), ("--layer_norm", "false", "false", "true"),
         ("--learned_initial_state", "false", "false", "true"), ("--embedding_size", "0", "5"),
         ("--precision", "float32", "float32", "bfloat16"), ("--implementation", "auto", "custom", "keras"),
         ("--strategy", "none", "none", "mirrored"), ("--num_replicas", "0", "2"), ("--keep_every", "0", "36"),
-        ("--keep_checkpoints", "1", "2", "3"), ("--steps_per_call", "0", "1", "5"), ("--optimizer", "adam", "sgd"),
-        ("--shuffle_buffer", "1000000", "2000"), ("--plot", "false", "false", "true"),
+        ("--keep_checkpoints", "1", "2", "3"), ("--steps_per_call", "0", "1", "5"),
+        ("--optimizer", "adam", "sgd", "adamw"), ("--shuffle_buffer", "1000000", "2000"),
+        ("--average", "0", "0", "0.99"), ("--locked_dropout", "false", "true"), ("--weight_drop", "0", "0", "0.2"),
+        ("--random_start", "false", "false", "true"), ("--plot", "false", "false", "true"),
     ]  # fmt: skip
     chosen = [f"{name}={rng.choice(values)}" for name, *values in options]
     if "--strategy=none" in chosen:
         chosen = [flag for flag in chosen if not flag.startswith("--num_replicas")]
     if layout == "sequences" and rng.random() < 0.3:  # the model is that of the other run
-        model = ("--cell", "--num_layers", "--dropout", "--learned", "--embedding", "--precision", "--implementation")
+        model = ("--cell", "--num_layers", "--dropout", "--learned", "--embedding", "--precision", "--implementation",
+                 "--residual", "--layer_norm", "--locked_dropout", "--weight_drop")  # fmt: skip
         return [*(flag for flag in chosen if not flag.startswith(model)), f"--init_from={base}"]
     return chosen
+
+
+# the parts of the training kit, all at once
+_KIT = (
+    "--layout=stream --seq_length=20 --cell=lnlstm --num_layers=2 --embedding_size=16 --tie_embedding --residual "
+    "--layer_norm --dropout=0.2 --input_dropout=0.1 --output_dropout=0.2 --embedding_dropout=0.1 --weight_drop=0.2 "
+    "--locked_dropout --optimizer=adamw --weight_decay=0.1 --beta_2=0.99 --average=0.99 --random_start "
+    "--reset_state=0.05 --clip_norm=1 --schedule=cosine --warmup_steps=20 --keep_checkpoints=2 --patience=100"
+)
 
 
 def start_training(folder: Path, run_dir: Path, flags_: list[str], steps: int) -> subprocess.Popen[bytes]:
@@ -155,10 +168,13 @@ def kill_training(folder: Path, name: str, rng: random.Random, kinds: Counter[st
     Raises:
         UserError: it does not end like an undisturbed one.
     """
-    layout = rng.choice(list(RECIPES))
+    layout = "kit" if _FLAGS.kit else rng.choice(list(RECIPES))
     while True:
-        recipe = [f"--layout={layout}", *RECIPES[layout].split(), *_COMMON.split(), *_SIZES.split()]
-        chosen = choose_flags(rng, layout, folder / "base")
+        if _FLAGS.kit:
+            chosen, recipe = [], [*_KIT.split(), *_COMMON.split(), *_SIZES.split()]
+        else:
+            chosen = choose_flags(rng, layout, folder / "base")
+            recipe = [f"--layout={layout}", *RECIPES[layout].split(), *_COMMON.split(), *_SIZES.split()]
         if f"--init_from={folder / 'base'}" in chosen:
             recipe = [flag for flag in recipe if not flag.startswith(("--cell", "--hidden_size"))]
         whole = folder / f"{name}-whole"
@@ -243,7 +259,9 @@ def main() -> None:
         wait_for_success(start_training(folder, folder / "base", base, _FLAGS.steps), folder)
         runs = 0
         while kinds.total() < _FLAGS.kills:
-            what = (kill_command if rng.random() < 0.25 else kill_training)(folder, str(runs), rng, kinds)
+            what = (kill_command if not _FLAGS.kit and rng.random() < 0.25 else kill_training)(
+                folder, str(runs), rng, kinds
+            )
             runs += 1
             done = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             cli.print_status(f"{what}: equal; kills so far: {done}")
@@ -254,6 +272,7 @@ def define_flags() -> None:
     """Defines the tool's flags."""
     flags.DEFINE_integer("kills", 50, "Number of kills.", lower_bound=1)
     flags.DEFINE_integer("steps", 300, "Training steps per run.", lower_bound=20)
+    flags.DEFINE_bool("kit", False, "Kill only runs with all parts of the training kit at once.")
     flags.DEFINE_integer("seed", 0, "Seed of the text and the kills.")
 
 

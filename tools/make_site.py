@@ -2,8 +2,8 @@
 
 python tools/make_site.py [--run_dir=RUN] [--output_dir=site]
 
-The model is that of the run folder, or without one a small one that is trained for some seconds. Warnings, such as a
-link that leads nowhere, are errors. Needs MkDocs and what mkdocs.yml names (the extra `docs`).
+Without a run folder, the model is the Shakespeare one that comes with the package. Warnings, such as a link that leads
+nowhere, are errors. Needs MkDocs and what mkdocs.yml names (the extra `docs`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,15 @@ from tfcharrnn.errors import UserError
 
 _FLAGS = flags.FLAGS
 _CONFIG = Path(__file__).resolve().parents[1] / "mkdocs.yml"
-_SMALL: dict[str, Any] = {"corpus": "python", "cell": "gru", "hidden_size": 128, "batch_size": 32, "seq_length": 64}
 
 
 def main() -> None:
     """Reads the flags and makes the site."""
     cli.load_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
-        run_dir = Path(_FLAGS.run_dir or _train(Path(folder, "python-source")))
-        page = tfcharrnn.export_model(run_dir, "html", Path(folder, "page.html"))
+        page = tfcharrnn.export_model(_FLAGS.run_dir, "html", Path(folder, "page.html"))
         build_site(page, Path(_FLAGS.output_dir))
     print(Path(_FLAGS.output_dir, "index.html"))
-
-
-def _train(run_dir: Path) -> Path:
-    """Trains a small model; returns its run folder."""
-    tfcharrnn.train_model(run_dir, **_SMALL, steps=300, learning_rate=4e-3, sample_every=0, eval_every=0)
-    return run_dir
 
 
 def build_site(writing_page: Path, output_dir: Path, **settings: Any) -> None:
@@ -70,7 +62,7 @@ def build_site(writing_page: Path, output_dir: Path, **settings: Any) -> None:
 
 def define_flags() -> None:
     """Defines the tool's flags."""
-    flags.DEFINE_string("run_dir", "", "The run whose model writes on the first page; empty: train a small one.")
+    flags.DEFINE_string("run_dir", "pretrained:shakespeare", "The run whose model writes on the first page.")
     flags.DEFINE_string("output_dir", "site", "The folder of the pages.")
 
 

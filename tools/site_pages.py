@@ -1,4 +1,4 @@
-"""Adds what is not in `docs/` to the site: the API reference, the change log, and the page that writes.
+"""Adds what is not in `docs/` to the site: API reference, change log, cards of the models, and the page that writes.
 
 A hook of MkDocs, named in mkdocs.yml.
 """
@@ -6,6 +6,7 @@ A hook of MkDocs, named in mkdocs.yml.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def write_pages() -> dict[str, str]:
     for name in ("CHANGELOG", "CONTRIBUTING"):
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
         pages[f"{name.lower()}.md"] = text.replace("](docs/", "](")
+    for card in (ROOT / "tfcharrnn" / "pretrained").glob("*/README.md"):
+        pages[f"models/{card.parent.name}.md"] = card.read_text(encoding="utf-8")
     return pages
 
 
@@ -55,6 +58,11 @@ def on_config(config: Any) -> Any:
         if isinstance(item, dict) and "API" in item:
             item["API"] = ["api/index.md", "api/modules.md"]
     return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Leads links to the cards of the pretrained models to their pages here."""
+    return re.sub(r"\]\(\.\./tfcharrnn/pretrained/(\w+)/README\.md\)", r"](models/\1.md)", markdown)
 
 
 def on_files(files: Files, config: Any) -> Files:

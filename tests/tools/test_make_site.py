@@ -9,7 +9,7 @@ import urllib.parse
 
 import browsers
 import pytest
-from paths import GOLDEN, ROOT
+from paths import ROOT
 
 pytest.importorskip("mkdocstrings", reason="mkdocs and mkdocstrings are not installed")
 
@@ -22,8 +22,8 @@ from tfcharrnn.errors import UserError
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "gru.html"
-    return tfcharrnn.export_model(GOLDEN / "gru", "html", path)
+    path = tmp_path_factory.mktemp("page") / "write.html"
+    return tfcharrnn.export_model("pretrained:shakespeare", "html", path)
 
 
 @pytest.fixture(scope="module")
