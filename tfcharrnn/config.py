@@ -103,8 +103,8 @@ class DataConfig(_CheckedConfig):
 
     input: tuple[str, ...] = option(
         (),
-        "Text files to train on, joined by newlines: FILE|GLOB|FOLDER[,...]. A folder means all files below it; gzip "
-        "and xz files are decompressed.",
+        "Text files to train on, joined by newlines: FILE|GLOB|FOLDER|URL[,...]. A folder means all files below it; "
+        "gzip, xz and zstd files are decompressed; URLs (https, s3, gs, hf) are read through fsspec.",
     )
     corpus: str = option("", "Name of a corpus, instead of --input; a wrong name lists the known ones.")
     encoding: str = option(

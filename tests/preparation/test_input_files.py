@@ -8,6 +8,7 @@ import os
 import subprocess
 
 import pytest
+from backports import zstd
 from folders import contents, names
 from large_texts import write_texts
 
@@ -18,7 +19,7 @@ from tfcharrnn.preparation import corpora
 from tfcharrnn.preparation.data_folder import prepare_data
 
 
-@pytest.mark.parametrize("kind", ["gzip", "xz", "two members", "pipe"])
+@pytest.mark.parametrize("kind", ["gzip", "xz", "zstd", "two members", "pipe"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_packed_files_are_unpacked(tmp_path, kind, encoding):
     text = "Some text, and more.\r\n" * 20
@@ -27,7 +28,7 @@ def test_packed_files_are_unpacked(tmp_path, kind, encoding):
         DataConfig(input=write_texts(tmp_path, data), encoding=encoding, seq_length=9), tmp_path / "plain"
     )
     path = tmp_path / "packed"
-    pack = {"gzip": gzip.compress, "xz": lzma.compress, "pipe": bytes}.get(
+    pack = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstd.compress, "pipe": bytes}.get(
         kind, lambda data: gzip.compress(data[:70]) + gzip.compress(data[70:]) + b"\0" * 9
     )
     if kind == "pipe":
@@ -64,7 +65,7 @@ def test_several_pipes_without_names_are_read(tmp_path):
         os.close(end)
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, zstd.compress])
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:20] + b"\xff" * 9 + data[29:]])
 def test_damaged_packed_files_are_one_error(tmp_path, pack, damage):
     path = tmp_path / "packed"
@@ -76,7 +77,7 @@ def test_damaged_packed_files_are_one_error(tmp_path, pack, damage):
     assert names(tmp_path) == ["packed"]
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, zstd.compress])
 def test_a_text_in_memory_is_bounded(tmp_path, monkeypatch, pack):
     monkeypatch.setattr(corpora, "MAX_BYTES_IN_MEMORY", 3_000_000)
     paths = (str(tmp_path / "first"), str(tmp_path / "second"))

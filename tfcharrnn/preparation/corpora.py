@@ -155,7 +155,7 @@ def find_inputs(config: DataConfig) -> tuple[InputFile, ...]:
     if config.input:
         paths = input_files.find_files(config.input)
         codec = choose_codec(config.encoding)
-        return tuple(InputFile(path, Path(path).name, path, codec) for path in paths)
+        return tuple(InputFile(path, input_files.get_name(path), input_files.get_label(path), codec) for path in paths)
     if config.corpus in DOWNLOADS:
         download = DOWNLOADS[config.corpus]
         with _report_download_errors(config.corpus, download):
@@ -175,7 +175,7 @@ def list_names(config: DataConfig) -> list[str]:
         paths = input_files.find_files(config.input)
     except UserError:
         paths = config.input
-    return [Path(path).name for path in paths]
+    return [input_files.get_name(path) for path in paths]
 
 
 def load(config: DataConfig, *, between: str = "\n") -> Corpus:
@@ -306,10 +306,11 @@ def _load_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
     for path in input_files.find_files(paths):
         data, source = input_files.read_file(path, left)
         left -= len(data)
+        label = input_files.get_label(path)
         if not data:
-            raise empty_file_error(path)
-        texts.append(decode(data, encoding, path))
-        sources.append(Source(Path(path).name, source.size, source.sha256))
+            raise empty_file_error(label)
+        texts.append(decode(data, encoding, label))
+        sources.append(Source(input_files.get_name(path), source.size, source.sha256))
     return Corpus(join_names([source.name for source in sources]), between.join(texts), tuple(sources))
 
 

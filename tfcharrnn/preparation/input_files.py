@@ -1,4 +1,4 @@
-"""Finds the files that `--input` names and reads them, decompressing gzip and xz."""
+"""Finds the files that `--input` names and reads them, decompressing gzip, xz and Zstandard."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import contextlib
 import glob
 import gzip
 import hashlib
+import importlib
 import io
 import lzma
 import os
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import IO, cast
 
 from tfcharrnn.errors import UserError, first_line
+from tfcharrnn.preparation import remote_files
 
-_MAGIC = {"gzip": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00"}
+_MAGIC = {"gzip": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00", "zstd": b"\x28\xb5\x2f\xfd"}
 _PIECE_BYTES = 2**20
 _LONGEST_MAGIC = max(map(len, _MAGIC.values()))
+# the backport of Python 3.14's compression.zstd
+_ZSTD = "backports.zstd"
 # raised by the decompressors for damaged files
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
@@ -29,13 +36,16 @@ def find_files(names: tuple[str, ...]) -> tuple[str, ...]:
 
     A pattern (`*`, `?`, `[...]`, and `**` for nested folders) is replaced by its matches, a folder by all regular
     files below it, both sorted by path; hidden and empty files among these are skipped. A name that exists is never
-    taken for a pattern.
+    taken for a pattern, nor is a URL.
 
     Raises:
         UserError: a pattern or folder without a file, or an unreadable folder.
     """
     files: list[str] = []
     for name in names:
+        if remote_files.is_remote(name):
+            files.append(name)
+            continue
         if os.path.isdir(name):
             matches = _list_folder(name)
         elif glob.has_magic(name) and not os.path.lexists(name):
@@ -73,12 +83,24 @@ def _has_text(path: str) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
+def get_name(path: str) -> str:
+    """Returns the name of an input for `dataset.json`, never a path."""
+    return remote_files.get_name(path) if remote_files.is_remote(path) else Path(path).name
+
+
+def get_label(path: str) -> str:
+    """Returns the name of an input for messages: its path, or its URL without what may be secret."""
+    return remote_files.describe_url(path) if remote_files.is_remote(path) else path
+
+
 def is_uncompressed_file(path: str) -> bool:
-    """Whether `path` is a regular file, not a pipe or device, that is not compressed.
+    """Whether `path` is a regular file, not a pipe, device or URL, that is not compressed.
 
     Raises:
         OSError: it cannot be read.
     """
+    if remote_files.is_remote(path):
+        return False
     if not stat.S_ISREG(os.stat(path).st_mode):  # peeking into a pipe would consume its data
         return False
     with open(path, "rb") as file:
@@ -105,8 +127,8 @@ def read_file(path: str, limit: int) -> tuple[bytes, HashingReader]:
             size += len(piece)
             if size > limit:
                 raise UserError(
-                    f"{path}: unpacks to more than the {limit:,} bytes that may still be read into memory; pass "
-                    "less text at a time"
+                    f"{get_label(path)}: unpacks to more than the {limit:,} bytes that may still be read into memory; "
+                    "pass less text at a time"
                 )
     return b"".join(pieces), hashing
 
@@ -116,23 +138,25 @@ def open_decompressed(path: str, member: str = "") -> Iterator[tuple[IO[bytes], 
     """Opens a file for one sequential read of its decompressed content.
 
     Args:
-        path: the file; may be a pipe.
+        path: the file; may be a pipe or a URL.
         member: for a zip archive, the member to read.
 
     Yields:
         The decompressed content, and the reader that counts and hashes the file (or member) itself.
     """
-    with report_input_errors(path), contextlib.ExitStack() as stack:
+    label = get_label(path)
+    with report_input_errors(label), contextlib.ExitStack() as stack:
         if member:
             archive = stack.enter_context(zipfile.ZipFile(path))
             raw: IO[bytes] = stack.enter_context(archive.open(member))
             kind = ""
         else:
-            raw = stack.enter_context(open(path, "rb"))
+            opened = remote_files.open_url(path) if remote_files.is_remote(path) else open(path, "rb")  # noqa: SIM115
+            raw = stack.enter_context(opened)
             kind = _detect_compression(raw.peek(_LONGEST_MAGIC))  # type: ignore[attr-defined]
         hashing = HashingReader(raw)
         as_file = cast(IO[bytes], hashing)
-        yield (_decompress(as_file, kind) if kind else as_file), hashing
+        yield (_decompress(as_file, kind, label) if kind else as_file), hashing
         while hashing.read(2**20):  # padding may follow the compressed data
             pass
 
@@ -171,17 +195,37 @@ def report_input_errors(path: str) -> Iterator[None]:
     """Turns an error of reading a file into a one-line `UserError`."""
     try:
         yield
-    except _DAMAGED as error:
+    except _list_damage_errors() as error:
         raise UserError(f"{path}: damaged ({first_line(error)}); get the file again") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"{path}: cannot be read ({reason}); check --input") from None
 
 
+def _list_damage_errors() -> tuple[type[Exception], ...]:
+    """Returns what the decompressors that were imported raise for damaged files."""
+    zstd = sys.modules.get(_ZSTD)
+    return _DAMAGED if zstd is None else (*_DAMAGED, zstd.ZstdError)
+
+
+def _import_zstd(label: str) -> ModuleType:
+    """Imports Python's module for Zstandard, or its backport.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(_ZSTD)
+    except ImportError:
+        raise UserError(f"{label}: is compressed by zstd, which needs: pip install 'tfcharrnn[zstd]'") from None
+
+
 def _detect_compression(start: bytes) -> str:
-    """Returns `gzip`, `xz` or "" (neither) for a file that begins with `start`."""
+    """Returns `gzip`, `xz`, `zstd` or "" (none) for a file that begins with `start`."""
     return next((kind for kind, magic in _MAGIC.items() if start.startswith(magic)), "")
 
 
-def _decompress(file: IO[bytes], kind: str) -> IO[bytes]:
+def _decompress(file: IO[bytes], kind: str, label: str) -> IO[bytes]:
+    if kind == "zstd":  # windows of at most 128 MiB are decompressed
+        return cast(IO[bytes], _import_zstd(label).ZstdFile(file))
     return gzip.GzipFile(fileobj=file) if kind == "gzip" else lzma.LZMAFile(file)  # type: ignore[return-value]

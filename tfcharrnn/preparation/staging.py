@@ -36,7 +36,7 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig
 from tfcharrnn.data.dataset import join_names
 from tfcharrnn.errors import UserError, warn
-from tfcharrnn.preparation import corpora, counting, input_files, line_blocks, notes, text_blocks
+from tfcharrnn.preparation import corpora, counting, input_files, line_blocks, notes, remote_files, text_blocks
 from tfcharrnn.preparation.corpora import InputFile, Source
 from tfcharrnn.preparation.counting import CountedText, TextCounts
 from tfcharrnn.preparation.line_blocks import LineBlock, LineSpan, StoredLines, WholeLines
@@ -118,6 +118,8 @@ def is_large(inputs: Sequence[InputFile]) -> bool:
     """
     size = 0
     for file in inputs:
+        if remote_files.is_remote(file.path):
+            return True
         try:
             size += os.stat(file.path).st_size
             if file.member or not input_files.is_uncompressed_file(file.path):
@@ -286,7 +288,7 @@ class StagingFolder:
                 functools.partial(text_blocks.write_plain_file, self._inputs[index], self._converted_path(index))
                 for index in indices
             ]
-            sizes = [os.stat(self._inputs[index].path).st_size for index in indices]
+            sizes = [_get_size(self._inputs[index]) for index in indices]
             for index, (source, encoding, content) in zip(indices, pool.run(calls, "unpacking", sizes), strict=True):
                 plain_files[index] = _PlainFile(source, encoding, *content)
                 write_note(self._note_path(index), [dataclasses.asdict(source), encoding, *content])
@@ -336,7 +338,7 @@ def open_staging(
             raise files.write_error(partial, error) from error
         staging = StagingFolder(folder, inputs, config, pool)
         try:
-            plan = {"settings": config_lib.to_dict(config), "files": [file.path for file in inputs]}
+            plan = {"settings": config_lib.to_dict(config), "files": [file.label for file in inputs]}
             files.write_json(folder / "plan.json", plan)
             yield staging
         except BaseException as error:
@@ -378,22 +380,29 @@ def compute_key(inputs: Sequence[InputFile], config: DataConfig) -> str:
 
 
 def is_regular_file(file: InputFile) -> bool:
-    """Whether this is a regular file, not a pipe or device, so that it can be read again.
+    """Whether this is a regular file, not a pipe, device or URL, so that it can be read again.
 
     Raises:
         UserError: it cannot be read.
     """
+    if remote_files.is_remote(file.path):
+        return False
     with input_files.report_input_errors(file.label):
         return stat.S_ISREG(os.stat(file.path).st_mode)
 
 
 def _file_state(file: InputFile) -> list[Any]:
-    """Returns what identifies the content of a file without reading it; for a pipe, this differs in every process."""
+    """Returns what identifies the content of a file without reading it; for a pipe or URL, it differs each time."""
     if not is_regular_file(file):
         return [file.path, os.getpid()]
     with input_files.report_input_errors(file.label):
         status = os.stat(file.path)
     return [os.path.abspath(file.path), file.name, file.member, status.st_size, status.st_mtime_ns]
+
+
+def _get_size(file: InputFile) -> int:
+    """Returns the size of a file for the progress bar; 0 for a URL."""
+    return 0 if remote_files.is_remote(file.path) else os.stat(file.path).st_size
 
 
 def _is_rereadable(state: list[Any]) -> bool:

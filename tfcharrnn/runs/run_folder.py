@@ -22,6 +22,7 @@ from tfcharrnn import files
 from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import ConfigError, UserError, command_line
+from tfcharrnn.preparation import input_files
 from tfcharrnn.runs import pretrained
 
 FORMAT = 1
@@ -81,9 +82,11 @@ class Run:
     def save(self) -> None:
         """Writes `vocab.json`, then `config.json`, which makes the folder a run folder."""
         self.vocabulary.save(self.path / "vocab.json")
+        # a URL may have a secret in its query, and a run folder is shared
+        data = dataclasses.replace(self.data, input=tuple(map(input_files.get_label, self.data.input)))
         value = {
             "format": FORMAT,
-            "data": config_lib.to_dict(self.data),
+            "data": config_lib.to_dict(data),
             "data_dir": self.data_dir,
             "data_fingerprint": self.fingerprint,
             "data_files": self.num_files,

@@ -11,7 +11,7 @@ from typing import Any
 from tfcharrnn import cell_registry, files
 from tfcharrnn.errors import ConfigError, shorten
 from tfcharrnn.inference.trained_model import TrainedModel
-from tfcharrnn.preparation import corpora
+from tfcharrnn.preparation import corpora, input_files
 from tfcharrnn.runs.run_folder import Run
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
@@ -73,7 +73,7 @@ def _clean(name: str) -> str:
 
 def _list_text_names(run: Run) -> list[str]:
     if run.data.input:
-        return [_clean(Path(name).name) for name in run.data.input]
+        return [_clean(input_files.get_name(name)) for name in run.data.input]
     corpus = run.data.corpus or (corpora.DEFAULT_CORPUS if run.fingerprint else "")
     return [_clean(corpus)] if corpus else []
 
