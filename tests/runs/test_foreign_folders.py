@@ -138,7 +138,7 @@ def test_damaged_rows_without_end_are_not_all_kept(run_dir):
     "use",
     [
         lambda run: tfcharrnn.load_model(run.path),
-        lambda run: initial_weights.from_checkpoint(checkpoints.find(run.path), run.model, run.vocabulary),
+        initial_weights.from_run,
         lambda run: loop._find_checkpoint(run),
     ],
     ids=["load_model", "init_from", "resume"],
