@@ -22,6 +22,7 @@ COMMANDS = (
     "import_keras",
     "import_arrays",
     "gradcheck",
+    "doctor",
     "launch_local",
 )
 
