@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from peers.work import ALL, NUM_GATES, Preparation, Training, Work
 
 from tfcharrnn import cell_registry, cli
 from tfcharrnn.errors import ConfigError, UserError
+from tfcharrnn.verification.workloads import ALL, NUM_GATES, Preparation, Training, Work
 
 _FLAGS = flags.FLAGS
 PEERS = ("keras_layers", "pytorch", "jax_scan", "eager", "numpy_loop")

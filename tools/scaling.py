@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from absl import flags
-from peers.work import Training
 
 from tfcharrnn import cli
 from tfcharrnn.distributed.local_workers import make_tf_configs
+from tfcharrnn.verification.workloads import Training
 
 _FLAGS = flags.FLAGS
 _ROUNDS = 7

@@ -11,9 +11,9 @@ import pytest
 import readme
 import reference_systems
 from paths import TOOLS
-from peers import work
 
 from tfcharrnn.config import DataConfig, TrainingConfig
+from tfcharrnn.verification import workloads as work
 
 
 def tool(name, *arguments, cwd):

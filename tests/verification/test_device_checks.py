@@ -142,6 +142,10 @@ def test_any_other_error_is_a_failure(capsys):
     def fail():
         raise CheckError("1.0 above 0.1")
 
+    def trace():
+        return tf.function(lambda x: undefined)(tf.constant(0.0))  # noqa: F821
+
+    assert device_checks.run_check(Check("e", trace)).detail.endswith("'undefined' is not defined")
     checks = [Check("a", crash), Check("b", refuse), Check("c", fail), Check("d", lambda: "fine")]
     assert doctor.run_checks(checks) == ["a", "c"]
     *_, last = capsys.readouterr().out.splitlines()
@@ -156,7 +160,9 @@ def test_tf32_is_off_in_checks_and_as_before_after_them():
 
 
 def make_flags(monkeypatch, device="auto", cell_module=()):
-    flags = type("Flags", (), {"device": device, "cell_module": list(cell_module), "debug": False})()
+    flags = type(
+        "Flags", (), {"device": device, "bench": False, "bench_rows": [], "json": "", "cell_module": list(cell_module)}
+    )()
     monkeypatch.setattr(doctor, "_FLAGS", flags)
     monkeypatch.setattr(doctor.cli, "load_cells", lambda: ("mine",) if cell_module else ())
     monkeypatch.setattr(doctor.cli, "load_tensorflow", lambda: None)

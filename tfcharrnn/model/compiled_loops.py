@@ -19,17 +19,18 @@ def compile_in_graphs(loop: Callable[..., Any]) -> Callable[..., Any]:
     loops to oneDNN, which is faster at them.
 
     There is one compiled function for each cell class and dtype, which all layers and models share, so that equal
-    shapes are compiled once.
+    shapes are compiled once; on a GPU one with TF32 and one without, since XLA compiles that in.
     """
 
     @functools.cache
-    def compile_loop(cell_class: type[Cell], compute_dtype: tf.DType) -> Callable[..., Any]:
+    def compile_loop(cell_class: type[Cell], compute_dtype: tf.DType, tf32: bool) -> Callable[..., Any]:
         return tf.function(functools.partial(loop, cell_class, compute_dtype), jit_compile=True, autograph=False)
 
     @functools.wraps(loop)
     def call(cell_class: type[Cell], compute_dtype: tf.DType, *args: Any) -> Any:
         if tf.inside_function():
-            return compile_loop(cell_class, compute_dtype)(*args)
+            tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+            return compile_loop(cell_class, compute_dtype, tf32)(*args)
         return loop(cell_class, compute_dtype, *args)
 
     return call

@@ -34,6 +34,7 @@ from tfcharrnn.model.cells import State
 from tfcharrnn.model.char_rnn import CharRNN, split_batch
 from tfcharrnn.training.setup import train_model
 from tfcharrnn.verification import gradient_check, numpy_reference
+from tfcharrnn.verification.device_bench import use_precision
 from tfcharrnn.verification.reference_cells import Array
 
 # The largest relative error, by the type of the products. Float32 has 24 bits and sums of a few dozen terms, TF32 has
@@ -113,13 +114,13 @@ def run_check(check: Check) -> Outcome:
     start = time.perf_counter()
     result: Literal["passed", "failed", "not applicable"] = "passed"
     try:
-        with _tf32(False):
+        with use_precision("float32"):
             detail = check.run()
     except NotApplicableError as error:
         result, detail = "not applicable", str(error)
     except Exception as error:  # whatever fails on this device is what the check is for
         known = isinstance(error, (CheckError, UserError))
-        result, detail = "failed", str(error) if known else f"{type(error).__name__}: {first_line(error)}"
+        result, detail = "failed", str(error) if known else _describe_error(error)
     seconds = time.perf_counter() - start
     if gpus:
         memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
@@ -128,14 +129,12 @@ def run_check(check: Check) -> Outcome:
     return Outcome(check.name, result, detail, memory, seconds)
 
 
-@contextlib.contextmanager
-def _tf32(enabled: bool) -> Iterator[None]:
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(enabled)
-    try:
-        yield
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(before)
+def _describe_error(error: Exception) -> str:
+    """Returns the type of an error and its first line, or the last line of one that arose while a graph was traced."""
+    text = first_line(error)
+    if text.startswith("in user code"):
+        text = str(error).strip().splitlines()[-1].strip()
+    return f"{type(error).__name__}: {text}"
 
 
 def list_checks(own_cells: tuple[str, ...] = ()) -> list[Check]:
@@ -190,7 +189,7 @@ def check_cell(cell: str, implementation: str, precision: str) -> str:
         raise NotApplicableError("only NVIDIA GPUs have cuDNN")
     tolerance = _TOLERANCES[precision] * (_NORMALISED_FACTOR if cell == "lnlstm" else 1.0)
     errors: dict[str, float] = {}
-    with _tf32(precision == "TF32"):
+    with use_precision(precision):
         for layout in ("sequences", "lines") if precision == "float32" else ("sequences",):
             found = _compare_with_reference(cell, implementation, precision, layout)
             errors |= {f"{name} ({layout})": error for name, error in found.items()}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from peers.work import Preparation, Training, Work, text
+from tfcharrnn.verification.workloads import Preparation, Training, Work, text
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:

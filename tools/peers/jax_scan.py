@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peers.work import Preparation, Training, Work, text
+from tfcharrnn.verification.workloads import Preparation, Training, Work, text
 
 
 def _cell(kind: str, x: Any, h: Any, state: Any, weights: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from peers.work import Training, Work, text
+from tfcharrnn.verification.workloads import Training, Work, text
 
 
 def make(work: Work) -> tuple[Callable[[], object], int] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peers.work import Preparation, Training, Work, text
+from tfcharrnn.verification.workloads import Preparation, Training, Work, text
 
 
 def _preparation(work: Preparation) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""The work that is measured, and what every peer must offer."""
+"""The work that benchmarks measure: `tools/bench.py` beside other libraries, `doctor --bench` on a device."""
 
 from __future__ import annotations
 
