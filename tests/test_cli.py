@@ -44,6 +44,22 @@ def test_line_ends_can_be_written_in_a_flag():
     assert cli.decode_line_ends(r"ROMEO:\n\tO\\n \x") == "ROMEO:\n\tO\\n \\x"
 
 
+@pytest.mark.parametrize(
+    ("argument", "names"),
+    [
+        ("a.txt,b.txt", ["a.txt", "b.txt"]),
+        ("b, c.txt", ["b, c.txt"]),
+        ('a.txt,"b, c.txt"', ["a.txt", "b, c.txt"]),
+        ("b, d.txt", ["b", "d.txt"]),
+        ("", []),
+    ],
+)
+def test_a_name_with_a_comma_is_taken_whole_if_it_exists(argument, names, tmp_path, monkeypatch):
+    (tmp_path / "b, c.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    assert cli.FilesParser().parse(argument) == names
+
+
 def fail(command, *arguments, cwd):
     done = subprocess.run(
         [sys.executable, "-m", f"tfcharrnn.{command}", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60

@@ -10,11 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from paths import ROOT
 
+from tfcharrnn import evaluate
 from tfcharrnn.__main__ import COMMANDS
+from tfcharrnn.config import DataConfig
+from tfcharrnn.data.vocabulary import Vocabulary
+from tfcharrnn.errors import UserError
+from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.training.metrics import TIMING
 
 SMALL = ["--cell=gru", "--hidden_size=24", "--seq_length=21", "--batch_size=8", "--learning_rate=0.01"]
@@ -140,23 +146,47 @@ def test_evaluate_prints_one_object(home):
     assert value["bits_per_char"] == pytest.approx(value["loss"] / 0.6931471805599453)
     whole = json.loads(succeed("evaluate", "--input=text.txt", cwd=home))
     assert whole["characters"] == len(TEXT)
-    assert "'test'" in fail("evaluate", "--split=test", cwd=home)
+    message = fail("evaluate", "--split=test", cwd=home)
+    assert "runs/small: its data has no test split (--test_fraction=0); choose another --split, or --input" in message
 
 
 def test_evaluate_gives_the_same_for_a_text_in_pieces_and_any_batch_size(home):
-    """Seven files are one text; the state goes from each to the next."""
+    """Several files are one text, joined by newlines; the state goes from each to the next."""
     whole = json.loads(succeed("evaluate", "--input=text.txt", "--by_character", "--baselines", cwd=home))
     assert whole["read"] == "whole" and whole["unknown"] == 0 and 0 < whole["accuracy"] < 1
     assert {"lower", "space", "newline"} <= set(whole["by_character"])
     assert set(whole["baselines"]) == {"characters", "ngrams", "ngrams_after_training", "gzip", "xz"}
-    cuts = [0, 1, 5, 100, 101, 2000, len(TEXT) - 3, len(TEXT)]
-    pieces = [_file(home, f"piece-{last}.txt", TEXT[first:last]) for first, last in itertools.pairwise(cuts)]
-    for flags in ([f"--input={','.join(pieces)}", "--batch_size=1"], ["--input=text.txt", "--batch_size=7"]):
+    lines, cuts = TEXT.split("\n"), [0, 1, 2, 20, 57, len(TEXT)]
+    pieces = [
+        _file(home, f"piece, {last}.txt", "\n".join(lines[first:last])) for first, last in itertools.pairwise(cuts)
+    ]
+    quoted = ",".join(f'"{piece}"' for piece in pieces)  # each name has a comma
+    for flags in ([f"--input={quoted}", "--batch_size=1"], ["--input=text.txt", "--batch_size=7"]):
         other = json.loads(succeed("evaluate", *flags, cwd=home))
         assert other["loss"] == pytest.approx(whole["loss"], abs=1e-6)
         assert other["characters"] == whole["characters"]
     fresh = json.loads(succeed("evaluate", "--input=text.txt", "--read=examples", "--batch_size=3", cwd=home))
     assert fresh["read"] == "examples" and fresh["loss"] != whole["loss"]
+
+
+@pytest.mark.parametrize(
+    ("symbols", "layout", "settings", "is_known"),
+    [
+        (["\n", "a"], "stream", {}, True),
+        (["a"], "stream", {}, False),
+        (["<PAD>", "<S>", "</S>", "a"], "lines", {}, True),
+        (["<PAD>", "<S>", "</S>", "a"], "lines", {"delimiter": ";"}, False),
+    ],
+)
+def test_files_are_joined_only_for_a_model_that_knows_newlines(symbols, layout, settings, is_known):
+    data = DataConfig(layout=layout, **settings)
+    run = SimpleNamespace(vocabulary=Vocabulary(symbols), data=data, path="r")
+    trained = SimpleNamespace(run=run, model=SimpleNamespace(layout=LAYOUTS[layout]))
+    if is_known:
+        evaluate._check_knows_newline(trained)
+    else:
+        with pytest.raises(UserError, match=r"joined by newlines, and the vocabulary of r has none"):
+            evaluate._check_knows_newline(trained)
 
 
 def test_evaluate_skips_characters_outside_the_vocabulary_only_if_asked(home):
@@ -289,8 +319,9 @@ def test_ctrl_c_saves_and_resuming_ends_in_the_same_weights(tmp_path):
 
 def test_resuming_keeps_the_model(home):
     message = fail("train", "--resume", "--run_dir=runs/small", "--hidden_size=48", cwd=home)
-    assert "keeps its model" in message
-    assert "--batch_size=8" in fail("train", "--resume", "--run_dir=runs/small", "--batch_size=9", cwd=home)
+    assert "keeps its model, --hidden_size=24 and not 48; leave the flag out" in message
+    message = fail("train", "--resume", "--run_dir=runs/small", "--batch_size=9", cwd=home)
+    assert "keeps its --batch_size=8; leave --batch_size=9 out" in message
 
 
 def test_help_is_quick_and_exits_with_0(tmp_path):

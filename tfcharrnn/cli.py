@@ -57,7 +57,24 @@ def _define_field_flag(field: dataclasses.Field[Any], kind: Any) -> None:
     elif kind is str:
         flags.DEFINE_string(name, default, text)
     else:
-        flags.DEFINE_list(name, list(default), text)
+        define_files_flag(name, text)
+
+
+def define_files_flag(name: str, text: str) -> None:
+    """Defines a flag for the names of files or folders, with its help."""
+    flags.DEFINE(FilesParser(), name, [], text, serializer=flags.CsvListSerializer(","))
+
+
+class FilesParser(flags.ListParser):
+    """Parses names separated by commas; one that exists with its comma is taken as it is.
+
+    A name with a comma beside others is put in double quotes: `--input='a.txt,"b, c.txt"'`.
+    """
+
+    def parse(self, argument: Any) -> list[str]:
+        """Returns the names."""
+        is_whole = isinstance(argument, str) and "," in argument and os.path.lexists(decode_argument(argument))
+        return [argument] if is_whole else super().parse(argument)
 
 
 class _SeedParser(flags.IntegerParser):

@@ -104,7 +104,8 @@ class DataConfig(_CheckedConfig):
     input: tuple[str, ...] = option(
         (),
         "Text files to train on, joined by newlines: FILE|GLOB|FOLDER|URL[,...]. A folder means all files below it; "
-        "gzip, xz and zstd files are decompressed; URLs (https, s3, gs, hf) are read through fsspec.",
+        "gzip, xz and zstd files are decompressed; URLs (https, s3, gs, hf) are read through fsspec. "
+        "A name with a comma is taken whole if it exists; beside others it needs double quotes.",
     )
     corpus: str = option("", "Name of a corpus, instead of --input; a wrong name lists the known ones.")
     encoding: str = option(

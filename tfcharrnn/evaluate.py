@@ -1,7 +1,7 @@
 """Measures how well a trained model predicts a text; prints one JSON object.
 
-The text is a split of the model's own data (--split) or the concatenation of any files (--input). With --score=FILE,
-the command instead prints the log-probability of each line of a file in nats, one per line.
+The text is a split of the model's own data (--split), or any files (--input), joined by newlines as in training. With
+--score=FILE, the command instead prints the log-probability of each line of a file in nats, one per line.
 
 --read=whole reads the text from start to end, carrying the state over, after one <S> if the layout has it.
 --read=examples cuts it as in training and reads each example from the initial state. By default, a split is read as in
@@ -69,7 +69,9 @@ def main() -> None:
     trained = trained_model.load_model(_FLAGS.run_dir, _FLAGS.checkpoint)
     vocabulary = trained.run.vocabulary
     if _FLAGS.input or _FLAGS.score:
-        corpus = trained.read_files(_FLAGS.input or [_FLAGS.score], _FLAGS.encoding, between="")
+        corpus = trained.read_files(_FLAGS.input or [_FLAGS.score], _FLAGS.encoding)
+        if len(corpus.sources) > 1 and _FLAGS.unknown == "error":
+            _check_knows_newline(trained)
         if _FLAGS.score:
             for score in trained.score_symbols(corpus.text.removesuffix("\n").split("\n"), corpus.name):
                 print(score)
@@ -104,6 +106,16 @@ def main() -> None:
     print(json.dumps({**result, "step": trained.checkpoint.step}))
 
 
+def _check_knows_newline(trained: TrainedModel) -> None:
+    """Checks that the newlines between several files are symbols of the model, or separate its lines."""
+    is_delimiter = trained.model.layout.end_id is not None and trained.run.data.compile_delimiter().fullmatch("\n")
+    if not is_delimiter and "\n" not in trained.run.vocabulary.symbols:
+        raise UserError(
+            f"--input: several files are joined by newlines, and the vocabulary of {trained.run.path} has none; "
+            "evaluate one file at a time, or pass --unknown=skip"
+        )
+
+
 def _evaluate(trained: TrainedModel, eval_input: EvalInput | None) -> tuple[Evaluation, dict[str, Any]]:
     """Measures a text, or without one the split, as the flags say; returns also what to report about how."""
     if eval_input and _FLAGS.window:
@@ -129,7 +141,7 @@ def define_flags() -> None:
     cli.define_run_flags()
     cli.define_device_flag()
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "The split of the run's data to evaluate on.")
-    flags.DEFINE_list("input", [], "Text files to evaluate on instead, joined without a separator.")
+    cli.define_files_flag("input", "Text files to evaluate on instead, joined by newlines: FILE[,...].")
     flags.DEFINE_string("score", "", "A text file; print the log-probability of each line instead.")
     flags.DEFINE_string("encoding", "utf-8", "Encoding of the --input and --score files; a model of bytes reads any.")
     flags.DEFINE_string("data_dir", "", "The run's data folder if it has moved.")

@@ -28,7 +28,7 @@ def main() -> None:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_list("run_dir", [], "Run folders to plot.")
+    cli.define_files_flag("run_dir", "Run folders to plot: DIR[,...].")
     flags.DEFINE_list("y", ["loss", "val_loss"], f"Columns to plot, of {', '.join(plotting.COLUMNS)}.")
     flags.DEFINE_enum("x", "step", list(plotting.AXES), "The x axis; time: time spent in training steps.")
     flags.DEFINE_string("output", "loss.png", "The image to write, PNG or SVG.")

@@ -59,9 +59,8 @@ def define_flags() -> None:
     cli.define_config_flags(DataConfig)
     cli.define_recipe_flag()
     flags.DEFINE_string("output_dir", "", "The data folder to create.")
-    flags.DEFINE_list(
+    cli.define_files_flag(
         "from_records",
-        [],
         "TFRecord files of another program, instead of a text: FILE[,...], each record a tf.train.Example with the "
         "int64 feature seq, which begins with <S>. Records of one length without </S> are sequences, others lines.",
     )

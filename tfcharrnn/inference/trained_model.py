@@ -227,7 +227,9 @@ class TrainedModel:
         if split not in data.splits:
             raise ConfigError(f"--split must be one of {', '.join(data.splits)}. Received: {split!r}")
         if not data.splits[split].records:
-            raise UserError(f"{data.path}: its split {split!r} is empty; choose another --split")
+            fraction = getattr(self.run.data, f"{split}_fraction", None)
+            why = "" if fraction is None else f" (--{split}_fraction={fraction:g})"
+            raise UserError(f"{self.run.path}: its data has no {split} split{why}; choose another --split, or --input")
         return data
 
     def make_text_input(
@@ -239,13 +241,12 @@ class TrainedModel:
             symbols, self.run.vocabulary, self.run.data, name, read=read, unknown=unknown
         )
 
-    def read_files(self, paths: Sequence[str], encoding: str = "utf-8", *, between: str = "\n") -> Corpus:
-        """Reads the symbols of files, normalised as in training; for a model of bytes, the files as they are.
+    def read_files(self, paths: Sequence[str], encoding: str = "utf-8") -> Corpus:
+        """Reads the symbols of files, normalised and joined as in training; for a model of bytes, as they are.
 
         Args:
             paths: the files, as in `--input`.
             encoding: their encoding.
-            between: separator of two files.
 
         Raises:
             ConfigError: the encoding is not that of the model's symbols.
@@ -257,7 +258,7 @@ class TrainedModel:
             raise ConfigError(f"--encoding={BYTES}: {self.run.path} reads characters; name the encoding of the file")
         encoding = BYTES if self.run.data.of_bytes else encoding
         config = dataclasses.replace(self.run.data, input=tuple(paths), corpus="", encoding=encoding)
-        return corpora.load(config, between=between)
+        return corpora.load(config)
 
     def score(self, lines: Sequence[str], name: str = "text") -> list[float]:
         """Returns log p(line | `<S>`) of each line in nats, including the end of the line if the layout has one.

@@ -178,18 +178,17 @@ def list_names(config: DataConfig) -> list[str]:
     return [input_files.get_name(path) for path in paths]
 
 
-def load(config: DataConfig, *, between: str = "\n") -> Corpus:
-    """Reads and normalises the text that `config` names.
+def load(config: DataConfig) -> Corpus:
+    """Reads and normalises the text that `config` names; several files are joined by newlines.
 
     Args:
         config: the files or the corpus, and how to normalise the text.
-        between: separator of two files.
 
     Raises:
         UserError: a file or corpus is unavailable, not in its encoding, or leaves no text.
     """
     if config.input:
-        corpus = _load_files(config.input, choose_codec(config.encoding), between)
+        corpus = _load_files(config.input, choose_codec(config.encoding))
     else:
         corpus = _load_corpus(config.corpus or DEFAULT_CORPUS, config)
     text = normalise(corpus.text, config)
@@ -301,7 +300,7 @@ def report_decode_errors(encoding: str, name: str, read: int | None = None, char
         raise UserError(f"{name}: not {encoding} text ({error}); pass the right --encoding, or convert it") from None
 
 
-def _load_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
+def _load_files(paths: tuple[str, ...], encoding: str) -> Corpus:
     texts, sources, left = [], [], MAX_BYTES_IN_MEMORY
     for path in input_files.find_files(paths):
         data, source = input_files.read_file(path, left)
@@ -311,7 +310,7 @@ def _load_files(paths: tuple[str, ...], encoding: str, between: str) -> Corpus:
             raise empty_file_error(label)
         texts.append(decode(data, encoding, label))
         sources.append(Source(input_files.get_name(path), source.size, source.sha256))
-    return Corpus(join_names([source.name for source in sources]), between.join(texts), tuple(sources))
+    return Corpus(join_names([source.name for source in sources]), "\n".join(texts), tuple(sources))
 
 
 def empty_file_error(path: str) -> UserError:

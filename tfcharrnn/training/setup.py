@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from tfcharrnn import cell_registry, devices
 from tfcharrnn import config as config_lib
-from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive, read_settings
+from tfcharrnn.config import DataConfig, ModelConfig, TrainingConfig, check_exclusive, read_settings, to_dict
 from tfcharrnn.data import batching, dataset
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed import cluster
@@ -259,9 +259,9 @@ def prepare_run(
     notes = [] if notes is None else notes
     defaults = _choose_defaults(source, run_dir, data_dir, settings)
     data_config, model, training = _apply_settings(settings, *defaults)
-    if source and dataclasses.replace(model, **_get_fields(source.model, _FREE_SETTINGS)) != source.model:
-        raise UserError(f"{source.path}: --init_from keeps its model; leave out settings that differ from it")
     if source:
+        if changed := _describe_changes(source.model, model, but=_FREE_SETTINGS):
+            raise UserError(f"{source.path}: --init_from keeps its model, {changed}; leave the flag out")
         _check_keeps_float64(source, model)
     devices.set_numerics(tf32=model.tf32, deterministic=training.deterministic)
     backends.check_backend(model)
@@ -322,16 +322,17 @@ def prepare_resume(
     if "epochs" in settings and "steps" not in settings:
         settings = {**settings, "steps": 0}
     data_config, model, training = _apply_settings(settings, saved.data, saved.model, saved.training)
-    if dataclasses.replace(model, **_get_fields(saved.model, _COMPUTE_SETTINGS)) != saved.model:
+    if changed := _describe_changes(saved.model, model, but=_COMPUTE_SETTINGS):
         raise UserError(
-            f"{saved.path}: a resumed run keeps its model; leave out settings that differ from it, or start a new run"
+            f"{saved.path}: a resumed run keeps its model, {changed}; leave the flag out, or start a new run"
         )
     _check_keeps_float64(saved, model)
     # lines are padded to the longest of the steps that may share a call, and the last bits of sums depend on that
     fixed = _FIXED_SETTINGS if LAYOUTS[saved.data.layout].pad_id is None else (*_FIXED_SETTINGS, "steps_per_call")
     for name in fixed:
-        if getattr(training, name) != getattr(saved.training, name):
-            raise UserError(f"{saved.path}: a resumed run keeps its --{name}={getattr(saved.training, name)}")
+        was, now = getattr(saved.training, name), getattr(training, name)
+        if now != was:
+            raise UserError(f"{saved.path}: a resumed run keeps its --{name}={was}; leave --{name}={now} out")
     devices.set_numerics(tf32=model.tf32, deterministic=training.deterministic)
     backends.check_backend(model)
     if data_config == saved.data and text is None:
@@ -340,7 +341,9 @@ def prepare_resume(
     else:
         data = dataset.open_data(data_dir) if data_dir else cache.prepare_cached(data_config, text=text, quiet=quiet)
     if data.fingerprint != saved.fingerprint:
-        raise UserError(f"{saved.path}: was trained on other data than {data.name}; pass the same text and data flags")
+        changed = _describe_changes(saved.data, data_config)
+        remedy = f"its settings are {changed}" if changed else "pass the same text"
+        raise UserError(f"{saved.path}: was trained on other data than {data.name}; {remedy}")
     num_files = len(data.splits["train"].shards)
     if saved.num_files not in (0, num_files) and data.count_symbols("train") > training.shuffle_buffer:
         raise UserError(
@@ -371,8 +374,12 @@ def _choose_defaults(
     return dataclasses.replace(source.data, input=(), corpus=""), source.model, training
 
 
-def _get_fields(config: ModelConfig, names: tuple[str, ...]) -> Settings:
-    return {name: getattr(config, name) for name in names}
+def _describe_changes(saved: Any, config: Any, but: tuple[str, ...] = ()) -> str:
+    """Names the settings that differ from the saved ones, with both values; "" if none does."""
+    was, now = to_dict(saved), to_dict(config)
+    return ", ".join(
+        f"--{name}={was[name]} and not {now[name]}" for name in was if name not in but and was[name] != now[name]
+    )
 
 
 def _choose_run_dir(cell: str) -> Path:
