@@ -58,7 +58,7 @@ def test_documented_flags_exist():
     ]
     named = {}
     for line in lines:
-        for call in line.split(" -- "):
+        for call in re.split(r" -- | --command=", line):
             for command, rest in re.findall(r"(?:-m tfcharrnn\.|\btfcharrnn )(\w+)([^&|#]*)", call):
                 named.setdefault(command, set()).update(re.findall(r" --(\w+)", rest))
     assert {"train", "generate", "evaluate", "prepare", "report", "export", "plot", "novelty"} <= set(named)
