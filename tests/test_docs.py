@@ -120,6 +120,15 @@ def test_the_notebook_runs(elsewhere):
         for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )
+    shown = "".join(
+        "".join(output.data.get("text/html", ""))
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type in ("display_data", "execute_result")
+    )
+    assert shown.count("<svg") == 2, "the curve of training, drawn again in place, and that of the model"
+    assert "<td" in shown and "gru, 1 x 64 units" in shown
     for words in ("step 100: training loss", "ln(V) = 4.5", "def ", "perplexity", "cells/0/recurrent_kernel"):
         assert words in printed
 

@@ -277,6 +277,10 @@ class ModelConfig(_CheckedConfig):
     )
     initializer_scale: float = option(0.01, "Scale of the normal and uniform initial weights.", above=0.0)
 
+    def describe(self) -> str:
+        """Returns cell and sizes, such as `gru, 1 x 128 units`."""
+        return f"{self.cell}, {self.num_layers} x {self.hidden_size} units"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         cell_registry.check_cell(self.cell)

@@ -145,3 +145,21 @@ def test_a_report_takes_a_folder_or_a_model(runs, tmp_path):
     assert by_folder.read_bytes() == by_model.read_bytes()
     with pytest.raises(tfcharrnn.UserError, match="not a run folder"):
         tfcharrnn.write_report(tmp_path)
+
+
+def test_a_model_shows_itself_in_a_line_and_in_a_notebook(runs):
+    trained = tfcharrnn.load_model(runs["deep"], 2)
+    sizes = f"lstm, 2 x 5 units, {trained.model.num_parameters:,} parameters"
+    assert repr(trained) == f"<TrainedModel {sizes}, from {runs['deep']} at step 2>"
+    assert repr(trained.run) == f"<Run {runs['deep']}: lstm, 2 x 5 units>"
+    assert repr(trained.run.vocabulary).startswith("<Vocabulary of 13 symbols: ")
+    page = trained._repr_html_()
+    assert "<td" in page and "lstm, 2 x 5 units" in page and "step 2" in page and "not measured" in page
+    assert "<svg" in tfcharrnn.load_model(runs["deep"])._repr_html_()
+
+
+def test_a_model_whose_run_is_gone_shows_itself_without_a_curve(runs, tmp_path):
+    shutil.copytree(runs["rnn"], tmp_path / "run")
+    trained = tfcharrnn.load_model(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    assert "<svg" not in trained._repr_html_() and "rnn, 1 x" in trained._repr_html_()

@@ -10,6 +10,8 @@ import pytest
 from paths import ROOT
 
 import tfcharrnn
+from tfcharrnn.runs import html_summary, logs
+from tfcharrnn.training import callbacks
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(200))
 SMALL = {
@@ -127,3 +129,25 @@ def test_the_documented_callback_logs_to_weights_and_biases(tmp_path, monkeypatc
     assert logged[-1] == "finished"
     assert [step for step, values in logged[1:-1] if "loss" in values] == [10, 20]
     assert [step for step, values in logged[1:-1] if "sample" in values] == [20]
+
+
+def test_a_notebook_draws_the_curve_while_it_trains_and_shows_the_result(tmp_path, monkeypatch):
+    drawn = []
+
+    def display(html, display_id):
+        drawn.append(html)
+        return types.SimpleNamespace(update=drawn.append)
+
+    shell = types.SimpleNamespace(kernel=object())
+    fake = types.SimpleNamespace(
+        get_ipython=lambda: shell, display=types.SimpleNamespace(display=display, HTML=lambda text: text)
+    )
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    monkeypatch.setattr(callbacks.NotebookCurve, "_pause", 0.0)
+    quiet = tfcharrnn.train_model(tmp_path / "quiet", text=TEXT, steps=8, **SMALL)
+    assert not drawn
+    tfcharrnn.train_model(tmp_path / "shown", text=TEXT, steps=8, **{**SMALL, "quiet": False})
+    assert drawn[-1] == html_summary.draw_losses(logs.read_metrics(tmp_path / "shown"))
+    assert "validation loss" in drawn[-1]
+    page = quiet._repr_html_()
+    assert f"{quiet.loss:.4f} nats a character" in page and "<svg" in page and "lowest validation loss" in page

@@ -111,7 +111,7 @@ def _collect_report(
     run, model = trained.run, trained.model
     summary = {
         "layout": run.data.layout,
-        "model": f"{run.model.cell}, {run.model.num_layers} x {run.model.hidden_size} units",
+        "model": run.model.describe(),
         "parameters": f"{model.num_parameters:,}",
         "vocabulary": f"{len(run.vocabulary):,} symbols",
         "checkpoint": f"step {trained.checkpoint.step:,}",

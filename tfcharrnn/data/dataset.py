@@ -54,7 +54,7 @@ class Split:
     lengths: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DataFolder:
     """A prepared data folder, opened for reading.
 
@@ -77,6 +77,9 @@ class DataFolder:
     splits: dict[str, Split]
     dropped: dict[str, int]
     translation: npt.NDArray[np.int32] | None = None
+
+    def __repr__(self) -> str:
+        return f"<DataFolder {self.path}: {self.name}, {self.describe()}>"
 
     @property
     def layout(self) -> Layout:

@@ -101,6 +101,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.symbols)
 
+    def __repr__(self) -> str:
+        return f"<Vocabulary of {len(self)} symbols: {self.describe()}>"
+
     def __reduce__(self) -> tuple[Any, tuple[Sequence[str]]]:
         # making the tables is faster than sending them to another process
         return functools.partial(type(self), of_bytes=self.of_bytes), (self.symbols,)

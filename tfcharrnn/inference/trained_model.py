@@ -27,7 +27,7 @@ from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN, StreamState, variable_shapes
 from tfcharrnn.preparation import cache, corpora
 from tfcharrnn.preparation.corpora import Corpus
-from tfcharrnn.runs import checkpoints, model_folder
+from tfcharrnn.runs import checkpoints, html_summary, logs, model_folder
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.runs.run_folder import Run
@@ -35,7 +35,7 @@ from tfcharrnn.settings import GenerationSettings
 from tfcharrnn.symbols import text_to_symbols
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainedModel:
     """A trained model, from `load_model`. It can be pickled and copied, with its weights as they are.
 
@@ -52,6 +52,27 @@ class TrainedModel:
     model: CharRNN
     sampler: Sampler
     evaluator: Evaluator
+
+    def __repr__(self) -> str:
+        val = "" if self.checkpoint.losses.val is None else f", validation loss {self.checkpoint.losses.val:.4f}"
+        return (
+            f"<TrainedModel {self.run.model.describe()}, {self.model.num_parameters:,} parameters, from "
+            f"{self.run.path} at step {self.checkpoint.step:,}{val}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Returns a table with the losses and their curve, which notebooks show."""
+        rows = logs.read_intact_metrics(self.run.path).rows
+        losses = [row["loss"] for row in rows if "loss" in row and row["step"] <= self.checkpoint.step]
+        values = {
+            "model": self.run.model.describe(),
+            "parameters": f"{self.model.num_parameters:,}",
+            "vocabulary": f"{len(self.run.vocabulary):,} symbols",
+            "checkpoint": f"step {self.checkpoint.step:,}",
+            "training loss": html_summary.format_loss(losses[-1] if losses else None),
+            "validation loss": html_summary.format_loss(self.checkpoint.losses.val),
+        }
+        return html_summary.summarise(str(self.run.path), values, rows)
 
     @overload
     def generate(  # type: ignore[overload-overlap]

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
-import tqdm
-
+from tfcharrnn import progress_bar
 from tfcharrnn.errors import UserError
 
 ResultT = TypeVar("ResultT")
@@ -147,9 +146,9 @@ class _Progress:
     def __init__(self, what: str, total: int, quiet: bool):
         self._what, self._total, self._done, self._quiet = what, total, 0, quiet
         self._last = time.perf_counter()
-        self._bar: Any = None
-        if not quiet and sys.stderr.isatty():
-            self._bar = tqdm.tqdm(desc=what, total=total, unit="B", unit_scale=True, file=sys.stderr, leave=False)
+        self._bar: Any | None = None
+        if not quiet:
+            self._bar = progress_bar.make_bar(desc=what, total=total, unit="B", unit_scale=True, leave=False)
 
     def __enter__(self) -> _Progress:
         return self

@@ -60,7 +60,7 @@ class Checkpoint:
     path: Path
     step: int
     losses: Losses
-    log: dict[str, Any]
+    log: dict[str, Any] = dataclasses.field(repr=False)
     files: CheckpointFiles | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def describe(self, mark: str = "") -> str:

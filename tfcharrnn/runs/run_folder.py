@@ -44,7 +44,7 @@ _OWN_NAMES = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Run:
     """A run folder and its settings.
 
@@ -68,6 +68,9 @@ class Run:
     training: TrainingConfig
     vocabulary: Vocabulary
     num_files: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.model.describe()}>"
 
     def output_path(self, name: str) -> Path:
         """Returns where to write a file or folder into the run folder.

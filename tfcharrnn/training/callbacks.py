@@ -16,7 +16,8 @@ from tfcharrnn import files
 from tfcharrnn.config import TrainingConfig
 from tfcharrnn.errors import ConfigError, UserError, shorten, warn
 from tfcharrnn.model.char_rnn import CharRNN
-from tfcharrnn.runs import plotting
+from tfcharrnn.progress_bar import is_in_notebook
+from tfcharrnn.runs import html_summary, logs, plotting
 from tfcharrnn.runs.run_folder import Run
 from tfcharrnn.training.metrics import BestValidation
 
@@ -119,6 +120,17 @@ class Result:
     interrupted: bool
     is_shared: bool = False
 
+    def _repr_html_(self) -> str:
+        """Returns a table with the losses and their curve, which notebooks show."""
+        values = {
+            "step": f"{self.step:,}{', interrupted' if self.interrupted else ''}",
+            "training loss": html_summary.format_loss(self.loss),
+            "validation loss": html_summary.format_loss(self.val_loss),
+        }
+        if self.best is not None:
+            values["lowest validation loss"] = f"{html_summary.format_loss(self.best.loss)}, step {self.best.step:,}"
+        return html_summary.summarise(self.run_dir, values, logs.read_intact_metrics(Path(self.run_dir)).rows)
+
 
 class Callback:
     """What happens besides training: methods that the training loop calls, each of which does nothing by itself.
@@ -145,8 +157,11 @@ class Callback:
         """Called when training ends, complete or interrupted by a signal, but not when it ends with an error."""
 
 
-class LossPlot(Callback):
-    """Keeps `loss.png` in the run folder up to date."""
+class _Plot(Callback):
+    """Draws something after validations and checkpoints, so rarely that it takes little of the training time."""
+
+    # seconds between two drawings at least
+    _pause = 0.0
 
     def __init__(self, run: Run):
         self._path = run.path
@@ -155,29 +170,63 @@ class LossPlot(Callback):
 
     def on_validation(self, validation: ValidationReport) -> None:
         """Draws the plot, unless it was drawn a short while ago."""
-        self._draw(validation.step)
+        self._draw_in_time(validation.step)
 
     def on_checkpoint(self, checkpoint: CheckpointReport) -> None:
         """Draws the plot, unless it was drawn a short while ago."""
-        self._draw(checkpoint.step)
+        self._draw_in_time(checkpoint.step)
 
     def on_end(self, result: Result) -> None:
         """Draws the last plot."""
         self._next_time = 0.0
-        self._draw(result.step)
+        self._draw_in_time(result.step)
 
-    def _draw(self, step: int) -> None:
+    def _draw_in_time(self, step: int) -> None:
         has_rows = (self._path / "metrics.jsonl").stat().st_size > 0
         if step == self._drawn_step or not has_rows or time.monotonic() < self._next_time:
             return
         start = time.monotonic()
         try:
-            plotting.draw([self._path], self._path / "loss.png")
+            self._draw()
         except UserError as error:  # a plot that fails must not end the run
             warn(str(error))
         end = time.monotonic()
-        self._next_time = end + (end - start) / _PLOTTING_SHARE
+        self._next_time = end + max((end - start) / _PLOTTING_SHARE, self._pause)
         self._drawn_step = step
+
+    def _draw(self) -> None:
+        raise NotImplementedError
+
+
+class LossPlot(_Plot):
+    """Keeps `loss.png` in the run folder up to date."""
+
+    def _draw(self) -> None:
+        plotting.draw([self._path], self._path / "loss.png")
+
+
+class NotebookCurve(_Plot):
+    """Draws the losses below the cell of a notebook as they are measured."""
+
+    _pause = 1.0
+
+    def __init__(self, run: Run):
+        super().__init__(run)
+        self._display: Any = None
+
+    def on_step(self, step: StepReport) -> None:
+        """Draws the curve once a row is written, unless it was drawn a short while ago."""
+        if step.row:
+            self._draw_in_time(step.step)
+
+    def _draw(self) -> None:
+        from IPython import display  # there is one in a notebook
+
+        curve = display.HTML(html_summary.draw_losses(logs.read_intact_metrics(self._path).rows))
+        if self._display is None:
+            self._display = display.display(curve, display_id=True)
+        else:
+            self._display.update(curve)
 
 
 class TensorBoard(Callback):
@@ -222,9 +271,9 @@ class TensorBoard(Callback):
         self._writer.flush()
 
 
-def make_callbacks(run: Run, model: CharRNN) -> list[Callback]:
-    """Makes the callbacks that the training options ask for."""
-    callbacks: list[Callback] = []
+def make_callbacks(run: Run, model: CharRNN, *, quiet: bool = False) -> list[Callback]:
+    """Makes the callbacks that the training options ask for, and in a notebook, unless `quiet`, the curve."""
+    callbacks: list[Callback] = [] if quiet or not is_in_notebook() else [NotebookCurve(run)]
     if run.training.tensorboard:
         callbacks.append(TensorBoard(run, model))
     if run.training.plot:

@@ -96,7 +96,7 @@ def train(
     progress = Progress(run, data, runner.model, length, start, cluster, notes, quiet=quiet)
     recorder = None
     if cluster.is_chief:
-        everyone = [progress, *make_callbacks(run, runner.model), *callbacks]
+        everyone = [progress, *make_callbacks(run, runner.model, quiet=quiet), *callbacks]
         recorder = Recorder(run, data, runner, state, length, everyone)
     if weights is not None:
         weights(runner.model)

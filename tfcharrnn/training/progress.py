@@ -7,11 +7,11 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
-import tqdm
 
-from tfcharrnn import cell_registry, devices
+from tfcharrnn import cell_registry, devices, progress_bar
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.distributed.cluster import Cluster
@@ -91,7 +91,7 @@ class Progress(Callback):
         self._run_flags = f"--run_dir={shlex.quote(str(run.path))}{cell_registry.format_module_flag(run.model.cell)}"
         self._quiet = quiet or not cluster.is_chief
         self._length = length
-        self._bar: tqdm.tqdm | None = None
+        self._bar: Any | None = None
         self._first_step = start
         self._start_time = self._last_line_time = time.perf_counter()
         # of the calls that compiled, whose time says nothing about that of others
@@ -114,7 +114,7 @@ class Progress(Callback):
             self._print(f"text       {changes}")
         self._print(f"data       {data.describe()}")
         self._print(
-            f"model      {config.cell}, {config.num_layers} x {config.hidden_size} units, "
+            f"model      {config.describe()}, "
             f"{model.num_parameters:,} parameters, implementation {model.backend.name}, "
             f"products in {model.compute_dtype.name}"
         )
@@ -131,12 +131,11 @@ class Progress(Callback):
             self._print("note       --dropout acts between layers, and there is only one; see --output_dropout")
 
     def __enter__(self) -> Progress:
-        if not self._quiet and sys.stderr.isatty():
-            self._bar = tqdm.tqdm(
+        if not self._quiet:
+            self._bar = progress_bar.make_bar(
                 total=self._length.total_steps,
                 initial=self._first_step,
                 unit="step",
-                file=sys.stderr,
                 dynamic_ncols=True,
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",  # the time left is our own
             )
