@@ -35,7 +35,7 @@ def model(request):
 
 
 def test_they_take_at_most_three_megabytes():
-    assert set(pretrained.list_names()) <= PASSAGES.keys()
+    assert set(pretrained.list_names()) == PASSAGES.keys()
     sizes = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 3_000_000 and max(sizes.values()) <= 2**20
 
@@ -76,7 +76,7 @@ def test_another_run_goes_on_from_one(tmp_path):
     before = tfcharrnn.load_model("pretrained:shakespeare").copy_weights().variables
     after = trained_model.load_model(result.run_dir).copy_weights().variables
     np.testing.assert_allclose(after["output_kernel"], before["output_kernel"], atol=1e-6)
-    with pytest.raises(UserError, match="vocabulary does not have '~'"):
+    with pytest.raises(UserError, match=r"vocabulary does not have '~'.* --drop_chars"):
         setup.train_model(tmp_path / "other", init_from="pretrained:shakespeare", quiet=True, text="~" * 500)
 
 

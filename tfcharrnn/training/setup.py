@@ -277,7 +277,10 @@ def prepare_run(
     if source:
         if data_config.layout != source.data.layout:
             raise ConfigError(f"--layout: {source.path} was trained on the layout {source.data.layout}; keep it")
-        data = data.with_vocabulary(source.vocabulary)
+        try:
+            data = data.with_vocabulary(source.vocabulary)
+        except UserError as error:
+            raise UserError(f"{error}; prepare the text without other characters: --drop_chars, --lowercase") from None
     check_zero_start(model, data.layout)
     train_split = data.splits["train"]
     if training.minutes:
