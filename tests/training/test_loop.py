@@ -487,7 +487,7 @@ def test_what_cannot_begin_with_another_run_is_told(train, tmp_path, other_text)
 
     refused("--input, --corpus or --data_dir", tfcharrnn.ConfigError)
     refused("does not have '§', '¶'", input=(str(tmp_path / "greek.txt"),))
-    refused("leave out settings that differ", input=(other_text,), hidden_size=13)
+    refused("keeps its model, --hidden_size=12 and not 13; leave the flag out", input=(other_text,), hidden_size=13)
     refused("--layout", input=(other_text,), layout="windows")
     refused("exclude each other", tfcharrnn.ConfigError, resume=True)
     refused("must differ from --init_from", tfcharrnn.ConfigError, run_dir="first", overwrite=True, input=(other_text,))
