@@ -22,7 +22,7 @@ from tfcharrnn.symbols import escape_for
 
 _FLAGS = flags.FLAGS
 _GROUPS = (
-    FlagGroup("Model", ("run_dir", "model", "checkpoint"), ("cell_module",)),
+    FlagGroup("Model", ("run_dir", "model", "checkpoint"), ("cell_module", "device")),
     FlagGroup("Text", ("prime", "length", "num_samples", "stop"), ("prime_file",)),
     FlagGroup("Choice of characters", ("temperature", "top_k", "seed"), ("top_p", "greedy")),
     FlagGroup("What is written", ("interactive",), ("json",)),

@@ -20,7 +20,7 @@ _CONFIGS = (DataConfig, ModelConfig, TrainingConfig)
 _GROUPS = (
     FlagGroup("Text", ("input", "layout"), ("corpus", "data_dir", DataConfig)),
     FlagGroup("Model", ("cell", "hidden_size", "num_layers"), (ModelConfig, "cell_module", "init_from", "init_arrays")),
-    FlagGroup("Training", ("minutes", "learning_rate", "steps"), ("recipe", TrainingConfig)),
+    FlagGroup("Training", ("minutes", "learning_rate", "steps"), ("recipe", TrainingConfig, "device")),
     FlagGroup(
         "What is written",
         ("run_dir", "resume"),

@@ -54,7 +54,7 @@ class Parrot:
 
 
 def run_generate(monkeypatch, stdout, sampler, count):
-    settings = SimpleNamespace(interactive=False, json=False, checkpoint="latest", run_dir="", prime_file="")
+    settings = SimpleNamespace(interactive=False, json=False, checkpoint="latest", run_dir="", model="", prime_file="")
     monkeypatch.setattr(generate, "_FLAGS", settings)
     monkeypatch.setattr(cli, "parse_config", lambda cls: GenerationConfig(num_samples=count))
     monkeypatch.setattr(cli, "load_tensorflow", lambda: None)
