@@ -43,7 +43,9 @@ _FLAGS = flags.FLAGS
 _GROUPS = (
     FlagGroup("Model", ("run_dir", "checkpoint"), ("cell_module",)),
     FlagGroup("Text", ("split", "input", "score"), ("encoding", "unknown", "data_dir")),
-    FlagGroup("How it is read", ("read", "window", "dynamic"), ("dynamic_rate", "dynamic_rule", "batch_size", "device")),
+    FlagGroup(
+        "How it is read", ("read", "window", "dynamic"), ("dynamic_rate", "dynamic_rule", "batch_size", "device")
+    ),
     FlagGroup("What is written", ("baselines", "by_character")),
 )
 _NOT_WITH_SCORE = ("read", "window", "dynamic", "unknown", "by_character", "baselines", "batch_size")
