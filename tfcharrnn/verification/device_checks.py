@@ -193,6 +193,15 @@ def check_cell(cell: str, implementation: str, precision: str) -> str:
         for layout in ("sequences", "lines") if precision == "float32" else ("sequences",):
             found = _compare_with_reference(cell, implementation, precision, layout)
             errors |= {f"{name} ({layout})": error for name, error in found.items()}
+    return _check_errors(errors, tolerance)
+
+
+def _check_errors(errors: dict[str, float], tolerance: float) -> str:
+    """Returns the largest relative error with what has it.
+
+    Raises:
+        CheckError: it is above the tolerance, or not a number.
+    """
     worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
     summary = f"largest relative error {errors[worst]:.1e}, of {worst}"
     if not errors[worst] <= tolerance:
@@ -271,12 +280,8 @@ def check_by_differences(cell: str) -> str:
     for kind in ("whole", "padded"):
         problem = gradient_check.build_problem(config, gradient_check.Case(1, 0, kind), cell, "custom")
         found = gradient_check.compute_relative_errors(problem)
-        errors |= {f"{name} ({kind})": error for name, error in found.items()}
-    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
-    summary = f"largest relative error {errors[worst]:.1e}, of d {worst}"
-    if not errors[worst] <= _GRADCHECK_TOLERANCE:
-        raise CheckError(f"{summary}, above {_GRADCHECK_TOLERANCE:.0e}")
-    return summary
+        errors |= {f"d {name} ({kind})": error for name, error in found.items()}
+    return _check_errors(errors, _GRADCHECK_TOLERANCE)
 
 
 # Runs
