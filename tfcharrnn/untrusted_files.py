@@ -34,6 +34,7 @@ _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _OLD_STRINGS = frozenset({"STRING", "BINSTRING", "SHORT_BINSTRING"})
 _STRINGS = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
 _INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"})
+_WRITTEN_INTEGERS = frozenset({"INT", "LONG"})
 _AS_JSON = "write it as JSON instead: json.dump(vocabulary, open('vocab.json', 'w'))"
 
 # how protocols 2 and later, 0 and 1 begin a dict
@@ -153,6 +154,11 @@ class _DictInterpreter:
                         break
                     if self._opcode == "FRAME" and self._position + 9 + argument > len(data):
                         raise self._make_error("a truncated frame")
+                    if self._opcode in _WRITTEN_INTEGERS:
+                        end = data.index(b"\n", self._position)
+                        written = data[self._position + 1 : end].removesuffix(b"L")
+                        if written != b"%d" % argument:  # Python's two unpicklers read 010 as an error and as 8
+                            raise self._make_error(f"{self._opcode} of {shorten(written)}")
                     self._execute(argument)
         except (ValueError, OverflowError, IndexError, TypeError) as error:  # pickletools raises these
             raise self._make_error(first_line(error)) from None
@@ -184,8 +190,10 @@ class _DictInterpreter:
         elif name == "SETITEMS":
             self._store(self._pop_to_mark())
         elif name in _PUTS or name == "MEMOIZE":
-            if not stack:
-                raise self._make_error(f"{name} on an empty stack")
+            if not stack or stack[-1] is _MARK:
+                raise self._make_error(f"{name} without a value")
+            if name != "MEMOIZE" and argument < 0:  # only PUT, a line of text, can say so; Python refuses it too
+                raise self._make_error(f"{name} to the memo entry {argument}")
             self._memo[len(self._memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in _GETS:
             if argument not in self._memo:
