@@ -95,7 +95,7 @@ class Shards:
             end = min(last, first + size, int(self.starts[index + 1]))
             file, offset = self._files[index], int(self.starts[index])
             content = file.read_frames(first - offset, end - offset)
-            part = tfrecord_reader.parse_frames(file.path, content, end - first, self._vocabulary_size, self._lengths)
+            part = tfrecord_reader.parse_frames(file.path, content, self._vocabulary_size, self._lengths)
             ids = part.ids if self._translation is None else self._translation[part.ids]
             yield Examples(ids, part.starts, part.lengths)
             first = end

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import mmap
 import os
 import struct
-import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfcharrnn import files
 from tfcharrnn.data.examples import Examples
-from tfcharrnn.data.tfrecord_writer import FEATURE, PREPARE_AGAIN
+from tfcharrnn.data.tfrecord_writer import FEATURE, PREPARE_AGAIN, split_frames
 from tfcharrnn.errors import UserError, first_line
 
 # ids parsed at a time; parsing needs 64 bits for each
@@ -64,9 +64,7 @@ def read_records(
     batch_size = max(1, _PARSED_IDS // max(1, num_symbols // max(1, num_records)))
     for path in paths:
         _check_file(path, compression)
-        for more_ids, more_sizes in _parse_file(
-            path, os.fsencode(path), batch_size, vocabulary_size, lengths, compression
-        ):
+        for more_ids, more_sizes in _parse_file(path, batch_size, vocabulary_size, lengths, compression):
             ids_end, records_end = ids_read + len(more_ids), records_read + len(more_sizes)
             if records_end > num_records or ids_end > num_symbols:
                 raise UserError(f"{path}: has more records than dataset.json says; {PREPARE_AGAIN}")
@@ -93,9 +91,7 @@ def iterate_sequences(path: Path, vocabulary_size: int, compression: str) -> Ite
         UserError: a missing or damaged file, or a record without ids or with an id outside the vocabulary.
     """
     _check_file(path, compression)
-    for ids, sizes in _parse_file(
-        path, os.fsencode(path), 1000, vocabulary_size, (1, _MAX_FOREIGN_LENGTH), compression
-    ):
+    for ids, sizes in _parse_file(path, 1000, vocabulary_size, (1, _MAX_FOREIGN_LENGTH), compression):
         yield from np.split(ids, np.cumsum(sizes)[:-1])
 
 
@@ -115,29 +111,20 @@ def get_file_sizes(paths: Sequence[Path], num_symbols: int, compression: str) ->
     return sizes
 
 
-def parse_frames(
-    path: Path, content: bytes, num_records: int, vocabulary_size: int, lengths: tuple[int, int]
-) -> Examples:
+def parse_frames(path: Path, content: bytes, vocabulary_size: int, lengths: tuple[int, int]) -> Examples:
     """Parses part of a file, with the same checks as for a whole one.
 
     Args:
         path: the file, for error messages.
-        content: whole frames, uncompressed.
-        num_records: records in `content`, at least one.
+        content: whole frames, uncompressed; at least one.
         vocabulary_size: every id must be less than this.
         lengths: least and greatest number of ids in a record.
 
     Raises:
         UserError: a damaged record, or one with a wrong length or id.
     """
-    name = f"ram://tfcharrnn-{threading.get_ident()}"  # TensorFlow reads records only from files; this one is in memory
-    with tf.io.gfile.GFile(name, "wb") as file:
-        file.write(content)
-    try:
-        parts = list(_parse_file(path, name.encode(), num_records, vocabulary_size, lengths, "none"))
-    finally:
-        tf.io.gfile.remove(name)
-    ids, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    records = tf.constant(split_frames(path, content))
+    ids, sizes = _parse_records(path, records, vocabulary_size, lengths)
     return Examples.from_lengths(ids.astype(np.int32), sizes)
 
 
@@ -173,22 +160,40 @@ def scan_frames(content: bytes | mmap.mmap, start: int, max_frames: int) -> Fram
 
 
 def _parse_file(
-    path: Path, name: bytes, batch_size: int, vocabulary_size: int, lengths: tuple[int, int], compression: str
+    path: Path, batch_size: int, vocabulary_size: int, lengths: tuple[int, int], compression: str
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Yields the concatenated ids of `batch_size` records at a time, and the number of ids in each record.
 
     Raises:
-        UserError: a damaged record, or one with a wrong length or id; `path` is the name of the file in messages, and
-            `name` the one that TensorFlow opens.
+        UserError: a damaged record, or one with a wrong length or id.
     """
+    with _name_file(path):
+        for serialised in _make_dataset(os.fsencode(path), batch_size, compression):
+            yield _parse_records(path, serialised, vocabulary_size, lengths)
+
+
+def _parse_records(
+    path: Path, serialised: tf.Tensor, vocabulary_size: int, lengths: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Returns the concatenated ids of records, and the number of ids in each.
+
+    Raises:
+        UserError: a record is not of the layout, or has a wrong length or id.
+    """
+    with _name_file(path):
+        ids, sizes = (array.numpy() for array in _parse(serialised))
+    if sizes.min() < lengths[0] or sizes.max() > lengths[1]:
+        raise UserError(f"{path}: a record has a wrong length for this layout; {PREPARE_AGAIN}")
+    if ids.min() < 0 or ids.max() >= vocabulary_size:
+        raise UserError(f"{path}: a record has ids outside the vocabulary; {PREPARE_AGAIN}")
+    return ids, sizes
+
+
+@contextlib.contextmanager
+def _name_file(path: Path) -> Iterator[None]:
+    """Turns TensorFlow's errors into one that names the file."""
     try:
-        for serialised in _make_dataset(name, batch_size, compression):
-            ids, sizes = (array.numpy() for array in _parse(serialised))
-            if sizes.min() < lengths[0] or sizes.max() > lengths[1]:
-                raise UserError(f"{path}: a record has a wrong length for this layout; {PREPARE_AGAIN}")
-            if ids.min() < 0 or ids.max() >= vocabulary_size:
-                raise UserError(f"{path}: a record has ids outside the vocabulary; {PREPARE_AGAIN}")
-            yield ids, sizes
+        yield
     except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter if the message would quote a record
         raise UserError(f"{path}: damaged or not of this layout ({first_line(error)}); {PREPARE_AGAIN}") from None
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import itertools
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -169,27 +170,37 @@ def check_file(path: Path, compression: str = "none") -> int:
     Raises:
         UserError: it is missing or damaged.
     """
-    num_records = 0
     try:
         with gzip.open(path) if compression == "gzip" else open(path, "rb", buffering=_BUFFER_SIZE) as file:
-            while head := file.read(_HEAD_SIZE):
-                if not _is_record_intact(file, head):
-                    raise UserError(f"{path}: damaged (record {num_records}); {PREPARE_AGAIN}")
-                num_records += 1
+            return sum(1 for _ in _iterate_records(path, file))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)}); {PREPARE_AGAIN}") from None
     except (EOFError, zlib.error) as error:
         raise UserError(f"{path}: damaged ({first_line(error)}); {PREPARE_AGAIN}") from None
-    return num_records
 
 
-def _is_record_intact(file: IO[bytes] | gzip.GzipFile, head: bytes) -> bool:
-    """Reads the rest of a frame, and returns whether its checksums are right."""
-    size = _SIZE.unpack_from(head)[0] if len(head) == _HEAD_SIZE else _MAX_RECORD_SIZE + 1
-    if size > _MAX_RECORD_SIZE or _unmask(head[_SIZE.size :]) != google_crc32c.value(head[: _SIZE.size]):
-        return False
-    content = file.read(size + _TAIL_SIZE)
-    return len(content) == size + _TAIL_SIZE and _unmask(content[size:]) == google_crc32c.value(content[:size])
+def split_frames(path: Path, content: bytes) -> list[bytes]:
+    """Returns the records in some whole frames of the file `path`.
+
+    Raises:
+        UserError: a frame is damaged.
+    """
+    return list(_iterate_records(path, io.BytesIO(content)))
+
+
+def _iterate_records(path: Path, file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Yields the records of frames, each once its checksums are found right."""
+    for index in itertools.count():
+        head = file.read(_HEAD_SIZE)
+        if not head:
+            return
+        size = _SIZE.unpack_from(head)[0] if len(head) == _HEAD_SIZE else _MAX_RECORD_SIZE + 1
+        is_intact = size <= _MAX_RECORD_SIZE and _unmask(head[_SIZE.size :]) == google_crc32c.value(head[: _SIZE.size])
+        content = file.read(size + _TAIL_SIZE) if is_intact else b""
+        record = content[:-_TAIL_SIZE]
+        if len(content) != size + _TAIL_SIZE or _unmask(content[size:]) != google_crc32c.value(record):
+            raise UserError(f"{path}: damaged (record {index}); {PREPARE_AGAIN}")
+        yield record
 
 
 def _unmask(checksum: bytes) -> int:
