@@ -57,13 +57,7 @@ class ConfigError(UserError):
 
 
 class CellError(UserError, TypeError):
-    """A cell whose code does not do what a cell must; the message names its class.
-
-    Attributes:
-        ag_pass_through: AutoGraph raises an error with this attribute as it is, and others as several lines.
-    """
-
-    ag_pass_through = True
+    """A cell whose code does not do what a cell must; the message names its class."""
 
 
 def find_place(error: BaseException) -> str:

@@ -77,7 +77,7 @@ def uniform_rows(time: int, batch: int, size: int, rows: range) -> Callable[[tf.
     def draw(key: tf.Tensor) -> tf.Tensor:
         return uniform([time, batch, size], key)[:, rows.start : rows.stop]
 
-    return tf.function(draw, jit_compile=True)
+    return tf.function(draw, jit_compile=True, autograph=False)
 
 
 def generator(seed: int, purpose: Purpose, step: int, index: int = 0) -> np.random.Generator:

@@ -249,7 +249,7 @@ def _check_compressed_frames(path: Path) -> None:
         raise UserError(f"{path}: damaged ({first_line(error)}); {PREPARE_AGAIN}") from None
 
 
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 def _parse(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Parses records into their concatenated ids and the number of ids in each; 0 for a record without the feature."""
     ragged = tf.io.parse_example(serialised, {FEATURE: tf.io.RaggedFeature(tf.int64)})[FEATURE]

@@ -47,7 +47,7 @@ class Cluster:
         self.index = index
         self.addresses = tuple(addresses)
         self.devices: tuple[str, ...] = strategy.extended.worker_devices if strategy else ("",)
-        self._sum_function = tf.function(self._sum_over_replicas)
+        self._sum_function = tf.function(self._sum_over_replicas, autograph=False)
 
     @property
     def is_chief(self) -> bool:

@@ -62,7 +62,7 @@ def compute_states(model: CharRNN, ids: npt.NDArray[np.int32], resets: npt.NDArr
     def unflatten(flat: State) -> tuple[State, ...]:
         return tuple(flat[end - cell.num_state_tensors : end] for cell, end in zip(model.cells, ends, strict=True))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(ids: tf.Tensor, resets: tf.Tensor) -> State:
         advance, _ = model.make_stepper()
         initial = tuple(tf.nest.flatten(model.initial_state(1)))

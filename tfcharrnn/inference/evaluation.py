@@ -139,7 +139,7 @@ class Evaluator:
 
     def __init__(self, model: CharRNN):
         self._model = model
-        self._compiled = tf.function(self._predict)
+        self._compiled = tf.function(self._predict, autograph=False)
 
     def __call__(
         self, examples: Examples | OutOfCoreExamples, batch_size: int, *, in_order: bool | None = None

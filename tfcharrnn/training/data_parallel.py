@@ -71,8 +71,8 @@ class DataParallelTrainer:
         self.carried = StreamState(self.model, config.batch_size) if first.carried else None
         self._compiled_widths: set[int] = set()
         self._is_synchronized = False
-        self._step = tf.function(self._step_on_replicas)
-        self._gather = tf.function(self._gather_carried)
+        self._step = tf.function(self._step_on_replicas, autograph=False)
+        self._gather = tf.function(self._gather_carried, autograph=False)
 
     def run(self, call: Call, skips_left: int = 0, stop: Stop = lambda: False) -> Iterator[StepResults]:
         """Runs the steps of one call; see `StepRunner.run`.
@@ -167,8 +167,8 @@ class _Replica(Trainer):
 
     def __init__(self, model: CharRNN, config: TrainingConfig, width: float, length: RunLength, rows: range):
         super().__init__(model, config, width, length, rows)
-        self.compiled_gradients = tf.function(self._gradients_of_sum, jit_compile=self.jit_compile)
-        self.compiled_update = tf.function(self._update_by_sum, jit_compile=self.jit_compile)
+        self.compiled_gradients = tf.function(self._gradients_of_sum, jit_compile=self.jit_compile, autograph=False)
+        self.compiled_update = tf.function(self._update_by_sum, jit_compile=self.jit_compile, autograph=False)
 
     @property
     def synchronized(self) -> list[tf.Variable]:

@@ -184,7 +184,7 @@ class Trainer:
         self._steps_at_once = max(1, int(SECONDS_BETWEEN_RETURNS * _ASSUMED_FLOPS_PER_SECOND / flops))
         self._compiled_widths: set[int] = set()
         # a large step is faster where XLA compiles only its recurrent loops; see `recurrence`
-        self.run_steps = tf.function(self._run_steps, jit_compile=self.jit_compile)
+        self.run_steps = tf.function(self._run_steps, jit_compile=self.jit_compile, autograph=False)
 
     def run(self, call: Call, skips_left: int = 0, stop: Stop = lambda: False) -> Iterator[StepResults]:
         """Runs the steps of one call; see `StepRunner.run`."""
@@ -237,10 +237,10 @@ class Trainer:
         Returns:
             A row of `StepMetrics` for each batch, float64 `[steps_per_call, 4]`; rows of unused batches are undefined.
         """
-        metrics = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[4])
-        index, states = begin, self.carried_states()
-        while (index < end) & (skips_left >= 0):  # AutoGraph turns this into a `tf.while_loop`
-            tf.autograph.experimental.set_loop_options(maximum_iterations=batches.shape[0])
+
+        def train_on_batch(
+            index: tf.Tensor, skips_left: tf.Tensor, states: States, metrics: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.Tensor, States, tf.TensorArray]:
             step, ids = first_step + tf.cast(index, tf.int64), batches[index]
             size = None if sizes is None else sizes[index]
             loss_sum, num_characters, gradients, after = self.gradients(ids, states, step, size)
@@ -251,9 +251,20 @@ class Trainer:
                 row = row._replace(loss_sum=tf.where(tf.math.is_finite(loss_after), loss_after, loss_sum))
             if self.carried is not None:
                 states = select_states(is_finite, after, self._state_before(step, states))
-            metrics = metrics.write(index, row.stack())
             skips_left -= tf.cast(~is_finite, tf.int32)
-            index += 1
+            return index + 1, skips_left, states, metrics.write(index, row.stack())
+
+        _, _, states, metrics = tf.while_loop(
+            lambda index, skips_left, *_: (index < end) & (skips_left >= 0),
+            train_on_batch,
+            (
+                begin,
+                skips_left,
+                self.carried_states(),
+                tf.TensorArray(tf.float64, batches.shape[0], element_shape=[4]),
+            ),
+            maximum_iterations=batches.shape[0],
+        )
         if self.carried is not None:
             tf.nest.map_structure(lambda variable, value: variable.assign(value), self.carried.state, states)
         return metrics.stack()
