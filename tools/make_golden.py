@@ -10,6 +10,7 @@ Runs that exist are left as they are; a later format gets folders with new names
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfcharrnn import cli, files
+from tfcharrnn import cli, files, load_model
 from tfcharrnn.errors import UserError
 from tfcharrnn.training.setup import train_model
 
@@ -57,14 +58,32 @@ _SHARE, _TRIALS, _SEEDS = 1e-3, 8, 200
 
 def make_run(cell: str, folder: Path) -> dict[str, Any]:
     """Trains one run in `folder`; returns its expected results."""
-    from tfcharrnn import load_model
-
     with _work_in_empty_folder():
         Path("text.txt").write_text(_TEXT * 40, encoding="utf-8")
         train_model(folder, input=["text.txt"], cell=cell, quiet=True, **_SMALL, **_SETTINGS[cell])
     (folder / ".lock").unlink(missing_ok=True)
     trained = load_model(folder)
-    changed = []
+    read = "examples" if trained.run.data.layout == "sequences" else ""
+    evaluation = trained.evaluate_text(_EVALUATED, read=read)
+    return {
+        "step": trained.checkpoint.step,
+        "texts": make_texts(folder),
+        "evaluated": {
+            "text": _EVALUATED,
+            "read": read,
+            "loss": evaluation.loss,
+            "characters": evaluation.characters,
+        },
+    }
+
+
+def make_texts(folder: Path) -> list[dict[str, Any]]:
+    """Returns texts of a run, each with its settings.
+
+    Raises:
+        UserError: no seed gives a text that is robust to rounding.
+    """
+    trained, changed = load_model(folder), []
     for trial in range(_TRIALS):
         other = load_model(folder)
         rng = np.random.default_rng(trial)
@@ -82,18 +101,7 @@ def make_run(cell: str, folder: Path) -> dict[str, Any]:
                 f"{folder}: no seed below {_SEEDS} gives a text that is robust to rounding; shorten the text"
             )
         texts.append({"settings": {**settings, "seed": seed}, "text": text})
-    read = "examples" if trained.run.data.layout == "sequences" else ""
-    evaluation = trained.evaluate_text(_EVALUATED, read=read)
-    return {
-        "step": trained.checkpoint.step,
-        "texts": texts,
-        "evaluated": {
-            "text": _EVALUATED,
-            "read": read,
-            "loss": evaluation.loss,
-            "characters": evaluation.characters,
-        },
-    }
+    return texts
 
 
 @contextlib.contextmanager
@@ -117,16 +125,23 @@ def main() -> None:
     cli.load_tensorflow()
     for cell in _SETTINGS:
         folder = Path(_FLAGS.output_dir).absolute() / cell
+        expected = folder.with_suffix(".json")
+        if folder.exists() and _FLAGS.new_texts:
+            results = json.loads(expected.read_text(encoding="utf-8"))
+            files.write_json(expected, results | {"texts": make_texts(folder)})
+            print(expected)
+            continue
         if folder.exists():
             print(f"{folder}: exists already, and golden runs never change")
             continue
-        files.write_json(folder.with_suffix(".json"), make_run(cell, folder))
+        files.write_json(expected, make_run(cell, folder))
         print(folder)
 
 
 def define_flags() -> None:
     """Defines the tool's flags."""
     flags.DEFINE_string("output_dir", "tests/golden", "Folder for the run folders and JSON files.")
+    flags.DEFINE_bool("new_texts", False, "Make the texts of the runs anew, after a change of how symbols are drawn.")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,16 @@ from tfcharrnn import rng
 from tfcharrnn.config import GenerationConfig
 from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
-from tfcharrnn.inference.gumbel_max import gumbel_noise, sample_symbols
+from tfcharrnn.inference.inverse_cdf import sample_symbols
 from tfcharrnn.model.char_rnn import CharRNN, StreamState
 from tfcharrnn.symbols import TextDecoder, text_to_symbols
 
-# Symbols of one compiled call at most. Text appears in pieces; the first are short, so that it appears at once.
+# Symbols of one compiled call at most. The first calls are shorter where text is shown as it appears or may end early.
 CHUNK_SIZE = 1024
 _FIRST_CHUNK_SIZE = 64
+
+# Positions of a text whose random numbers have one key; texts of a seed depend on it.
+_POSITIONS_PER_KEY = 1024
 
 SAMPLE = -1  # among forced symbols: sample this one
 
@@ -29,8 +32,6 @@ SAMPLE = -1  # among forced symbols: sample this one
 Context = Any  # tuple[State, ...] | tf.Tensor
 # Reads symbols `[batch]`; returns the logits of the next ones, `[batch, vocabulary]`, and the context after them.
 StepFunction = Callable[[tf.Tensor, Context], tuple[tf.Tensor, Context]]
-# Returns the noise for one symbol, `[batch, vocabulary]`, from its index in the loop.
-NoiseFunction = Callable[[tf.Tensor], tf.Tensor]
 
 
 class TextStart(NamedTuple):
@@ -103,10 +104,14 @@ class Sampler:
         self.normalise = normalise
         self._compiled = functools.cache(self._compile)
 
-    def stream(self, config: GenerationConfig) -> Iterator[list[str]]:
+    def stream(self, config: GenerationConfig, *, is_waited_for: bool = True) -> Iterator[list[str]]:
         r"""Generates text piece by piece.
 
         Bytes are decoded as UTF-8, and those that are not valid are escaped, as in `\xff`.
+
+        Args:
+            config: what to generate.
+            is_waited_for: somebody waits for the first piece, so it is short.
 
         Yields:
             The next piece of each of the `num_samples` texts; a text begins with its prime.
@@ -117,13 +122,13 @@ class Sampler:
         of_bytes = self.vocabulary.of_bytes
         decoders = [TextDecoder(of_bytes) for _ in range(config.num_samples)]
         prime = text_to_symbols(config.prime, of_bytes, "--prime")
-        for pieces in self.stream_symbols(dataclasses.replace(config, prime=prime)):
+        for pieces in self.stream_symbols(dataclasses.replace(config, prime=prime), is_waited_for=is_waited_for):
             yield [decoder.decode(piece) for decoder, piece in zip(decoders, pieces, strict=True)]
         rest = [decoder.decode("", is_last=True) for decoder in decoders]
         if any(rest):
             yield rest
 
-    def stream_symbols(self, config: GenerationConfig) -> Iterator[list[str]]:
+    def stream_symbols(self, config: GenerationConfig, *, is_waited_for: bool = True) -> Iterator[list[str]]:
         """Generates the symbols of texts piece by piece, like `stream`, from the symbols of a prime.
 
         The model reads the prime normalised; a text begins with the prime as it was given.
@@ -133,7 +138,9 @@ class Sampler:
         end_id = self.vocabulary.end_id
         stop = text_to_symbols(config.stop, self.vocabulary.of_bytes, "--stop")
         filters = [_StopFilter(given, len(config.prime), stop) for _ in range(config.num_samples)]
-        for ids, _ in self._generate_ids(config):
+        may_end = bool(stop) or end_id is not None
+        first_chunk = _FIRST_CHUNK_SIZE if is_waited_for or may_end else CHUNK_SIZE
+        for ids, _ in self._generate_ids(config, first_chunk):
             pieces = []
             for stop_filter, row in zip(filters, ids.T, strict=True):
                 ends = np.flatnonzero(row == (-1 if end_id is None else end_id))
@@ -148,11 +155,11 @@ class Sampler:
 
     def generate(self, config: GenerationConfig) -> list[str]:
         """Generates whole texts, with the errors of `stream`."""
-        return _join_pieces(self.stream(config), config.num_samples)
+        return _join_pieces(self.stream(config, is_waited_for=False), config.num_samples)
 
     def generate_symbols(self, config: GenerationConfig) -> list[str]:
         """Generates the symbols of whole texts from the symbols of a prime, with the errors of `stream`."""
-        return _join_pieces(self.stream_symbols(config), config.num_samples)
+        return _join_pieces(self.stream_symbols(config, is_waited_for=False), config.num_samples)
 
     def predict_next(self, config: GenerationConfig, count: int) -> list[tuple[str, float]]:
         """Finds the likeliest symbols after a prime.
@@ -171,8 +178,10 @@ class Sampler:
         best = np.argsort(-probabilities, kind="stable")[: min(count, possible)]
         return [(self.vocabulary.decode([symbol]), float(probabilities[symbol])) for symbol in best]
 
-    def _generate_ids(self, config: GenerationConfig) -> Iterator[tuple[npt.NDArray[np.int32], Any]]:
-        """Generates the symbols of all texts, prime included, chunk by chunk.
+    def _generate_ids(
+        self, config: GenerationConfig, first_chunk: int = _FIRST_CHUNK_SIZE
+    ) -> Iterator[tuple[npt.NDArray[np.int32], Any]]:
+        """Generates the symbols of all texts, prime included, chunk by chunk; the first one has `first_chunk` symbols.
 
         Yields:
             Symbols `[time, num_samples]`, and the logits that the last of them was sampled from,
@@ -185,20 +194,23 @@ class Sampler:
         if total and position:
             yield np.tile(prime[:position, np.newaxis], [1, batch]), None
         top_k = config.top_k if 0 < config.top_k < size else size
-        run = self._compiled(config.greedy, top_k < size or config.top_p < 1.0)
-        chunk_size = min(_FIRST_CHUNK_SIZE, CHUNK_SIZE)
+        run = self._compiled(top_k < size or config.top_p < 1.0)
+        draw = _make_draw(self.model.dtype)
+        chunk_size = min(first_chunk, CHUNK_SIZE)
         while position < total:
             count = min(chunk_size, total - position)
             forced = np.full(CHUNK_SIZE, SAMPLE, np.int32)
             forced_prime = prime[position : position + count]
             forced[: len(forced_prime)] = forced_prime
+            uniforms = None
+            if not config.greedy:
+                uniforms = draw(batch, np.int64(config.seed), np.int64(position), CHUNK_SIZE)
             result = run(
                 symbols,
                 context,
+                uniforms,
                 forced,
                 np.int32(count),
-                np.int64(position),
-                np.int64(config.seed),
                 np.float64(config.temperature),
                 np.int32(top_k),
                 np.float64(config.top_p),
@@ -258,21 +270,11 @@ class Sampler:
 
         return step_window if self.model.layout.last_only else step
 
-    def make_noise(self, batch: int, seed: tf.Tensor, start: tf.Tensor) -> NoiseFunction:
-        """Returns the noise function of a loop whose first symbol has the position `start` in its text."""
-
-        def noise_at(index: tf.Tensor) -> tf.Tensor:
-            position = start + tf.cast(index, tf.int64)
-            key = rng.key(seed, rng.Purpose.SAMPLING, position)
-            return gumbel_noise([batch, len(self.vocabulary)], key, self.model.dtype)
-
-        return noise_at
-
     def run_loop(
         self,
         step: StepFunction,
         sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
-        noise_at: NoiseFunction | None,
+        uniforms: tf.Tensor | None,
         forced: tf.Tensor,
         count: tf.Tensor,
         symbols: tf.Tensor,
@@ -283,8 +285,8 @@ class Sampler:
 
         Args:
             step: from `make_step`.
-            sample: samples symbols `[batch]` from logits and noise, `[batch, vocabulary]` each.
-            noise_at: from `make_noise`; None: without noise.
+            sample: samples symbols `[batch]` from logits `[batch, vocabulary]` and uniform numbers `[batch]`.
+            uniforms: from `draw_uniforms`, `[size, batch]`; None: take the likeliest symbols.
             forced: symbols that are given, such as a prime's, and `SAMPLE` for the others, `[size]`.
             count: iterations, at most `size`.
             symbols: to be read first, `[batch]`.
@@ -302,51 +304,73 @@ class Sampler:
             index: tf.Tensor,
             symbols: tf.Tensor,
             context: Context,
-            noise: tf.Tensor,
             array: tf.TensorArray,
             logits: tf.Tensor,
-        ) -> tuple[tf.Tensor, tf.Tensor, Context, tf.Tensor, tf.TensorArray, tf.Tensor]:
+        ) -> tuple[tf.Tensor, tf.Tensor, Context, tf.TensorArray, tf.Tensor]:
             logits, context = step(symbols, context)
             is_unpredicted = tf.range(logits.shape[1]) < self.model.layout.num_unpredicted
             logits = tf.where(is_unpredicted, logits.dtype.min, logits)
-            sampled = sample(logits, None if noise_at is None else noise)
+            sampled = sample(logits, None if uniforms is None else uniforms[index])
             symbols = tf.where(forced[index] == SAMPLE, sampled, forced[index])
-            # the next step's noise depends on nothing in this step, so the two run in parallel
-            noise = noise if noise_at is None else noise_at(index + 1)
-            return index + 1, symbols, context, noise, array.write(index, symbols), logits
+            return index + 1, symbols, context, array.write(index, symbols), logits
 
-        first = tf.constant(0)
-        noise = tf.constant(0.0) if noise_at is None else noise_at(first)
         logits = tf.zeros([symbols.shape[0], len(self.vocabulary)], self.model.dtype)
-        done, symbols, context, _, array, logits = tf.while_loop(
-            is_unfinished, body, (first, symbols, context, noise, array, logits), maximum_iterations=size
+        done, symbols, context, array, logits = tf.while_loop(
+            is_unfinished, body, (tf.constant(0), symbols, context, array, logits), maximum_iterations=size
         )
         return LoopResult(array.stack(), done, symbols, context, logits)
 
-    def _compile(self, greedy: bool, filtered: bool) -> tf.types.experimental.GenericFunction:
-        """Compiles the loop for greedy or random sampling, with or without top-k and top-p."""
+    def _compile(self, filtered: bool) -> tf.types.experimental.GenericFunction:
+        """Compiles the loop, with or without top-k and top-p."""
 
-        @tf.function(jit_compile=True)
+        @tf.function(jit_compile=True, autograph=False)
         def run(
             symbols: tf.Tensor,
             context: Context,
+            uniforms: tf.Tensor | None,
             forced: tf.Tensor,
             count: tf.Tensor,
-            position: tf.Tensor,
-            seed: tf.Tensor,
             temperature: tf.Tensor,
             top_k: tf.Tensor,
             top_p: tf.Tensor,
         ) -> LoopResult:
             filters = {"top_k": top_k, "top_p": top_p} if filtered else {}
 
-            def sample(logits: tf.Tensor, noise: tf.Tensor | None) -> tf.Tensor:
-                return sample_symbols(logits, noise, temperature=temperature, **filters)
+            def sample(logits: tf.Tensor, uniforms: tf.Tensor | None) -> tf.Tensor:
+                return sample_symbols(logits, uniforms, temperature=temperature, **filters)
 
-            noise_at = None if greedy else self.make_noise(symbols.shape[0], seed, position)
-            return self.run_loop(self.make_step(), sample, noise_at, forced, count, symbols, context)
+            return self.run_loop(self.make_step(), sample, uniforms, forced, count, symbols, context)
 
         return run
+
+
+def draw_uniforms(
+    batch: int | tf.Tensor, seed: tf.Tensor, start: tf.Tensor, count: int | tf.Tensor, dtype: tf.DType
+) -> tf.Tensor:
+    """Draws the random numbers of `count` positions of each text from the position `start` on.
+
+    The number at a position depends only on the seed, the text's row and the position.
+
+    Returns:
+        Uniform numbers in (0, 1), `[count, batch]`.
+    """
+    first_key = start // _POSITIONS_PER_KEY
+    num_keys = (count + _POSITIONS_PER_KEY - 1) // _POSITIONS_PER_KEY + 1
+
+    def draw(step: tf.Tensor) -> tf.Tensor:
+        return rng.uniform([batch, _POSITIONS_PER_KEY], rng.key(seed, rng.Purpose.SAMPLING, step), dtype)
+
+    steps = first_key + tf.range(num_keys, dtype=tf.int64)
+    drawn = tf.map_fn(draw, steps, fn_output_signature=tf.TensorSpec([None, _POSITIONS_PER_KEY], dtype))
+    rows = tf.reshape(tf.transpose(drawn, [0, 2, 1]), [-1, batch])
+    return tf.slice(rows, [tf.cast(start - first_key * _POSITIONS_PER_KEY, tf.int32), 0], [count, batch])
+
+
+@functools.cache
+def _make_draw(dtype: tf.DType) -> tf.types.experimental.GenericFunction:
+    """Returns `draw_uniforms` as a graph, apart from the compiled loop: XLA would fuse it into that, in minutes."""
+    scalars = [tf.TensorSpec([], kind) for kind in (tf.int32, tf.int64, tf.int64, tf.int32)]
+    return tf.function(functools.partial(draw_uniforms, dtype=dtype), input_signature=scalars, autograph=False)
 
 
 def _join_pieces(pieces: Iterator[list[str]], num_samples: int) -> list[str]:

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfcharrnn.config import DataConfig, GenerationConfig
 from tfcharrnn.data.vocabulary import Vocabulary
-from tfcharrnn.inference.gumbel_max import sample_symbols
-from tfcharrnn.inference.sampling import SAMPLE, Context, StepFunction, TextStart
+from tfcharrnn.inference.inverse_cdf import sample_symbols
+from tfcharrnn.inference.sampling import SAMPLE, Context, StepFunction, TextStart, draw_uniforms
 from tfcharrnn.inference.trained_model import TrainedModel
 from tfcharrnn.preparation import corpora
 from tfcharrnn.symbols import symbols_to_text
@@ -90,18 +90,19 @@ class Servable(tf.Module):
         top_k = tf.where((top_k > 0) & (top_k < size), top_k, size)
         filtered = (top_k < size) | (top_p < 1.0)
 
-        def sample(logits: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        def sample(logits: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
             return tf.cond(
                 filtered,
-                lambda: sample_symbols(logits, noise, temperature=temperature, top_k=top_k, top_p=top_p),
-                lambda: sample_symbols(logits, noise, temperature=temperature),
+                lambda: sample_symbols(logits, uniforms, temperature=temperature, top_k=top_k, top_p=top_p),
+                lambda: sample_symbols(logits, uniforms, temperature=temperature),
             )
 
         start = self._start_text(prime)
         forced = tf.concat([prime[start.prime_length :], tf.fill([length], SAMPLE)], axis=0)
-        noise_at = self._sampler.make_noise(1, seed, tf.cast(start.prime_length, tf.int64))
+        count = tf.size(forced)
+        uniforms = draw_uniforms(1, seed, tf.cast(start.prime_length, tf.int64), count, self.model.dtype)
         result = self._sampler.run_loop(
-            step, sample, noise_at, forced, tf.size(forced), start.symbols, start.context, end_id=end_id
+            step, sample, uniforms, forced, count, start.symbols, start.context, end_id=end_id
         )
         return result.symbols[tf.size(prime) - start.prime_length : result.num_steps, 0]
 

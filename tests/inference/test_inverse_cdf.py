@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfcharrnn import rng
-from tfcharrnn.inference.gumbel_max import gumbel_noise, sample_symbols
+from tfcharrnn.inference.inverse_cdf import sample_symbols
 
 LOGITS = [1.0, 2.5, -1.0, 2.0, 0.0, -3.0]
 DRAWS = 40_000
@@ -18,7 +18,7 @@ grids = hnp.arrays(np.float32, st.integers(2, 9), elements=st.integers(-6, 6).ma
 
 
 def draw(logits, key, *, greedy=False, **settings):
-    return sample_symbols(logits, None if greedy else gumbel_noise(tf.shape(logits), key, logits.dtype), **settings)
+    return sample_symbols(logits, None if greedy else rng.uniform(tf.shape(logits)[:1], key, logits.dtype), **settings)
 
 
 def key(step=0):
