@@ -6,6 +6,7 @@ import sys
 
 import make_settings
 import pytest
+import readme
 
 import tfcharrnn
 
@@ -50,13 +51,14 @@ WRONG = {
 def test_mypy_accepts_what_is_right_and_refuses_what_is_wrong(tmp_path):
     pytest.importorskip("mypy", reason="mypy is not installed")
     (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "right_readme.py").write_text(readme.block("python"))
     (tmp_path / "wrong.py").write_text("\n".join(["import tfcharrnn", *WRONG]) + "\n")
     (tmp_path / "mypy.ini").write_text(
         "[mypy]\nstrict = True\n[mypy-tensorflow.*,keras.*]\nignore_missing_imports = True\nfollow_imports = skip\n"
     )
     root = str(make_settings.PATH.parents[1])
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "right.py", "wrong.py"],
+        [sys.executable, "-m", "mypy", "right.py", "right_readme.py", "wrong.py"],
         cwd=tmp_path,
         env={"MYPYPATH": root, "PATH": ""},
         capture_output=True,
