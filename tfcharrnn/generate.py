@@ -61,7 +61,8 @@ def main() -> None:
         repl.converse(trained.sampler, config)
     elif _FLAGS.json:
         texts = trained.sampler.generate(config)
-        result = {"run_dir": str(trained.run.path), "step": trained.checkpoint.step, "texts": texts}
+        run_dir = pretrained.format_path(trained.run.path)
+        result = {"run_dir": run_dir, "step": trained.checkpoint.step, "texts": texts}
         print(escape_for(sys.stdout, json.dumps(result, ensure_ascii=False)))
     elif config.num_samples == 1:
         for (piece,) in trained.sampler.stream(config):

@@ -1,5 +1,6 @@
 """The models that come with the package."""
 
+import json
 import re
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def test_each_predicts_its_kind_of_text(model):
 def test_each_writes_without_a_prime(model):
     text = model.generate(length=30, seed=1)
     assert text and text == model.generate(length=30, seed=1)
+
+
+def test_each_shows_its_name_and_not_where_the_package_is(model):
+    name = f"pretrained:{model.run.path.name}"
+    for shown in (repr(model), repr(model.run), model._repr_html_()):
+        assert name in shown and str(FOLDER) not in shown
 
 
 def test_each_has_a_card_with_its_figures(model):
@@ -103,3 +110,8 @@ def test_the_command_writes_in_an_empty_folder(tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("ROMEO:") and len(done.stdout) == 57
     assert not list(tmp_path.iterdir())
     assert generate("--model=shakespeare", "--run_dir=x", cwd=tmp_path).returncode == 2
+
+
+def test_the_json_has_the_name_that_run_dir_takes(tmp_path):
+    value = json.loads(generate("--model=shakespeare", "--length=5", "--json", cwd=tmp_path).stdout)
+    assert value["run_dir"] == "pretrained:shakespeare"

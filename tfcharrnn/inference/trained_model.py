@@ -27,7 +27,7 @@ from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN, StreamState, variable_shapes
 from tfcharrnn.preparation import cache, corpora
 from tfcharrnn.preparation.corpora import Corpus
-from tfcharrnn.runs import checkpoints, html_summary, logs, model_folder
+from tfcharrnn.runs import checkpoints, html_summary, logs, model_folder, pretrained
 from tfcharrnn.runs import run_folder as run_lib
 from tfcharrnn.runs.checkpoints import Checkpoint
 from tfcharrnn.runs.run_folder import Run
@@ -57,7 +57,7 @@ class TrainedModel:
         val = "" if self.checkpoint.losses.val is None else f", validation loss {self.checkpoint.losses.val:.4f}"
         return (
             f"<TrainedModel {self.run.model.describe()}, {self.model.num_parameters:,} parameters, from "
-            f"{self.run.path} at step {self.checkpoint.step:,}{val}>"
+            f"{pretrained.format_path(self.run.path)} at step {self.checkpoint.step:,}{val}>"
         )
 
     def _repr_html_(self) -> str:
@@ -72,7 +72,7 @@ class TrainedModel:
             "training loss": html_summary.format_loss(losses[-1] if losses else None),
             "validation loss": html_summary.format_loss(self.checkpoint.losses.val),
         }
-        return html_summary.summarise(str(self.run.path), values, rows)
+        return html_summary.summarise(pretrained.format_path(self.run.path), values, rows)
 
     @overload
     def generate(  # type: ignore[overload-overlap]

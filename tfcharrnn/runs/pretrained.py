@@ -35,3 +35,8 @@ def resolve(path: str | Path) -> Path:
 def is_pretrained(path: Path) -> bool:
     """Whether a folder belongs to the package."""
     return path.parent == _FOLDER
+
+
+def format_path(path: Path) -> str:
+    """Returns what `--run_dir` takes for a folder: `pretrained:NAME` for a model of the package, else the path."""
+    return f"{PREFIX}{path.name}" if is_pretrained(path) else str(path)

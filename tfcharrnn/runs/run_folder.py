@@ -70,7 +70,7 @@ class Run:
     num_files: int = 0
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {self.model.describe()}>"
+        return f"<Run {pretrained.format_path(self.path)}: {self.model.describe()}>"
 
     def output_path(self, name: str) -> Path:
         """Returns where to write a file or folder into the run folder.
