@@ -43,13 +43,20 @@ def test_the_ten_flags_that_matter_are_explained_and_the_others_named(tmp_path):
 
 
 def test_a_short_list_is_explained_at_once(tmp_path):
-    shown = show("export", "--help", tmp_path)
-    assert shown == show("export", "--helpfull", tmp_path)
+    shown = show("report", "--help", tmp_path)
+    assert shown == show("report", "--helpfull", tmp_path)
     assert titles(shown) == ["Flags"] and "--helpfull" not in shown
-    assert "  --format=saved_model    <saved_model|keras|" in shown
+    assert "  --checkpoint=latest     latest, best (lowest loss)," in shown
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "prepare"])
+def test_the_flags_of_an_export_are_in_groups(tmp_path):
+    shown = show("export", "--help", tmp_path)
+    assert titles(shown) == ["Model", "What is written", "Other"]
+    assert "  --format=saved_model    <saved_model|keras|" in shown.partition("\nWhat is written:")[2]
+    assert explained(shown) == ["run_dir", "checkpoint", "format", "output", "license", "overwrite"]
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "prepare", "export"])
 def test_every_flag_is_in_a_group_that_exists(command, tmp_path):
     other = show(command, "--help", tmp_path).partition("\nOther:\n")[2]
     assert other.startswith("  also --debug --flagfile\n")

@@ -12,8 +12,13 @@ from absl import flags
 
 from tfcharrnn import cli
 from tfcharrnn.config import EXPORT_FORMATS
+from tfcharrnn.flag_help import FlagGroup
 
 _FLAGS = flags.FLAGS
+_GROUPS = (
+    FlagGroup("Model", ("run_dir", "checkpoint"), ("cell_module",)),
+    FlagGroup("What is written", ("format", "output", "license", "overwrite")),
+)
 
 
 def main() -> None:
@@ -45,4 +50,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(define_flags, main)
+    cli.run_command(define_flags, main, groups=_GROUPS)
