@@ -1,9 +1,12 @@
 """What a run says about itself."""
 
+import re
 import shlex
+import time
 
 import tfcharrnn
 from tfcharrnn.config import ModelConfig, TrainingConfig
+from tfcharrnn.model.char_rnn import CharRNN
 from tfcharrnn.training.progress import describe_dropout, describe_optimizer
 
 
@@ -32,3 +35,35 @@ def test_the_command_that_is_suggested_can_be_pasted(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "\noptimizer  adam, learning rate 0.001\n" in shown and "\ndropout " not in shown
     assert shlex.split(shown.splitlines()[-1])[-1] == f"--run_dir={run_dir}"
+
+
+class Clock:
+    """Takes the place of `time.perf_counter`; goes on by itself only so far that no interval is empty."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1e-6
+        return self.now
+
+
+def test_the_time_left_does_not_count_what_compiling_the_validation_took(tmp_path, capsys, monkeypatch):
+    clock, predict = Clock(), CharRNN.losses_and_hits
+
+    def compile_slowly(*arguments):  # Python runs it only to compile it
+        clock.now += 100.0
+        return predict(*arguments)
+
+    class StepsOfASecond(tfcharrnn.Callback):
+        def on_step(self, step):
+            clock.now += 1.0
+
+    monkeypatch.setattr(time, "perf_counter", clock)
+    monkeypatch.setattr(CharRNN, "losses_and_hits", compile_slowly)
+    settings = {"hidden_size": 4, "seq_length": 20, "batch_size": 8, "steps": 10, "eval_every": 1}
+    text = "to be or not to be. " * 100
+    tfcharrnn.train_model(tmp_path / "run", text=text, **settings, callbacks=[StepsOfASecond()])
+    assert 100.0 < clock.now < 200.0, "it is compiled once"
+    left = re.findall(r"^step +(\d+) .* (\S+) left$", capsys.readouterr().err, re.MULTILINE)
+    assert left == [(str(step), f"0:{10 - step:02d}") for step in range(3, 11)]  # from less, nothing is estimated

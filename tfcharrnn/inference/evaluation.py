@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,10 +136,15 @@ class Evaluator:
 
     Independent examples are read in batches, each from the initial state. Pieces of one text are read in order, and
     the state is carried over.
+
+    Args:
+        model: the model.
+        on_compiled: called with the seconds of each call that compiled.
     """
 
-    def __init__(self, model: CharRNN):
+    def __init__(self, model: CharRNN, on_compiled: Callable[[float], None] | None = None):
         self._model = model
+        self._on_compiled = on_compiled
         self._compiled = tf.function(self._predict, autograph=False)
 
     def __call__(
@@ -189,13 +195,23 @@ class Evaluator:
             for ids, is_real, indices in make_evaluation_batches(part, batch_size, in_order=in_order, widths=widths):
                 if not is_real.any():  # such as texts of <S> alone
                     continue
-                losses, hits, last_state = self._compiled(ids, state)
+                losses, hits, last_state = self._call_compiled(ids, state)
                 rows, width = len(indices), losses.shape[1]
                 targets, is_real = ids[:rows, -width:], is_real[:rows, -width:]
                 losses = np.where(is_real, losses[:rows], 0.0)
                 yield _BatchResult(indices, targets, losses, hits[:rows].numpy(), is_real)
                 if in_order:
                     state = last_state
+
+    def _call_compiled(
+        self, ids: npt.NDArray[np.int32], state: tuple[State, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
+        """Calls `_predict`, compiled; tells `on_compiled` if it had to be compiled first."""
+        num_traced, start = self._compiled.experimental_get_tracing_count(), time.perf_counter()
+        predicted = self._compiled(ids, state)
+        if self._on_compiled and self._compiled.experimental_get_tracing_count() > num_traced:
+            self._on_compiled(time.perf_counter() - start)
+        return predicted
 
     def _predict(self, ids: tf.Tensor, state: tuple[State, ...]) -> tuple[tf.Tensor, tf.Tensor, tuple[State, ...]]:
         losses, hits, state = self._model.losses_and_hits(ids, state)

@@ -96,8 +96,8 @@ def train(
     progress = Progress(run, data, runner.model, length, start, cluster, notes, quiet=quiet)
     recorder = None
     if cluster.is_chief:
-        everyone = [progress, *make_callbacks(run, runner.model, quiet=quiet), *callbacks]
-        recorder = Recorder(run, data, runner, state, length, everyone)
+        others = [*make_callbacks(run, runner.model, quiet=quiet), *callbacks]
+        recorder = Recorder(run, data, runner, state, length, progress, others)
     if weights is not None:
         weights(runner.model)
         if runner.average is not None:
@@ -152,6 +152,7 @@ class Recorder:
         runner: StepRunner,
         state: TrainingState,
         length: RunLength,
+        progress: Progress,
         callbacks: Sequence[Callback],
     ):
         self.val_loss: float | None = None
@@ -160,11 +161,11 @@ class Recorder:
         self._length = length
         self._validation = evaluation_examples.load_evaluation_examples(data, "val")
         model = runner.average.model if runner.average else runner.model
-        self._evaluate = Evaluator(model)
+        self._evaluate = Evaluator(model, progress.add_compilation)
         carried = runner.carried if data.layout.carries_state else None
         self._sampler = Sampler(model, data.vocabulary, data.config.seq_length, carried)
         self._logs = LogWriter(run.path, state.metrics.log_sizes)
-        self._callbacks = callbacks
+        self._callbacks = [progress, *callbacks]
 
     def record(self, results: StepResults, rows: list[dict[str, Any]]) -> None:
         """Does what is due after some steps.

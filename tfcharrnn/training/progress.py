@@ -94,7 +94,7 @@ class Progress(Callback):
         self._bar: Any | None = None
         self._first_step = start
         self._start_time = self._last_line_time = time.perf_counter()
-        # of the calls that compiled, whose time says nothing about that of others
+        # of the calls that compiled, whose time says nothing about that of others; validation has no steps
         self._compile_seconds, self._compile_steps = 0.0, 0
         self._print_header(run, data, model, cluster)
         for note in notes:
@@ -149,9 +149,13 @@ class Progress(Callback):
     def show_compiled(self, results: StepResults) -> None:
         """Shows the time of the first call for examples of a width, most of which is compilation."""
         if results.is_first:
-            self._compile_seconds += results.seconds
+            self.add_compilation(results.seconds)
             self._compile_steps += results.num_steps
             self._print(f"compiled   for examples of {results.width} symbols; first call took {results.seconds:.1f} s")
+
+    def add_compilation(self, seconds: float) -> None:
+        """Leaves the time of a call that compiled out of the estimate of the time left."""
+        self._compile_seconds += seconds
 
     def show_skipped(self, step: int, count: int, allowed: int) -> None:
         """Shows that a step was skipped, the `count`th of `allowed`."""
