@@ -1,6 +1,7 @@
 """The settings that `--minutes` chooses: the rules, and runs that are made by them."""
 
 import dataclasses
+import re
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ import tfcharrnn
 from tfcharrnn.config import ModelConfig, TrainingConfig
 from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.runs import run_folder
-from tfcharrnn.training import budget
+from tfcharrnn.training import budget, setup
 from tfcharrnn.training.budget import Speed
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
@@ -53,11 +54,32 @@ def test_a_run_of_minutes(tmp_path, monkeypatch, capsys):
     assert run.data.layout == "stream" and run.model.cell == "lnlstm" and run.model.hidden_size == 40
     assert 30 < run.training.steps < 55 and run.training.optimizer == "adamw" and run.training.average > 0.0
     assert f"chosen     {run.training.steps} steps: as many as fit; 1000 ms a step on this machine\n" in shown
-    assert "40 units" not in shown.split("training ")[1]  # what is given is not chosen
+    assert "40 units" not in shown.split("\ntraining ")[1]  # what is given is not chosen
     more = tfcharrnn.train_model(tmp_path / "r", resume=True, steps=run.training.steps + 1, quiet=True)
     assert more.step == run.training.steps + 1
     with pytest.raises(UserError, match=r"a resumed run keeps its --minutes=1\.0"):
         tfcharrnn.train_model(tmp_path / "r", resume=True, minutes=2.0, quiet=True)
+
+
+def test_minutes_that_are_too_few_are_said_in_one_line(tmp_path, monkeypatch, capsys):
+    def choose(speed, source=None, **settings):
+        monkeypatch.setattr(budget, "measure_speed", lambda *_: speed)
+        settings |= {"input": (str(tmp_path / "text.txt"),), "minutes": 0.3}
+        run, _ = setup.prepare_run("", "", settings, source)
+        return run, capsys.readouterr().err
+
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.setattr(budget, "measure_flops", lambda: 1e8)
+    slow, fast = Speed(0.1, 1.0, 0.5), Speed(0.1, 0.01, 0.01)
+    run, shown = choose(slow, hidden_size=40)
+    assert run.training.steps < 11 and re.fullmatch(
+        rf"warning: --minutes=0\.3: leaves time for only {run.training.steps} training steps?, too few to learn much "
+        r"from: start-up and measuring took \d+ s, compiling takes 0 s, and a step 1000 ms; pass more --minutes, or a "
+        r"--hidden_size below 40\n",
+        shown,
+    )
+    assert choose(slow, run)[1].endswith("a step 1000 ms; pass more --minutes\n")  # the model is that of the run
+    assert choose(slow, steps=2)[1] == choose(fast)[1] == ""
 
 
 def test_the_machine_is_measured(tmp_path):

@@ -20,6 +20,7 @@ from tfcharrnn.data.batching import check_fits_layout, count_lengths, count_rows
 from tfcharrnn.data.dataset import DataFolder
 from tfcharrnn.data.examples import STREAM_CHUNK, Examples
 from tfcharrnn.data.input_pipeline import Call
+from tfcharrnn.errors import warn
 from tfcharrnn.inference.evaluation import Evaluator
 from tfcharrnn.model.cells import get_cell_class
 from tfcharrnn.model.char_rnn import CharRNN
@@ -39,6 +40,8 @@ _MAX_VALIDATIONS = 20
 # a model is read so many characters for each of its parameters, unless it reads the whole text so many times first
 _CHARACTERS_PER_PARAMETER = 20
 _EPOCHS = 12
+# a run of fewer steps learns so little that a warning is due
+_MIN_STEPS = 50
 # no run reads a text more often
 _MAX_EPOCHS = 60
 # parameters of the largest and the smallest model, and the most for each character of the text
@@ -108,6 +111,9 @@ def choose_settings(
     reasons |= schedule.reasons
     reasons["steps"] += f"; {1000 * speed.step_seconds:.0f} ms a step on this machine"
     training = dataclasses.replace(training, **_without(schedule.settings, given))
+    if "steps" not in given and steps < _MIN_STEPS:
+        hidden_size = None if is_model_fixed else model.hidden_size
+        warn(describe_shortage(minutes, time.monotonic() - begun, steps, speed, hidden_size))
     if not is_model_fixed:
         regularisation = choose_dropout(training.steps / steps_per_epoch, model)
         model = dataclasses.replace(model, **_without(regularisation.settings, given))
@@ -129,6 +135,24 @@ def _left(minutes: float, begun: float) -> float:
     """Returns the seconds left for training and validation."""
     left = 60.0 * minutes * (1.0 - _RESERVED_SHARE) - _RESERVED_SECONDS - (time.monotonic() - begun)
     return max(left, 1.0)
+
+
+def describe_shortage(minutes: float, seconds: float, steps: int, speed: Speed, hidden_size: int | None) -> str:
+    """Describes what takes so much of the time that few steps fit in the rest, and the way out.
+
+    Args:
+        minutes: for how long to train.
+        seconds: how long the run has taken so far.
+        steps: training steps that fit in the rest.
+        speed: the speed of the model.
+        hidden_size: the size of the model; None: it is given by another run.
+    """
+    smaller = "" if hidden_size is None else f", or a --hidden_size below {hidden_size}"
+    return (
+        f"--minutes={minutes:g}: leaves time for only {steps} training step{'s' * (steps > 1)}, too few to learn much "
+        f"from: start-up and measuring took {seconds:.0f} s, compiling takes {speed.compile_seconds:.0f} s, and a step "
+        f"{1000 * speed.step_seconds:.0f} ms; pass more --minutes{smaller}"
+    )
 
 
 # The rules
