@@ -133,6 +133,31 @@ def test_the_notebook_runs(elsewhere):
         assert words in printed
 
 
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_the_notebook_installs_the_package_only_where_it_is_missing(is_installed, elsewhere):
+    pytest.importorskip("IPython", reason="IPython is not installed")
+    cells = json.loads((DOCS / "example.ipynb").read_text(encoding="utf-8"))["cells"]
+    (install,) = ("".join(cell["source"]) for cell in cells if cell.get("id") == "install")
+    code = f"""
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+
+def pip(line):
+    print("pip", line)
+    del sys.modules["tfcharrnn"]
+
+shell = InteractiveShell.instance()
+shell.register_magic_function(pip)
+if not {is_installed}:
+    sys.modules["tfcharrnn"] = None  # an import of it fails
+shell.run_cell({install!r}).raise_error()
+print(shell.user_ns["tfcharrnn"].__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("" if is_installed else "pip install -q tfcharrnn\n") + "tfcharrnn\n"
+
+
 def test_the_kubernetes_recipe_gives_each_pod_its_index(tmp_path):
     text = (DOCS / "scaling.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^ +args:\n +- \|\n(.*?)^ +volumeMounts:", text, re.DOTALL | re.MULTILINE)

@@ -15,6 +15,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 # where the page that writes is, and what the setting is called that has its source
 WRITING_PAGE = "write.html"
+# a link to a notebook, with its name
+_NOTEBOOK = re.compile(r"\]\(([\w-]+\.ipynb)\)")
 
 _PUBLIC = """# API reference
 
@@ -60,9 +62,23 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leads links to the cards of the pretrained models to their pages here."""
-    return re.sub(r"\]\(\.\./tfcharrnn/pretrained/(\w+)/README\.md\)", r"](models/\1.md)", markdown)
+def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
+    """Leads links to the cards of the pretrained models to their pages here, and offers to open notebooks in Colab."""
+    markdown = re.sub(r"\]\(\.\./tfcharrnn/pretrained/(\w+)/README\.md\)", r"](models/\1.md)", markdown)
+    if not config.repo_url:
+        return markdown
+    colab = config.repo_url.replace("https://github.com/", "https://colab.research.google.com/github/")
+    return _NOTEBOOK.sub(rf"\g<0> ([Open in Colab]({colab}/blob/main/docs/\1))", markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Keeps the theme's script from asking GitHub for the repository's stars: the pages ask no other server."""
+    return output.replace(' data-md-component="source"', "")
+
+
+def on_post_template(output: str, **_: Any) -> str:
+    """Does the same to the page for addresses that do not exist."""
+    return on_post_page(output)
 
 
 def on_files(files: Files, config: Any) -> Files:

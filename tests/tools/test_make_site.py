@@ -17,7 +17,7 @@ import make_site
 import site_docstrings
 
 import tfcharrnn
-from tfcharrnn.errors import UserError
+from tfcharrnn.errors import ConfigError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def page(tmp_path_factory):
 @pytest.fixture(scope="module")
 def site(page, tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    make_site.build_site(page, folder)
+    make_site.build_site(page, folder, **make_site.describe_repository("someone/some.thing"))
     return folder
 
 
@@ -83,6 +83,33 @@ def test_a_link_that_leads_nowhere_is_an_error(page, tmp_path):
     settings = {"docs_dir": str(docs), "nav": ["index.md"], "hooks": [], "plugins": []}
     with pytest.raises(UserError, match="site: Aborted with 1 warnings"):
         make_site.build_site(page, tmp_path / "site", **settings)
+
+
+def test_with_the_repositorys_address_the_notebook_opens_in_colab(site):
+    assert (ROOT / "docs" / "example.ipynb").exists()
+    colab = "https://colab.research.google.com/github/someone/some.thing/blob/main/docs/example.ipynb"
+    for name in ("index.html", "python.html"):
+        assert {"https://github.com/someone/some.thing", "example.ipynb", colab} <= Links(site / name).targets
+    for name in ("index.html", "404.html"):  # what the theme's script takes to ask GitHub about the repository
+        assert 'data-md-component="source"' not in (site / name).read_text(encoding="utf-8")
+
+
+def test_without_an_address_no_link_leads_to_a_repository(page, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text("# Here\n\n[A notebook](example.ipynb)\n")
+    (docs / "example.ipynb").write_text("{}")
+    ignored = {"nav": {"omitted_files": "ignore"}, "links": {"not_found": "ignore"}}  # the pages that the hook adds
+    settings = {"docs_dir": str(docs), "nav": ["index.md"], "plugins": [], "validation": ignored}
+    make_site.build_site(page, tmp_path / "site", **make_site.describe_repository(""), **settings)
+    targets = Links(tmp_path / "site" / "index.html").targets
+    assert "example.ipynb" in targets and [target for target in targets if "github" in target] == []
+
+
+@pytest.mark.parametrize("name", ["something", "https://github.com/someone/something", "some one/thing", "a/b/c"])
+def test_a_repository_is_its_owner_and_its_name(name):
+    with pytest.raises(ConfigError, match="--repository: must be OWNER/NAME"):
+        make_site.describe_repository(name)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
