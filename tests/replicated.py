@@ -73,29 +73,46 @@ def batches(layout, rng):
     return tf.constant(ids)
 
 
-def train(number, layout, model, training):
-    layout, steps = LAYOUTS[layout], training.get("steps", STEPS)
-    config = TrainingConfig(batch_size=BATCH, seed=3, learning_rate=0.01, **training)
+def make_config(training):
+    return TrainingConfig(batch_size=BATCH, seed=3, learning_rate=0.01, **training)
+
+
+def make_trainer(number, layout, model, training):
+    layout, config = LAYOUTS[layout], make_config(training)
 
     def make_model():
         return CharRNN(ModelConfig(**{"hidden_size": 12, **model}), SYMBOLS, config.seed, layout=layout)
 
-    lengths = (float(WIDTH), RunLength(13, steps))
+    lengths = (float(WIDTH), RunLength(13, training.get("steps", STEPS)))
     if number == 1:
-        trainer = Trainer(make_model(), config, *lengths)
-    else:
-        trainer = DataParallelTrainer(make_model, config, *lengths, cluster.join_cluster("mirrored", number))
-    rng, rows = np.random.default_rng(0), []
+        return Trainer(make_model(), config, *lengths)
+    return DataParallelTrainer(make_model, config, *lengths, cluster.join_cluster("mirrored", number))
+
+
+def make_calls(layout, model, training):
+    """The calls of a run; the same each time."""
+    layout, steps = LAYOUTS[layout], training.get("steps", STEPS)
+    rng = np.random.default_rng(0)
     for first in range(0, steps, CALL):
         ids, sizes = batches(layout, rng), None
-        if not config.drop_remainder:  # some replicas then have no example at all
+        if not make_config(training).drop_remainder:  # some replicas then have no example at all
             sizes = tf.constant(rng.integers(1, BATCH + 1, CALL).astype(np.int32))
             ids = tf.where(tf.range(BATCH)[:, tf.newaxis] < sizes[:, tf.newaxis, tf.newaxis], ids, 0)
-        for results in trainer.run(Call(first, min(CALL, steps - first), sizes, ids, 0.0)):
-            rows += results.per_step()
-    values = [*trainer.model.variables, *(trainer.average.model.variables if trainer.average else ())]
-    values += tf.nest.flatten([trainer.carried.state, trainer.carried.symbols]) if trainer.carried else []
-    return {"steps": rows, "weights": [v.numpy().astype(float).ravel().tolist()[:2000] for v in values]}
+        yield Call(first, min(CALL, steps - first), sizes, ids, 0.0)
+
+
+def list_variables(trainer):
+    variables = [*trainer.model.variables, *(trainer.average.model.variables if trainer.average else ())]
+    return variables + (tf.nest.flatten([trainer.carried.state, trainer.carried.symbols]) if trainer.carried else [])
+
+
+def train(number, *setting):
+    trainer = make_trainer(number, *setting)
+    rows = [row for call in make_calls(*setting) for results in trainer.run(call) for row in results.per_step()]
+    return {
+        "steps": rows,
+        "weights": [v.numpy().astype(float).ravel().tolist()[:2000] for v in list_variables(trainer)],
+    }
 
 
 if __name__ == "__main__":

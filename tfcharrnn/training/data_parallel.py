@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfcharrnn.config import TrainingConfig
@@ -69,9 +70,10 @@ class DataParallelTrainer:
         self.model, self.optimizer, self.average = first.model, first.optimizer, first.average
         self.steps_per_call = first.steps_per_call
         self.carried = StreamState(self.model, config.batch_size) if first.carried else None
+        self._steps_at_once = 1  # until their speed is known
         self._compiled_widths: set[int] = set()
         self._is_synchronized = False
-        self._step = tf.function(self._step_on_replicas, autograph=False)
+        self._run_steps = tf.function(self._run_steps_on_replicas, autograph=False)
         self._gather = tf.function(self._gather_carried, autograph=False)
 
     def run(self, call: Call, skips_left: int = 0, stop: Stop = lambda: False) -> Iterator[StepResults]:
@@ -82,38 +84,93 @@ class DataParallelTrainer:
         """
         if not self._is_synchronized:
             self._broadcast()
-        rows: list[list[float]] = []
+        sizes = () if self._config.drop_remainder else (call.sizes,)
+        rows: list[npt.NDArray[np.float64]] = []
+        begin, is_last = 0, False
         start, width = time.perf_counter(), call.ids.shape[2]
-        for index in range(call.num_steps):
-            step = tf.constant(call.first_step + index, tf.int64)
-            size = None if self._config.drop_remainder else call.sizes[index]
-            *row, num_stops = self._step(call.ids[index], step, tf.constant(float(stop())), size).numpy().tolist()
-            rows.append(row)
-            skips_left -= not np.isfinite(row).all()
-            is_last = index == call.num_steps - 1 or num_stops > 0 or skips_left < 0
+        while not is_last:
+            end = min(begin + self._steps_at_once, call.num_steps)
+            bounds = (np.int64(call.first_step), np.int32(begin), np.int32(end))
+            results = self._run_steps(*bounds, call.ids, np.int32(skips_left), np.bool_(stop()), *sizes)
+            *counts, metrics = (result.numpy() for result in results)
+            end, skips_left, num_stops = map(int, counts)
+            rows.append(metrics[begin:end])
+            begin = end
+            is_last = end == call.num_steps or num_stops > 0 or skips_left < 0
+            seconds = time.perf_counter() - start
+            is_first = width not in self._compiled_widths
+            # workers must run the same steps in a call, and would measure different speeds
+            if self._cluster.num_workers == 1 and not is_first:
+                self._steps_at_once = max(1, int(SECONDS_BETWEEN_RETURNS * sum(map(len, rows)) / seconds))
             if is_last and self.carried:
                 self._gather()
-            now = time.perf_counter()
-            if is_last or now - start > SECONDS_BETWEEN_RETURNS:
-                is_first = width not in self._compiled_widths
+            if is_last or seconds > SECONDS_BETWEEN_RETURNS:
                 self._compiled_widths.add(width)
-                yield StepResults.from_rows(np.array(rows), width, now - start, num_stops > 0, is_first)
+                yield StepResults.from_rows(np.concatenate(rows), width, seconds, num_stops > 0, is_first)
                 rows, start = [], time.perf_counter()
-            if is_last:
-                return
 
     def gradient_norms(self, ids: tf.Tensor, step: int, size: int | None = None) -> dict[str, float]:
         """Returns the gradient norms of the first replica's rows; see `StepRunner.gradient_norms`."""
         first = self._replicas[0]
         return first.gradient_norms(ids[: len(first.rows)], step, size)
 
+    def _run_steps_on_replicas(
+        self,
+        first_step: tf.Tensor,
+        begin: tf.Tensor,
+        end: tf.Tensor,
+        batches: tf.Tensor,
+        skips_left: tf.Tensor,
+        stop: tf.Tensor,
+        sizes: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Trains on the batches from `begin` up to `end` in one loop, which a stop on any worker ends after a step.
+
+        Args:
+            first_step: updates done before the first batch, int64.
+            begin: index of the first batch to use, int32.
+            end: index after the last one, int32.
+            batches: the rows of this worker, int32 `[steps_per_call, rows, width]`.
+            skips_left: how many non-finite steps may be skipped, int32.
+            stop: whether this worker is to stop, bool.
+            sizes: number of examples in each whole batch, int32 `[steps_per_call]`; None: all are full.
+
+        Returns:
+            The index after the last batch that was used, how many non-finite steps may still be skipped, how many
+            replicas are to stop, and a row of `StepMetrics` for each batch, float64 `[steps_per_call, 4]`; rows of
+            unused batches are undefined.
+        """
+
+        def train_on_batch(
+            index: tf.Tensor, skips_left: tf.Tensor, _: tf.Tensor, metrics: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.TensorArray]:
+            size = None if sizes is None else sizes[index]
+            step = first_step + tf.cast(index, tf.int64)
+            row, is_finite, num_stops = self._step_on_replicas(batches[index], step, stop, size)
+            return index + 1, skips_left - tf.cast(~is_finite, tf.int32), num_stops, metrics.write(index, row)
+
+        metrics = tf.TensorArray(tf.float64, batches.shape[0], element_shape=[4])
+        # the loop is around the replicas: `all_reduce` cannot stand in a loop inside one
+        index, skips_left, num_stops, metrics = tf.while_loop(
+            lambda index, skips_left, num_stops, _: (index < end) & (skips_left >= 0) & (num_stops == 0),
+            train_on_batch,
+            (begin, skips_left, tf.constant(0), metrics),
+        )
+        return index, skips_left, num_stops, metrics.stack()
+
     def _step_on_replicas(
-        self, ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor, size: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Runs one step on all replicas; returns its `StepMetrics` and how many replicas are to stop, `[5]`."""
+        self, ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor, size: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Runs one step on all replicas.
+
+        Returns:
+            Its `StepMetrics`, float64 `[4]`, whether it was applied, and how many replicas are to stop, int32.
+        """
         first_row = self._replicas[0].rows.start
 
-        def on_replica(ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor, size: tf.Tensor | None) -> tf.Tensor:
+        def on_replica(
+            ids: tf.Tensor, step: tf.Tensor, stop: tf.Tensor, size: tf.Tensor | None
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             replica, context = self._current_replica(), tf.distribute.get_replica_context()
             ids = ids[replica.rows.start - first_row : replica.rows.stop - first_row]
             before = replica.carried_states()
@@ -126,9 +183,10 @@ class DataParallelTrainer:
                 kept = select_states(is_finite, after, before)
                 tf.nest.map_structure(lambda variable, value: variable.assign(value), replica.carried.state, kept)
                 replica.carried.symbols.assign(ids[:, -1])
-            return tf.concat([row, tf.cast(sums[2:], tf.float64)], axis=0)
+            return row, is_finite, tf.cast(sums[2], tf.int32)
 
-        return self._local_value(self._strategy.run(on_replica, (ids, step, stop, size)))
+        row, is_finite, num_stops = map(self._local_value, self._strategy.run(on_replica, (ids, step, stop, size)))
+        return row, is_finite, num_stops
 
     def _gather_carried(self) -> None:
         """Concatenates the carried states of the replicas of all workers into `carried`."""
