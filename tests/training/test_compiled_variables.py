@@ -102,7 +102,8 @@ def test_no_replica_uses_one(layout):
 def test_no_sampling_loop_uses_one(layout):
     sampler = Sampler(make_model(layout, "lstm", "custom"), Vocabulary([chr(97 + i) for i in range(SYMBOLS)]), 4)
     start = sampler.start_texts(2, 0)
-    numbers = (np.int32(3), np.int64(0), np.int64(0), np.float64(1.0), np.int32(2), np.float64(0.9))
-    loop = sampler._compiled(False, True)
-    forced = np.full(8, -1, np.int32)
-    assert not find_int32_variables(loop.get_concrete_function(start.symbols, start.context, forced, *numbers))
+    uniforms, forced = np.full([8, 2], 0.5, np.float32), np.full(8, -1, np.int32)
+    numbers = (np.int32(3), np.float64(1.0), np.int32(2), np.float64(0.9))
+    loop = sampler._compiled(True)
+    arguments = (start.symbols, start.context, uniforms, forced, *numbers)
+    assert not find_int32_variables(loop.get_concrete_function(*arguments))
