@@ -8,6 +8,10 @@ import folders
 import hypothesis
 import pytest
 
+from tfcharrnn import gpu_diagnosis
+
+gpu_diagnosis.load_cusolver()  # before a module asks TensorFlow whether there is a GPU
+
 # no deadline: the first example of a property may import or compile something; the same examples every time in CI
 hypothesis.settings.register_profile("tfcharrnn", deadline=None, max_examples=50, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("tfcharrnn")

@@ -227,7 +227,10 @@ def machine(monkeypatch):
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
     monkeypatch.setattr(gpu_diagnosis.platform, "system", lambda: "Linux")
     monkeypatch.setattr(gpu_diagnosis, "find_hardware", lambda: True)
-    libraries = {"libcuda.so.1": make_driver(), **dict.fromkeys(gpu_diagnosis.LIBRARIES[12])}
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(tf, "__file__", str(ROOT / "no such folder" / "tensorflow" / "__init__.py"))
+    libraries = {"libcuda.so.1": make_driver(), "libnvidia-ml.so.1": None}
+    libraries |= dict.fromkeys(gpu_diagnosis.LIBRARIES[12])
 
     def open_library(name):
         if isinstance(libraries[name], str):
@@ -245,12 +248,14 @@ GONE = "cannot open shared object file: No such file or directory"
     ("libraries", "reason", "remedy"),
     [
         ({"libcudnn.so.9": GONE}, "not found: libcudnn.so.9", "pip install 'tfcharrnn[gpu]'"),
-        ({"libcudnn.so.9": "invalid ELF header"}, "unreadable (invalid ELF header): libcudnn.so.9", "pip"),
+        ({"libcudnn.so.9": "invalid ELF header"}, "unreadable (invalid ELF header): libcudnn.so.9", "; replace or"),
+        ({"libcudnn.so.9": "invalid", "libcufft.so.11": GONE}, "libcufft.so.11, unreadable", "[gpu]', and replace or"),
         ({"libcublas.so.12": GONE, "libcufft.so.11": GONE}, "not found: libcublas.so.12, libcufft.so.11", "pip"),
         ({"libcuda.so.1": GONE}, "not found: libcuda.so.1", "--gpus=all"),
+        ({"libnvidia-ml.so.1": GONE}, "not found: libnvidia-ml.so.1", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
         ({"libcuda.so.1": make_driver(version=11040)}, "its driver supports CUDA 11.4", "525.60"),
         ({"libcuda.so.1": make_driver(code=804)}, "error 804, forward compatibility", "nvidia-smi must work"),
-        ({}, "for a reason that only it knows", "TF_CPP_MIN_LOG_LEVEL"),
+        ({}, "for a reason that only it knows", "TF_CPP_MAX_VLOG_LEVEL=1 tfcharrnn doctor --debug"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_the_remedy(machine, libraries, reason, remedy):
@@ -266,6 +271,80 @@ def test_a_library_that_needs_another_names_that(machine, monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", open_library)
     assert gpu_diagnosis.open_libraries()["libcusolver.so.11"] == "without libnvJitLink.so.12, which it needs"
+
+
+def test_a_library_in_place_of_the_drivers_is_named(machine):
+    class Library:
+        def __getattr__(self, name):
+            raise AttributeError(f"/opt/libcuda.so.1: undefined symbol: {name}")
+
+    machine["libcuda.so.1"] = Library()
+    assert "unreadable (undefined symbol: cuInit) in /opt: libcuda.so.1" in gpu_diagnosis.find_obstacle()
+
+
+def make_library_file(folder, text="no library"):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "libcudnn.so.9"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_that_is_no_library_is_named_with_its_folder(monkeypatch, tmp_path):
+    """With the real loader."""
+    make_library_file(tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert gpu_diagnosis._open_library("libcudnn.so.9") == f"unreadable (file too short) in {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_opened"),
+    [
+        ("cannot open shared object file: Permission denied", True),
+        ("wrong ELF class: ELFCLASS32", True),
+        (GONE, True),
+        ("invalid ELF header", False),
+        ("undefined symbol: f", False),
+    ],
+)
+def test_the_first_file_decides_unless_the_loader_passes_over_it(machine, monkeypatch, tmp_path, reason, is_opened):
+    first, second = (make_library_file(tmp_path / name) for name in ("first", "tensorflow/nvidia/cudnn/lib"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(first.parent))
+    monkeypatch.setattr(tf, "__file__", str(tmp_path / "tensorflow" / "tensorflow" / "__init__.py"))
+    machine |= {str(first): reason, str(second): None, "libcudnn.so.9": GONE}
+    assert (gpu_diagnosis._open_library("libcudnn.so.9") == "") == is_opened
+
+
+def test_the_file_that_needs_another_decides(machine, monkeypatch, tmp_path):
+    paths = [str(make_library_file(tmp_path / name)) for name in "ab"]
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/a:{tmp_path}/b")
+    tried = []
+
+    def open_library(path):
+        tried.append(path)
+        raise OSError(f"libz.so.1: {GONE}")
+
+    monkeypatch.setattr(ctypes, "CDLL", open_library)
+    assert gpu_diagnosis._open_library("libcudnn.so.9") == "without libz.so.1, which it needs"
+    assert tried == paths[:1]
+
+
+@pytest.mark.parametrize("has_driver", [True, False])
+def test_cusolver_is_loaded_from_pips_folder_where_there_is_a_driver(machine, monkeypatch, tmp_path, has_driver):
+    path = tmp_path / "nvidia" / "cusolver" / "lib" / "libcusolver.so.11"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr(tf, "__file__", str(tmp_path / "tensorflow" / "__init__.py"))
+    opened = []
+
+    def open_library(name):
+        opened.append(name)
+        if not has_driver:
+            raise OSError(f"{name}: {GONE}")
+
+    monkeypatch.setattr(ctypes, "CDLL", open_library)
+    devices.set_up()
+    loaded = ["libcuda.so.1", str(path)] if has_driver else ["libcuda.so.1"]
+    assert opened[: len(loaded)] == loaded and (has_driver or str(path) not in opened)
 
 
 def test_nothing_is_said_without_a_gpu_or_of_one_that_is_hidden(machine, monkeypatch):

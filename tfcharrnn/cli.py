@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from tfcharrnn import cell_registry, devices, flag_help, startup
+from tfcharrnn import cell_registry, devices, flag_help, gpu_diagnosis, startup
 from tfcharrnn.config import check_settings
 from tfcharrnn.errors import ConfigError, UserError, command_line, first_line
 
@@ -395,5 +395,6 @@ def load_tensorflow() -> None:
     with contextlib.nullcontext() if flags.FLAGS.debug else startup.hold_stderr():
         import tensorflow as tf
 
+        gpu_diagnosis.load_cusolver()
         tf.config.list_physical_devices("GPU")  # looks for the GPU driver, which logs more messages
     devices.set_up(flags.FLAGS.device if "device" in flags.FLAGS else "auto")

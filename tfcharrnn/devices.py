@@ -43,6 +43,7 @@ def set_up(device: str = "") -> None:
     import tensorflow as tf
 
     device = _chosen = device or _chosen
+    gpu_diagnosis.load_cusolver()
     gpus = tf.config.get_visible_devices("GPU")
     reason = gpu_diagnosis.find_unsupported(gpus)
     if gpus and (device == "cpu" or (device == "auto" and reason)):

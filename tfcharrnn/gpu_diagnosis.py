@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import site
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ _DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 _NVIDIA = "0x10de"
 _DISPLAY_CLASS = "0x03"
 _DRIVER = "libcuda.so.1"
+# NVIDIA's management library, a part of the driver, without which TensorFlow 2.21 registers no GPU either
+_MANAGEMENT = "libnvidia-ml.so.1"
 # What TensorFlow opens before it registers a GPU, by the major version of CUDA that it is built for; without any one of
 # them it registers none, and does not say which one it was.
 LIBRARIES = {
@@ -31,6 +32,8 @@ LIBRARIES = {
         "libcudnn.so.9",
     )
 }
+# the loader goes on to the next folder after a file for which it says one of these, and after no other
+_PASSED_OVER = ("No such file", "Permission denied", "wrong ELF class")
 # the oldest driver for each major version of CUDA (CUDA release notes, "minor version compatibility")
 _OLDEST_DRIVER = {12: "525.60"}
 _INSTALL = "pip install 'tfcharrnn[gpu]'"
@@ -72,11 +75,22 @@ def find_obstacle() -> str:
         return f"{start}: {driver.failure}; install {needed} (nvidia-smi must work), in a container pass --gpus=all"
     if driver.cuda < 1000 * major:
         return f"{start}: its driver supports CUDA {driver.cuda // 1000}.{driver.cuda % 1000 // 10}; install {needed}"
-    if failures := describe_failures(open_libraries()):
-        return f"{start}: {failures}; {_INSTALL}"
-    return (
-        f"{start}, for a reason that only it knows; python -c 'import tensorflow' without TF_CPP_MIN_LOG_LEVEL shows it"
-    )
+    failures = open_libraries()
+    if described := describe_failures(failures):
+        return f"{start}: {described}; {_choose_remedy(failures)}"
+    if failure := _open_library(_MANAGEMENT):
+        return (
+            f"{start}: {failure}: {_MANAGEMENT}, which is its driver's; install {needed} (nvidia-smi must work), in a "
+            "container set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        )
+    return f"{start}, for a reason that only it knows; TF_CPP_MAX_VLOG_LEVEL=1 tfcharrnn doctor --debug shows it"
+
+
+def _choose_remedy(failures: dict[str, str]) -> str:
+    """Returns how to mend what `open_libraries` found; pip does not replace a file that is there."""
+    kinds = {failure.startswith("unreadable") for failure in failures.values() if failure}
+    remedies = {False: _INSTALL, True: "replace or remove what is unreadable"}
+    return ", and ".join(remedies[kind] for kind in sorted(kinds))
 
 
 def find_unsupported(gpus: Sequence[Any]) -> str:
@@ -148,9 +162,10 @@ def query_driver() -> Driver:
         return Driver("it supports CUDA on Linux only", 0, 0)
     try:
         library = ctypes.CDLL(_DRIVER)
-    except OSError as error:
+        code = library.cuInit(0)
+    except (OSError, AttributeError) as error:  # the latter: it is a library, but not the driver's
         return Driver(f"{_explain_open_error(error, _DRIVER)}: {_DRIVER}, which is its driver's", 0, 0)
-    if code := library.cuInit(0):
+    if code:
         return Driver(f"its driver fails with error {code}{_describe_code(library, code)}", 0, 0)
     version, count = ctypes.c_int(), ctypes.c_int()
     library.cuDriverGetVersion(ctypes.byref(version))
@@ -169,27 +184,57 @@ def open_libraries() -> dict[str, str]:
     return {name: _open_library(name) for name in LIBRARIES.get(get_cuda_major(), ())}
 
 
+def load_cusolver() -> None:
+    """Loads cuSOLVER, if there is a driver; to be called before TensorFlow looks for GPUs.
+
+    TensorFlow 2.21 searches the folders of pip's other libraries, but not that of cuSOLVER, and registers no GPU
+    without it. A library that is loaded already is found by its name.
+    """
+    if platform.system() != "Linux":
+        return
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:
+        return
+    for name in LIBRARIES.get(get_cuda_major(), ()):
+        if name.startswith("libcusolver"):
+            _open_library(name)
+
+
 def _open_library(name: str) -> str:
-    """Opens a library where TensorFlow does: among pip's packages, and where the loader looks."""
-    folders = dict.fromkeys([*site.getsitepackages(), site.getusersitepackages(), *sys.path])
-    candidates = [str(path) for folder in folders if folder for path in Path(folder).glob(f"nvidia/*/lib/{name}")]
+    """Opens a library as TensorFlow does, from the first place that has it; returns what went wrong, or ""."""
     failure = ""
-    for candidate in (*candidates, name):
+    for path in _find_candidates(name):
         try:
-            ctypes.CDLL(candidate)
+            ctypes.CDLL(path)
             return ""
         except OSError as error:
-            failure = failure or _explain_open_error(error, name)
+            failure = failure or _explain_open_error(error, path)
+            culprit, _, reason = str(error).partition(": ")
+            if culprit != path or not any(text in reason for text in _PASSED_OVER):
+                break
     return failure
 
 
-def _explain_open_error(error: OSError, name: str) -> str:
+def _find_candidates(name: str) -> list[str]:
+    """Lists where the loader looks for a library of TensorFlow, in its order, ld.so(8), and last its name alone."""
+    import tensorflow as tf
+
+    folders = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
+    folders += (Path(tf.__file__).parents[1] / "nvidia").glob("*/lib")  # pip's, where TensorFlow's RUNPATH points
+    return [*(str(folder / name) for folder in folders if os.path.lexists(folder / name)), name]
+
+
+def _explain_open_error(error: Exception, path: str) -> str:
     """Shortens the loader's message: a library is missing, itself or one that it needs, or cannot be read."""
-    text = str(error)
-    if "No such file" not in text:
-        return f"unreadable ({text.rpartition(': ')[2]})"
-    missing = Path(text.partition(":")[0]).name
-    return "not found" if missing == name else f"without {missing}, which it needs"
+    culprit, _, reason = str(error).partition(": ")
+    name = Path(path).name
+    if "No such file" in reason:
+        missing = Path(culprit).name
+        return "not found" if missing == name else f"without {missing}, which it needs"
+    folder = Path(path if "/" in path else culprit).parent
+    reason = reason.removeprefix("cannot open shared object file: ").removeprefix("cannot read file data: ")
+    return f"unreadable ({reason}){f' in {folder}' if folder.name else ''}"
 
 
 def describe_failures(failures: dict[str, str]) -> str:
