@@ -170,3 +170,23 @@ def test_draws_follow_their_key():
     first = many(LOGITS, step=0, count=100)
     np.testing.assert_array_equal(first, many(LOGITS, step=0, count=100))
     assert np.any(first != many(LOGITS, step=1, count=100))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("size", [1, 2, 68, 128, 129, 200, 5000])
+def test_a_symbol_is_where_the_sum_of_the_probabilities_passes_the_number(size, jit_compile):
+    """In vocabularies of any size, whose sums are made in one product or block by block."""
+    generator = np.random.default_rng(size)
+    logits = generator.normal(0, 3, (300, size)).astype(np.float32)
+    logits[generator.random(logits.shape) < 0.3] = np.finfo(np.float32).min  # impossible
+    logits[:, generator.integers(size)] = 0.0
+    uniforms = generator.random(300)
+    uniforms[:2] = 2.0**-33, 1.0 - 2.0**-24  # the least and greatest there are
+    sample = tf.function(sample_symbols, jit_compile=jit_compile, autograph=False)
+    drawn = sample(tf.constant(logits), tf.constant(uniforms, tf.float32)).numpy()
+    rows = np.arange(300)
+    weights = np.array([probabilities(row) for row in logits])
+    sums = np.cumsum(weights, axis=1)
+    assert (weights[rows, drawn] > 0).all()
+    assert (sums[rows, drawn] > uniforms - 1e-5).all()
+    assert ((sums - weights)[rows, drawn] < uniforms + 1e-5).all()
