@@ -1,5 +1,6 @@
 """Training on several devices is the training of one."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -15,9 +16,8 @@ from paths import TESTS
 QUICKLY_COMPILED = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
-@pytest.fixture(scope="module")
-def of_replicas():
-    """What `replicated.py` prints for 1, 2 and 4 replicas."""
+def run_replicas():
+    """Returns what `replicated.py` prints for 1, 2 and 4 replicas."""
     processes = {
         number: subprocess.Popen(
             [sys.executable, TESTS / "replicated.py", str(number)],
@@ -35,17 +35,18 @@ def of_replicas():
     return results
 
 
-@pytest.mark.parametrize("name", list(replicated.SETTINGS))
-@pytest.mark.parametrize("number", [2, 4])
-def test_replicas_do_what_one_does(of_replicas, number, name):
-    one, many = (of_replicas[n][name] for n in (1, number))
-    expected, got = np.array(one["steps"]), np.array(many["steps"])
-    assert len(got) == replicated.SETTINGS[name][2].get("steps", replicated.STEPS)
-    np.testing.assert_array_equal(got[:, 1], expected[:, 1])
-    np.testing.assert_allclose(got[:, 0] / got[:, 1], expected[:, 0] / expected[:, 1], atol=1e-5)
-    np.testing.assert_allclose(got[:, 2:], expected[:, 2:], rtol=1e-4)
-    for mine, other in zip(many["weights"], one["weights"], strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-4)
+def test_replicas_do_what_one_does():
+    """All settings in one test: its processes take so long that no second worker of the tests should start them."""
+    of_replicas = run_replicas()
+    for name, number in itertools.product(replicated.SETTINGS, (2, 4)):
+        one, many, what = of_replicas[1][name], of_replicas[number][name], f"{name}, {number} replicas"
+        expected, got = np.array(one["steps"]), np.array(many["steps"])
+        assert len(got) == replicated.SETTINGS[name][2].get("steps", replicated.STEPS), what
+        np.testing.assert_array_equal(got[:, 1], expected[:, 1], what)
+        np.testing.assert_allclose(got[:, 0] / got[:, 1], expected[:, 0] / expected[:, 1], atol=1e-5, err_msg=what)
+        np.testing.assert_allclose(got[:, 2:], expected[:, 2:], rtol=1e-4, err_msg=what)
+        for mine, other in zip(many["weights"], one["weights"], strict=True):
+            np.testing.assert_allclose(mine, other, atol=1e-4, err_msg=what)
 
 
 @pytest.fixture(scope="module")
