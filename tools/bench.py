@@ -3,14 +3,18 @@
 python tools/bench.py --rows=A,B,C --peers=pytorch,jax_scan --rounds=7
 
 Each library runs in its own process. The processes take turns, one call at a time, so that whatever slows the machine
-down slows all of them; medians are compared. Prints a Markdown table. The steps of rows F, G and H are so small that
-what surrounds them could take longer: they are measured through the real training command as well.
+down slows all of them; medians are compared. Prints a Markdown table; "±2%" is half of the distance between the
+quartiles. The steps of rows F, G and H are so small that what surrounds them could take longer: they are measured
+through the real training command as well.
+
+--busy=2 measures beside two other programs, each of which keeps a core busy.
 
 --cell=NAME measures the rows with another cell, which only this library has; --cell_module loads one of your own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,7 @@ from tfcharrnn.errors import ConfigError, UserError
 from tfcharrnn.verification.workloads import ALL, NUM_GATES, Preparation, Training, Work
 
 _FLAGS = flags.FLAGS
-PEERS = ("keras_layers", "pytorch", "jax_scan", "eager", "numpy_loop")
+PEERS = ("keras_layers", "pytorch", "pytorch_compiled", "jax_scan", "jax_halves", "eager", "numpy_loop")
 # a round repeats short calls for this many seconds
 _SECONDS_PER_ROUND = 0.3
 # a training command is timed by the difference of a short run and one of more steps, without its start and compilation
@@ -191,11 +196,28 @@ def describe_machine() -> str:
 
 
 def format_cell(work: Work, worker: Worker | None) -> str:
-    """Formats a table cell: milliseconds per step, or characters per second."""
+    """Formats a table cell: milliseconds per step, or characters per second, and half of the quartiles' distance."""
     if worker is None:
         return ""
     seconds = statistics.median(worker.times)
-    return f"{1e3 * seconds:.3g} ms" if isinstance(work, Training) else f"{work.characters / seconds:,.0f}/s"
+    median = f"{1e3 * seconds:.3g} ms" if isinstance(work, Training) else f"{work.characters / seconds:,.0f}/s"
+    if len(worker.times) < 3:
+        return median
+    first, _, third = statistics.quantiles(worker.times, n=4, method="inclusive")
+    return f"{median} ±{(third - first) / 2 / seconds:.0%}"
+
+
+@contextlib.contextmanager
+def keep_busy(programs: int) -> Iterator[None]:
+    """Runs other programs, each of which keeps a core busy, until the end of the block."""
+    command = [sys.executable, "-c", "while True: sum(range(1000))"]
+    others = [subprocess.Popen(command) for _ in range(programs)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def format_table(
@@ -253,14 +275,16 @@ def main() -> None:
     results, commands = {}, {}
     for name in _FLAGS.rows:
         work = find_work(name)
-        results[name] = measure(work, all_peers, _FLAGS.rounds)
-        if _FLAGS.command and isinstance(work, Training) and work.batch == 1:
-            commands[name] = measure_command(work, min(_FLAGS.rounds, 3))
+        with keep_busy(_FLAGS.busy):
+            results[name] = measure(work, all_peers, _FLAGS.rounds)
+            if _FLAGS.command and isinstance(work, Training) and work.batch == 1:
+                commands[name] = measure_command(work, min(_FLAGS.rounds, 3))
         rate = max(rate, measure_product_rate())
         cli.print_status(
             f"{work}: " + ", ".join(f"{peer} {format_cell(work, worker)}" for peer, worker in results[name].items())
         )
-    print(f"{describe_machine()}; large float32 products at {rate / 1e9:.0f} GFLOP/s.\n")
+    beside = f"; beside {_FLAGS.busy} other programs" if _FLAGS.busy else ""
+    print(f"{describe_machine()}; large float32 products at {rate / 1e9:.0f} GFLOP/s{beside}.\n")
     peers = [peer for peer in all_peers if any(peer in workers for workers in results.values())]
     print(format_table(results, commands, peers, rate))
 
@@ -272,6 +296,7 @@ def define_flags() -> None:
     flags.DEFINE_string("cell", "", "Measure the rows with this cell instead of their own.")
     cli.define_cell_module_flag()
     flags.DEFINE_integer("rounds", 7, "Rounds; the median is reported.", lower_bound=1)
+    flags.DEFINE_integer("busy", 0, "Other programs that keep a core busy each meanwhile.", lower_bound=0)
     flags.DEFINE_bool("command", True, "Measure rows F, G and H through the training command as well.")
     flags.DEFINE_string("serve", "", "Internal: run as the worker of this library.")
 

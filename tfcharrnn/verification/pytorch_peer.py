@@ -26,18 +26,22 @@ class Model(nn.Module):
         return self.output(hidden), state
 
 
-def make(work: Work, device: str = "cpu", *, tf32: bool = False) -> tuple[Callable[[], object], int] | None:
+def make(
+    work: Work, device: str = "cpu", *, tf32: bool = False, compiled: bool = False
+) -> tuple[Callable[[], object], int] | None:
     """Returns a function that does the work, and the number of steps per call.
 
     Args:
         work: what to do.
         device: cpu, or cuda, where cuDNN runs the layers.
         tf32: let float32 products be rounded to TF32.
+        compiled: run the model under `torch.compile`.
     """
     if isinstance(work, Preparation):
         return None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    model = Model(work).to(device)
+    network = Model(work).to(device)
+    model = torch.compile(network) if compiled else network
     if not isinstance(work, Training):
 
         @torch.inference_mode()
@@ -51,7 +55,7 @@ def make(work: Work, device: str = "cpu", *, tf32: bool = False) -> tuple[Callab
 
         return generate, 1
     rules = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}
-    optimizer = rules[work.optimizer](model.parameters(), lr=0.001)
+    optimizer = rules[work.optimizer](network.parameters(), lr=0.001)
     ids = torch.from_numpy(text(work, 1)[0]).long().T.contiguous().to(device)
 
     def train() -> object:

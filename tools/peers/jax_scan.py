@@ -27,9 +27,14 @@ def _cell(kind: str, x: Any, h: Any, state: Any, weights: Any) -> Any:
     return (z * h + (1 - z) * jnp.tanh(xh + r * qh),)
 
 
-def make(work: Work) -> tuple[Callable[[], object], int] | None:
-    """Returns a function that does the work, and the number of steps per call."""
-    if isinstance(work, Preparation):
+def make(work: Work, parts: int = 1) -> tuple[Callable[[], object], int] | None:
+    """Returns a function that does the work, and the number of steps per call.
+
+    Args:
+        work: what to do.
+        parts: a training step runs so many parts of the batch, each in loops of its own.
+    """
+    if isinstance(work, Preparation) or (parts > 1 and not (isinstance(work, Training) and work.batch % parts == 0)):
         return None
     gates = {"rnn": 1, "lstm": 4, "gru": 3}[work.cell]
     rng = np.random.default_rng(0)
@@ -67,9 +72,9 @@ def make(work: Work) -> tuple[Callable[[], object], int] | None:
 
         return lambda: np.asarray(generate(weights, jax.random.key(0))), 1
 
-    def loss_of(weights: Any, ids: Any) -> Any:
+    def loss_of_part(weights: Any, ids: Any) -> Any:
         hidden = None
-        for layer, state in zip(weights["layers"], start(work.batch), strict=True):
+        for layer, state in zip(weights["layers"], start(work.batch // parts), strict=True):
             x = (layer["w"][ids[:-1]] if hidden is None else hidden @ layer["w"]) + layer["b"]
 
             def step(state: Any, x: Any, layer: Any = layer) -> Any:
@@ -79,6 +84,9 @@ def make(work: Work) -> tuple[Callable[[], object], int] | None:
             _, hidden = jax.lax.scan(step, state, x)
         logp = jax.nn.log_softmax(hidden @ weights["v"] + weights["c"])
         return -jnp.mean(jnp.take_along_axis(logp, ids[1:][..., None], axis=-1))
+
+    def loss_of(weights: Any, ids: Any) -> Any:
+        return sum(loss_of_part(weights, part) for part in jnp.split(ids, parts, axis=1)) / parts
 
     @jax.jit
     def update(weights: Any, slots: Any, ids: Any) -> Any:
