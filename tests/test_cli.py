@@ -74,7 +74,8 @@ def fail(command, *arguments, cwd):
     [
         ("train", "--lr=0.1", "there is no flag --lr; did you mean --learning_rate?"),
         ("train", "--batch-size=3", "there is no flag --batch-size; did you mean --batch_size?"),
-        ("train", "--hiden_size=3", "Did you mean: hidden_size"),
+        ("train", "--hiden_size=3", "there is no flag --hiden_size; did you mean --hidden_size?"),
+        ("train", "--wholly_unknown=3", "there is no flag --wholly_unknown (see "),
         ("train", "a text.txt", "did you mean --input='a text.txt'?"),
         ("train", "gone.txt", "every setting is a flag, --NAME=VALUE"),
         ("generate", "a text.txt", "did you mean --run_dir='a text.txt'?"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import pytest
 from paths import ROOT, TESTS
 
@@ -28,6 +29,8 @@ def environment(folder, *paths):
 
 
 def run(folder, command, *arguments, paths=()):
+    if not paths:
+        return commands.run(command, *arguments, cwd=folder, env=environment(folder), text=True)
     return subprocess.run(
         [sys.executable, "-m", f"tfcharrnn.{command}", *arguments],
         cwd=folder, env=environment(folder, *paths), capture_output=True, text=True, timeout=300,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import shlex
 import shutil
@@ -182,12 +183,11 @@ _SYNONYMS = {
 
 def explain_flag_error(error: flags.Error) -> str:
     """Returns the message of a wrong flag in one line, with the flag that is meant."""
-    message = str(error).replace("\n", " ")
-    if isinstance(error, flags.UnrecognizedFlagError):
-        meant = _SYNONYMS.get(error.flagname.replace("-", "_"), error.flagname.replace("-", "_"))
-        if meant in flags.FLAGS and meant != error.flagname:
-            return f"there is no flag --{error.flagname}; did you mean --{meant}?"
-    return message
+    if not isinstance(error, flags.UnrecognizedFlagError):
+        return str(error).replace("\n", " ")
+    name = error.flagname.replace("-", "_")
+    close = difflib.get_close_matches(_SYNONYMS.get(name, name), list(flags.FLAGS), 1)
+    return f"there is no flag --{error.flagname}" + (f"; did you mean --{close[0]}?" if close else "")
 
 
 def suggest_flag(argument: str) -> str:

@@ -2,13 +2,11 @@
 
 import base64
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import browsers
+import commands
 import numpy as np
 import pytest
 
@@ -184,13 +182,7 @@ def test_damaged_logs_are_read_as_far_as_they_go(run_dir, tmp_path):
 
 
 def command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "tfcharrnn.report", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        timeout=300,
-    )
+    return commands.run("report", *arguments, cwd=cwd)
 
 
 def test_the_command_writes_one_file(run_dir, tmp_path):

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
+import commands
 import numpy as np
 import pytest
 
@@ -221,11 +219,7 @@ def test_bytes_and_words_may_be_picked(conversation, written):
 
 
 def run(command, *arguments, cwd):
-    arguments = [argument if isinstance(argument, bytes) else argument.encode() for argument in arguments]
-    return subprocess.run(
-        [sys.executable, "-m", f"tfcharrnn.{command}", *arguments], cwd=cwd, env={**os.environ}, capture_output=True,
-        timeout=300,
-    )  # fmt: skip
+    return commands.run(command, *arguments, cwd=cwd)
 
 
 def test_commands_take_and_print_bytes(trained, home):

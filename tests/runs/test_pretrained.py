@@ -2,9 +2,8 @@
 
 import json
 import re
-import subprocess
-import sys
 
+import commands
 import huggingface_hub
 import numpy as np
 import pytest
@@ -26,8 +25,7 @@ PASSAGES = {
 
 
 def generate(*arguments, cwd):
-    command = [sys.executable, "-m", "tfcharrnn.generate", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return commands.run("generate", *arguments, cwd=cwd, text=True)
 
 
 @pytest.fixture(scope="module", params=pretrained.list_names())

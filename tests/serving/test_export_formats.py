@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import folders
 import numpy as np
 import pytest
@@ -435,8 +436,7 @@ def test_the_command_writes_a_whole_new_folder_or_nothing(networks, tmp_path):
     run_dir = networks["rnn"].run.path
 
     def export(*flags):
-        command = [sys.executable, "-m", "tfcharrnn.export", f"--run_dir={run_dir}", *flags]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return commands.run("export", f"--run_dir={run_dir}", *flags, cwd=tmp_path, text=True)
 
     done = export("--format=npz", "--output=out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "")

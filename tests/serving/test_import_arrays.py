@@ -1,7 +1,6 @@
 import pickle
-import subprocess
-import sys
 
+import commands
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,16 +15,8 @@ SYMBOLS = ["d", "<S>", "b", "a", " ", "c"]
 
 
 def tool(folder, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "tfcharrnn.import_arrays",
-        "--weights=weights",
-        "--vocabulary=vocab.pkl",
-        "--run_dir=run",
-        *arguments,
-    ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    flags = ("--weights=weights", "--vocabulary=vocab.pkl", "--run_dir=run")
+    return commands.run("import_arrays", *flags, *arguments, cwd=folder, text=True)
 
 
 def write(folder, **settings):

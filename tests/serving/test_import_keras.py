@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import commands
 import numpy as np
 import pytest
 from paths import ROOT
@@ -525,8 +526,7 @@ def test_the_tool_makes_a_run_that_generates_and_evaluates(tmp_path):
     (tmp_path / "chars.json").write_text(json.dumps(CHARACTERS))
 
     def tool(*arguments):
-        command = [sys.executable, "-m", "tfcharrnn.import_keras", "--model=old.h5", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return commands.run("import_keras", "--model=old.h5", *arguments, cwd=tmp_path, text=True)
 
     done = tool("--text=text.txt", "--run_dir=run", "--seq_length=12", "--stride=2")
     assert done.returncode == 0 and done.stdout == "run\n", done.stderr

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-import os
 import re
-import subprocess
-import sys
 
+import commands
 import numpy as np
 import pytest
 import tensorflow as tf
+from paths import ROOT
 
 from tfcharrnn import gradcheck
 from tfcharrnn.cell_registry import BUILT_IN
@@ -152,13 +151,7 @@ def test_nan_does_not_pass(monkeypatch):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "tfcharrnn.gradcheck", *arguments],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return commands.run("gradcheck", *arguments, cwd=ROOT, env={"CUDA_VISIBLE_DEVICES": "-1"}, text=True)
 
 
 LEAST = ["--cell=rnn", "--num_layers=1", "--embedding_size=0", "--hidden_size=2", "--batch_size=2", "--seq_length=3"]
