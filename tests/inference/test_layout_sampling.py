@@ -11,6 +11,7 @@ from tfcharrnn.inference import sampling
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.char_rnn import CharRNN, StreamState
+from tfcharrnn.model.stepper import make_stepper
 
 CHARACTERS = "abcdefgh"
 WINDOW = 4
@@ -193,7 +194,7 @@ def test_a_window_without_a_prime_begins_with_nothing():
     model, vocabulary = make_model("windows")
     sampler = Sampler(model, vocabulary, WINDOW)
     text = sampler.generate(GenerationConfig(length=8, greedy=True))[0]
-    advance, logits = model.make_stepper()
+    advance, logits = make_stepper(model)
     state = model.initial_state(1)
     for _ in range(WINDOW):
         state = advance(tf.fill([1], len(vocabulary)), state)

@@ -12,6 +12,7 @@ from tfcharrnn.inference import sampling
 from tfcharrnn.inference.inverse_cdf import sample_symbols
 from tfcharrnn.inference.sampling import Sampler
 from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.model.stepper import make_stepper
 
 SYMBOLS = ["<S>", *"abcdefgh"]
 
@@ -56,7 +57,7 @@ def test_greedy_text_is_that_of_a_naive_loop(model, sampler):
 
 def test_a_text_is_sampled_as_its_symbols_are_drawn(model, sampler):
     """Step by step here, with the same numbers, the same text as in the compiled loop."""
-    (advance, logits_of), mask = model.make_stepper(), tf.range(len(SYMBOLS)) < 1
+    (advance, logits_of), mask = make_stepper(model), tf.range(len(SYMBOLS)) < 1
     vocabulary, text = Vocabulary(SYMBOLS), []
     uniforms = rng.uniform([1, 1024], rng.key(8, rng.Purpose.SAMPLING, 0), tf.float32)
     ids, state = tf.constant([vocabulary.start_id]), model.initial_state(1)

@@ -157,7 +157,8 @@ def test_one_step_is_the_reference_step(name):
         variable.assign(rng.normal(size=variable.shape))
     weights = {key: variable.numpy() for key, variable in cell.named_variables.items()}
     x, state = rng.normal(size=(4, 5)), tuple(rng.normal(size=(4, 6)) for _ in range(cell.num_state_tensors))
-    got = cell.step(cell.project(tf.constant(x)), tuple(map(tf.constant, state)))
+    tensors = tuple(map(tf.constant, state))
+    got = cell.step(cell.project(tf.constant(x)), cell.recur(tensors[0]), tensors)
     expected, _ = reference_cells.FORWARD[name](x, state, weights)
     assert len(got) == len(expected)
     for g, e in zip(got, expected, strict=True):

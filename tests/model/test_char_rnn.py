@@ -14,6 +14,7 @@ from tfcharrnn.cell_registry import BUILT_IN
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.char_rnn import CharRNN, split_batch, variable_shapes
+from tfcharrnn.model.stepper import make_stepper
 from tfcharrnn.verification import numpy_reference
 
 TIME, BATCH, VOCABULARY, HIDDEN = 6, 3, 7, 5
@@ -188,7 +189,7 @@ def test_stepper_reads_as_the_model_does(cell, embedding, config):
     model = random_model(rng, cell=cell, num_layers=2, embedding_size=embedding, **config)
     ids, state = random_ids(rng), random_state(rng, model)
     expected, expected_last = model(ids, state)
-    advance, logits = model.make_stepper()
+    advance, logits = make_stepper(model)
     for t in range(TIME):
         state = advance(ids[:, t], state)
         np.testing.assert_allclose(logits(state), expected[:, t], rtol=1e-11, atol=1e-12)

@@ -12,6 +12,7 @@ from tfcharrnn.errors import ConfigError
 from tfcharrnn.layouts import LAYOUTS
 from tfcharrnn.model.backends import LIBRARY_CELLS
 from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.model.stepper import make_stepper
 from tfcharrnn.verification import numpy_reference
 
 VOCABULARY, HIDDEN = 8, 5
@@ -166,7 +167,7 @@ def test_zero_start_is_a_row_of_zeros(cell, implementation, embedding, layout):
         for name, gradient in gradients.items():
             assert numpy_reference.relative_error(gradient, plain_gradients[name]) < 1e-11, (size, name)
 
-    advance, logits = model.make_stepper()
+    advance, logits = make_stepper(model)
     ids = tf.constant([[start, 3, 4], [start, 5, 3]])
     state = model.initial_state(2)
     for t in range(3):
@@ -182,11 +183,11 @@ def test_zero_start_needs_a_start(layout):
 
 def test_the_zero_id_of_a_stepper_is_a_vector_of_zeros():
     model = make_model("windows", cell="gru", embedding_size=3)
-    advance, _ = model.make_stepper()
+    advance, _ = make_stepper(model)
     without = make_model("windows", cell="gru", embedding_size=3)
     without.embedding.assign(tf.zeros_like(without.embedding))
     got = advance(tf.fill([2], VOCABULARY), model.initial_state(2))
-    expected = without.make_stepper()[0](tf.fill([2], 0), without.initial_state(2))
+    expected = make_stepper(without)[0](tf.fill([2], 0), without.initial_state(2))
     np.testing.assert_allclose(got[0][0], expected[0][0], rtol=1e-12)
 
 

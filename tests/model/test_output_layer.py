@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfcharrnn.config import ModelConfig
 from tfcharrnn.errors import ConfigError
 from tfcharrnn.model.char_rnn import CharRNN, variable_shapes
+from tfcharrnn.model.stepper import make_stepper
 
 VOCABULARY, HIDDEN = 7, 5
 
@@ -47,7 +48,7 @@ def test_the_stepper_of_a_tied_model_reads_as_the_model_does():
     model = make(True)
     ids = tf.constant([[1, 4, 2]], tf.int32)
     logits, _ = model(ids)
-    stepper, state = model.make_stepper(), model.initial_state(1)
+    stepper, state = make_stepper(model), model.initial_state(1)
     for t in range(3):
         state = stepper.advance(ids[:, t], state)
         np.testing.assert_allclose(stepper.logits(state), logits[:, t], rtol=1e-12)

@@ -20,7 +20,7 @@ def run_layer_by_tape(cell, x, state, mask=None):
     """`recurrence.run_layer` one step at a time, differentiated by the tape."""
     projected, outputs = input_projection.project_inputs(cell, x).source, []
     for t in range(len(projected)):
-        after = cell.step(projected[t], state)
+        after = cell.step(projected[t], cell.recur(state[0]), state)
         if mask is not None:
             after = tuple(tf.where(mask[t][:, tf.newaxis], new, old) for new, old in zip(after, state, strict=True))
         state = after
@@ -210,7 +210,7 @@ def test_a_sequence_of_one_step(name):
     x, state = tf.constant(rng.normal(size=(1, BATCH, INPUT))), random_state(rng, cell)
     outputs, last = run_layer(cell, x, state)
     projected = input_projection.project_inputs(cell, x).source
-    for got, expected in zip(last, cell.step(projected[0], state), strict=True):
+    for got, expected in zip(last, cell.step(projected[0], cell.recur(state[0]), state), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-14)
     np.testing.assert_array_equal(outputs[0], last[0])
 

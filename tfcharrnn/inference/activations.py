@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfcharrnn.model import compiled_loops
 from tfcharrnn.model.cells import State
 from tfcharrnn.model.char_rnn import CharRNN
+from tfcharrnn.model.stepper import make_stepper
 
 # float32, or float64 of a model with `--precision=float64`
 Floats = npt.NDArray[np.floating[Any]]
@@ -64,7 +65,7 @@ def compute_states(model: CharRNN, ids: npt.NDArray[np.int32], resets: npt.NDArr
 
     @tf.function(autograph=False)
     def run(ids: tf.Tensor, resets: tf.Tensor) -> State:
-        advance, _ = model.make_stepper()
+        advance, _ = make_stepper(model)
         initial = tuple(tf.nest.flatten(model.initial_state(1)))
 
         def step(t: tf.Tensor, carry: State) -> tuple[State, State]:
@@ -80,5 +81,5 @@ def compute_states(model: CharRNN, ids: npt.NDArray[np.int32], resets: npt.NDArr
 
 def compute_logits(model: CharRNN, states: Sequence[Sequence[Floats]]) -> Floats:
     """Computes the logits of the next symbol, `[time, vocabulary]`, from the states of all layers."""
-    _, logits = model.make_stepper()
+    _, logits = make_stepper(model)
     return logits([tuple(map(tf.constant, state)) for state in states]).numpy()

@@ -17,6 +17,7 @@ from tfcharrnn.data.vocabulary import Vocabulary
 from tfcharrnn.errors import UserError
 from tfcharrnn.inference.inverse_cdf import sample_symbols
 from tfcharrnn.model.char_rnn import CharRNN, StreamState
+from tfcharrnn.model.stepper import make_stepper
 from tfcharrnn.symbols import TextDecoder, text_to_symbols
 
 # Symbols of one compiled call at most. The first calls are shorter where text is shown as it appears or may end early.
@@ -249,9 +250,13 @@ class Sampler:
             return tf.fill([batch, self._seq_length], len(self.vocabulary))
         return self.model.initial_state(batch)
 
-    def make_step(self) -> StepFunction:
-        """Returns the function that reads one symbol and computes the logits of the next."""
-        advance, logits = self.model.make_stepper()
+    def make_step(self, batch_size: int | None = None) -> StepFunction:
+        """Returns the function that reads one symbol of each text and computes the logits of the next.
+
+        Args:
+            batch_size: number of texts, where it is known.
+        """
+        advance, logits = make_stepper(self.model, batch_size)
 
         def step(symbols: tf.Tensor, state: Context) -> tuple[tf.Tensor, Context]:
             state = advance(symbols, state)
@@ -339,7 +344,7 @@ class Sampler:
             def sample(logits: tf.Tensor, uniforms: tf.Tensor | None) -> tf.Tensor:
                 return sample_symbols(logits, uniforms, temperature=temperature, **filters)
 
-            return self.run_loop(self.make_step(), sample, uniforms, forced, count, symbols, context)
+            return self.run_loop(self.make_step(symbols.shape[0]), sample, uniforms, forced, count, symbols, context)
 
         return run
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from tfcharrnn import rng
 from tfcharrnn.errors import ConfigError
 from tfcharrnn.layouts import LAYOUTS, Layout
-from tfcharrnn.model import backends, input_projection
+from tfcharrnn.model import backends
 from tfcharrnn.model.cells import State, get_cell_class
 from tfcharrnn.model.cells.base import get_initializers, matmul, normalise_layer
 from tfcharrnn.model.dropout import Dropout
@@ -272,7 +272,7 @@ class CharRNN(tf.Module):
         config, embedding = self.config, None
         if self.embedding is not None:
             embedding = dropout.drop_symbols(tf.convert_to_tensor(self.embedding), config.embedding_dropout)
-        symbols = self._replace_start(tf.transpose(ids))
+        symbols = self.replace_start(tf.transpose(ids))
         hidden: SymbolInput | tf.Tensor = SymbolInput(symbols, self.vocabulary_size, embedding, config.zero_start)
         if config.input_dropout and dropout.key is not None:
             hidden = dropout.drop_activations(hidden.to_vectors(self.dtype), 0, config.input_dropout)
@@ -280,7 +280,7 @@ class CharRNN(tf.Module):
         last = []
         for layer, cell in enumerate(self.cells):
             if layer:
-                hidden = dropout.drop_activations(self._combine_outputs(outputs), layer, config.dropout)
+                hidden = dropout.drop_activations(self.combine_outputs(outputs), layer, config.dropout)
             kernel = None if cell.recurrent_kernel is None else tf.convert_to_tensor(cell.recurrent_kernel)
             if kernel is not None:
                 kernel = dropout.drop_recurrent_kernel(kernel, layer, config.weight_drop)
@@ -288,10 +288,10 @@ class CharRNN(tf.Module):
             output, layer_state = run_layer(cell, hidden, state[layer], kernel, mask)
             outputs.append(output)
             last.append(layer_state)
-        hidden = self._combine_outputs(outputs)
+        hidden = self.combine_outputs(outputs)
         return dropout.drop_activations(hidden, len(self.cells), config.output_dropout), tuple(last)
 
-    def _combine_outputs(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+    def combine_outputs(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns what enters the next layer, or the output layer, from the outputs of the layers so far.
 
         That is the last output, with `--residual` the sum of all (He et al. 2016), and with `--layer_norm` that
@@ -305,7 +305,7 @@ class CharRNN(tf.Module):
             hidden = functools.reduce(operator.add, outputs)
         return hidden if self.norms is None else self.norms[len(outputs) - 1](hidden)
 
-    def _replace_start(self, ids: tf.Tensor) -> tf.Tensor:
+    def replace_start(self, ids: tf.Tensor) -> tf.Tensor:
         """Replaces `<S>` with the id of the zero vector if the model has `--zero_start`."""
         return tf.where(ids == self.layout.start_id, self.vocabulary_size, ids) if self.config.zero_start else ids
 
@@ -314,26 +314,6 @@ class CharRNN(tf.Module):
         time, batch, size = hidden.shape
         flat = matmul(tf.reshape(hidden, [-1, size]), self.output_weights, self.compute_dtype)
         return tf.reshape(tf.nn.bias_add(flat, self.output_bias), [time, batch, self.vocabulary_size])
-
-    def make_stepper(self) -> Stepper:
-        """Returns functions that run the model one symbol at a time; what every step shares is computed here."""
-        embedding = None if self.embedding is None else tf.convert_to_tensor(self.embedding)
-        table = input_projection.project_vocabulary(self.cells[0], embedding, has_zero_id=True)
-
-        def advance(ids: tf.Tensor, state: Sequence[State]) -> tuple[State, ...]:
-            p = tf.gather(table, self._replace_start(ids))
-            after: list[State] = []
-            for layer, cell in enumerate(self.cells):
-                if layer:
-                    p = cell.project(self._combine_outputs([layer_state[0] for layer_state in after]))
-                after.append(cell.step(p, state[layer]))
-            return tuple(after)
-
-        def logits(state: Sequence[State]) -> tf.Tensor:
-            hidden = self._combine_outputs([layer_state[0] for layer_state in state])
-            return matmul(hidden, self.output_weights, self.compute_dtype) + self.output_bias
-
-        return Stepper(advance, logits)
 
 
 class LayerNorm(tf.Module):
@@ -352,19 +332,6 @@ class LayerNorm(tf.Module):
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Returns gain (x - mean) / sqrt(variance + 1e-5) + shift, `[..., size]`."""
         return self.gain * normalise_layer(x) + self.shift
-
-
-class Stepper(NamedTuple):
-    """Runs a model one symbol at a time, for loops that choose the next symbol.
-
-    Attributes:
-        advance: `advance(ids, state)` reads the symbols `[batch]` and returns the state after them. The id
-            `vocabulary_size` stands for no symbol, a vector of zeros.
-        logits: `logits(state)` returns the logits of the next symbol, `[batch, vocabulary]`.
-    """
-
-    advance: Callable[[tf.Tensor, Sequence[State]], tuple[State, ...]]
-    logits: Callable[[Sequence[State]], tf.Tensor]
 
 
 class StreamState(tf.Module):

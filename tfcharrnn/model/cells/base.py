@@ -308,13 +308,15 @@ class Cell(tf.Module, abc.ABC):
         product, bias = self.matmul(x, tf.convert_to_tensor(self.kernel)), self.input_bias
         return product if bias is None else tf.nn.bias_add(product, bias)
 
-    def step(self, p: tf.Tensor, state: State) -> State:
-        """Returns the state after one step from p = x W + b, `[batch, num_gates * hidden]`."""
-        q = None
-        if self.recurrent_kernel is not None:
-            q = self.matmul(state[0], tf.convert_to_tensor(self.recurrent_kernel))
-            bias = self.recurrent_bias
-            q = q if bias is None else q + bias
+    def recur(self, h: tf.Tensor) -> tf.Tensor | None:
+        """Returns q = h U + b' of `[batch, hidden]`, `[batch, num_recurrent_gates * hidden]`; None without U."""
+        if self.recurrent_kernel is None:
+            return None
+        product, bias = self.matmul(h, tf.convert_to_tensor(self.recurrent_kernel)), self.recurrent_bias
+        return product if bias is None else tf.nn.bias_add(product, bias)
+
+    def step(self, p: tf.Tensor, q: tf.Tensor | None, state: State) -> State:
+        """Returns the state after one step from its two sums, as `forward` takes them."""
         multiply = functools.partial(matmul, compute_dtype=self.compute_dtype)
         return self.run_forward(p, q, state, self.bind_extras(self.extras, multiply))[0]
 
