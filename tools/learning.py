@@ -49,12 +49,13 @@ _PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "`--beta_2=0.99`": ({"beta_2": 0.99}, {}),
     "random start": ({"random_start": True}, {}),
     "resets of the state": ({"reset_state": 0.02}, {}),
-    "embedding of 64": ({"embedding_size": 64}, {}),
 }
 _DROPOUT = "locked dropout"  # a part as well, whose rates depend on the text
 # what is not among the parts, added to all of them
 _ADDED: dict[str, dict[str, Any]] = {
     "dropout that is not locked": {"locked_dropout": False},
+    "`--embedding_size=64`": {"embedding_size": 64},
+    "`--weight_decay=0.5`": {"weight_decay": 0.5},
     "`--weight_drop=0.2`": {"weight_drop": 0.2},
     "`--embedding_dropout=0.1`": {"embedding_dropout": 0.1},
     "an Elman RNN instead": _RNN,
@@ -90,7 +91,7 @@ def _choose_dropout() -> dict[str, Any]:
 
     read = _FLAGS.steps * _BASE["batch_size"] * _BASE["seq_length"]
     characters = (1.0 - _BASE["val_fraction"]) * len(Path(_FLAGS.input).read_text(encoding="utf-8"))
-    return choose_dropout(read / characters, ModelConfig(embedding_size=64)).settings
+    return choose_dropout(read / characters, ModelConfig()).settings
 
 
 def _merge(parts: dict[str, tuple[dict[str, Any], dict[str, Any]]], chosen: Any) -> dict[str, Any]:
@@ -98,8 +99,6 @@ def _merge(parts: dict[str, tuple[dict[str, Any], dict[str, Any]]], chosen: Any)
     settings = dict(_BASE)
     for name, (with_it, without_it) in parts.items():
         settings |= with_it if name in chosen else without_it
-    if not settings.get("embedding_size"):
-        settings.pop("input_dropout", None)  # which is dropout of the embeddings
     return settings
 
 

@@ -5,7 +5,7 @@ import json
 import learning
 import pytest
 
-PARTS = {**learning._PARTS, learning._DROPOUT: ({"locked_dropout": True, "input_dropout": 0.1}, {})}
+PARTS = {**learning._PARTS, learning._DROPOUT: ({"locked_dropout": True, "output_dropout": 0.1}, {})}
 
 
 def test_a_part_is_there_or_what_stands_in_its_place():

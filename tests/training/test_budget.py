@@ -26,7 +26,7 @@ def test_every_choice_is_a_valid_setting(flops, characters, seconds, step_second
     steps_per_epoch = max(1, characters // 2048)
     schedule = budget.choose_schedule(steps, steps_per_epoch, validations, model.hidden_size)
     training = TrainingConfig(**schedule.settings)
-    assert training.steps <= 60 * steps_per_epoch and training.warmup_steps <= training.steps
+    assert training.steps <= max(300, 16 * steps_per_epoch) and training.warmup_steps <= training.steps
     assert -(-training.steps // training.eval_every) <= validations
     dropout = budget.choose_dropout(training.steps / steps_per_epoch, model)
     dataclasses.replace(model, **dropout.settings)
@@ -36,11 +36,18 @@ def test_every_choice_is_a_valid_setting(flops, characters, seconds, step_second
 
 
 def test_more_time_makes_larger_models_and_more_epochs_more_dropout():
-    sizes = [ModelConfig(**budget.choose_sizes(flops, 10**6).settings) for flops in (1e12, 1e13, 1e14, 1e15)]
-    parameters = [model.hidden_size**2 * (2 * model.num_layers - 1) for model in sizes]
+    sizes = [ModelConfig(**budget.choose_sizes(flops, 10**8).settings) for flops in (1e12, 1e13, 1e14, 1e15)]
+    parameters = [4 * model.hidden_size**2 * (2 * model.num_layers - 1) for model in sizes]
     assert parameters == sorted(set(parameters))
     rates = [budget.choose_dropout(epochs, sizes[-1]).settings["output_dropout"] for epochs in (1, 5, 10, 15, 60)]
     assert rates[0] == 0.0 and rates == sorted(rates) and rates[-1] == 0.5
+
+
+@given(st.floats(1e9, 1e18), st.integers(20_000, 10**7))
+def test_no_model_is_so_large_that_it_would_learn_the_text_by_heart(flops, characters):
+    model = ModelConfig(**budget.choose_sizes(flops, characters).settings)
+    parameters = 4 * model.hidden_size**2 * (2 * model.num_layers - 1)
+    assert parameters < 1.35 * max(50_000, 3 * characters)  # sizes are rounded
 
 
 def test_a_run_of_minutes(tmp_path, monkeypatch, capsys):

@@ -42,10 +42,10 @@ _CHARACTERS_PER_PARAMETER = 20
 _EPOCHS = 12
 # a run of fewer steps learns so little that a warning is due
 _MIN_STEPS = 50
-# no run reads a text more often
-_MAX_EPOCHS = 60
+# no run reads a text more often, unless it is so short that this is less than so many steps
+_MAX_EPOCHS, _ENOUGH_STEPS = 16, 300
 # parameters of the largest and the smallest model, and the most for each character of the text
-_MIN_PARAMETERS, _MAX_PARAMETERS, _PARAMETERS_PER_CHARACTER = 50_000, 30_000_000, 10
+_MIN_PARAMETERS, _MAX_PARAMETERS, _PARAMETERS_PER_CHARACTER = 50_000, 30_000_000, 3
 # the part of the speed of large matrix products that training reaches
 _TRAINING_EFFICIENCY = 0.7
 # above this a model has two layers
@@ -188,7 +188,9 @@ def choose_sizes(flops: float, characters: int, cell: str = "lnlstm") -> Choice:
         if parameters < wanted
         else f"{cell}, {num_layers} x {hidden_size} units: what this machine can train well in the time"
     )
-    sizes = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "embedding_size": 64}
+    # what lnlstm sums is normalised, which makes an embedding a hindrance
+    embedding_size = 0 if cell == "lnlstm" else 64
+    sizes = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "embedding_size": embedding_size}
     return Choice(sizes, {"hidden_size": why})
 
 
@@ -214,8 +216,9 @@ def choose_schedule(steps: int, steps_per_epoch: int, num_validations: int, hidd
         num_validations: validations that fit in the time.
         hidden_size: units in a layer.
     """
-    most = _MAX_EPOCHS * steps_per_epoch
-    why = f"{min(steps, most):,} steps: " + ("as many as fit" if steps <= most else f"{_MAX_EPOCHS} epochs are enough")
+    most = max(_MAX_EPOCHS * steps_per_epoch, _ENOUGH_STEPS)
+    enough = f"{most / steps_per_epoch:.0f} epochs are enough for this text"
+    why = f"{min(steps, most):,} steps: " + ("as many as fit" if steps <= most else enough)
     steps = min(steps, most)
     rate = round(0.007 * min(1.0, (256 / hidden_size) ** 0.6), 5)
     settings = {
