@@ -30,8 +30,10 @@ def test_every_choice_is_a_valid_setting(flops, characters, seconds, step_second
     assert -(-training.steps // training.eval_every) <= validations
     dropout = budget.choose_dropout(training.steps / steps_per_epoch, model)
     dataclasses.replace(model, **dropout.settings)
+    decay = budget.choose_weight_decay(training.steps / steps_per_epoch)
+    assert 0.0 <= dataclasses.replace(training, **decay.settings).weight_decay <= 1.0
     assert "dropout" in dropout.settings or model.num_layers == 1
-    for choice in (sizes, schedule, dropout):
+    for choice in (sizes, schedule, dropout, decay):
         assert choice.reasons.keys() <= choice.settings.keys()
 
 
@@ -60,6 +62,7 @@ def test_a_run_of_minutes(tmp_path, monkeypatch, capsys):
     run = run_folder.load(tmp_path / "r")
     assert run.data.layout == "stream" and run.model.cell == "lnlstm" and run.model.hidden_size == 40
     assert 30 < run.training.steps < 55 and run.training.optimizer == "adamw" and run.training.average > 0.0
+    assert "weight decay" in shown.split("\ntraining ")[0] and run.training.weight_decay > 0.1
     assert f"chosen     {run.training.steps} steps: as many as fit; 1000 ms a step on this machine\n" in shown
     assert "40 units" not in shown.split("\ntraining ")[1]  # what is given is not chosen
     more = tfcharrnn.train_model(tmp_path / "r", resume=True, steps=run.training.steps + 1, quiet=True)

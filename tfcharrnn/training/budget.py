@@ -114,10 +114,15 @@ def choose_settings(
     if "steps" not in given and steps < _MIN_STEPS:
         hidden_size = None if is_model_fixed else model.hidden_size
         warn(describe_shortage(minutes, time.monotonic() - begun, steps, speed, hidden_size))
+    epochs = training.steps / steps_per_epoch
     if not is_model_fixed:
-        regularisation = choose_dropout(training.steps / steps_per_epoch, model)
-        model = dataclasses.replace(model, **_without(regularisation.settings, given))
-        reasons |= regularisation.reasons
+        dropout = choose_dropout(epochs, model)
+        model = dataclasses.replace(model, **_without(dropout.settings, given))
+        reasons |= dropout.reasons
+    if training.optimizer == "adamw":
+        decay = choose_weight_decay(epochs)
+        training = dataclasses.replace(training, **_without(decay.settings, given))
+        reasons |= decay.reasons
     return model, training, [text for name, text in reasons.items() if name not in given]
 
 
@@ -205,6 +210,13 @@ def choose_dropout(epochs: float, model: ModelConfig) -> Choice:
     shown = ", ".join(f"--{name}={rate}" for name, rate in rates.items() if rate) or "no dropout"
     why = f"{shown}: it reads the text {epochs:.1f} times"
     return Choice({**rates, "locked_dropout": True}, {"output_dropout": why})
+
+
+def choose_weight_decay(epochs: float) -> Choice:
+    """Chooses AdamW's weight decay, for the reason that `choose_dropout` has."""
+    weight_decay = round(min(max(0.08 * (epochs - 2.0), 0.0), 1.0), 2)
+    why = f"weight decay {weight_decay}: it reads the text {epochs:.1f} times"
+    return Choice({"weight_decay": weight_decay}, {"weight_decay": why})
 
 
 def choose_schedule(steps: int, steps_per_epoch: int, num_validations: int, hidden_size: int) -> Choice:
