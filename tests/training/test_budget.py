@@ -71,6 +71,18 @@ def test_a_run_of_minutes(tmp_path, monkeypatch, capsys):
         tfcharrnn.train_model(tmp_path / "r", resume=True, minutes=2.0, quiet=True)
 
 
+@pytest.mark.parametrize(("given", "embedding_size"), [({}, 0), ({"embedding_size": 8}, 8), ({"cell": "gru"}, 64)])
+def test_what_is_given_decides_about_the_rest(given, embedding_size, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "measure_flops", lambda: 1e8)
+    monkeypatch.setattr(budget, "measure_speed", lambda *_: Speed(0.1, 0.01, 0.01))
+    (tmp_path / "text.txt").write_text(TEXT)
+    notes: list[str] = []
+    settings = {"input": (str(tmp_path / "text.txt"),), "minutes": 0.3, **given}
+    model = setup.prepare_run("", "", settings, notes=notes)[0].model
+    assert model.embedding_size == embedding_size
+    assert notes[0].startswith(f"{model.cell}, {model.num_layers} x {model.hidden_size} units")
+
+
 def test_minutes_that_are_too_few_are_said_in_one_line(tmp_path, monkeypatch, capsys):
     def choose(speed, source=None, **settings):
         monkeypatch.setattr(budget, "measure_speed", lambda *_: speed)

@@ -164,7 +164,12 @@ def describe_shortage(minutes: float, seconds: float, steps: int, speed: Speed, 
 
 
 def choose_cell(given: Settings) -> str:
-    """Returns the cell that learns most in a given time (docs/cells.md): where cuDNN or Keras is to run it, a GRU."""
+    """Returns the cell that is given, or else the one that learns most in a given time (docs/cells.md).
+
+    Where cuDNN or Keras is to run it, that is a GRU.
+    """
+    if "cell" in given:
+        return given["cell"]
     if devices.list_gpus() or given.keys() & {"implementation", "recurrent_activation"}:
         return "gru"
     return "lnlstm"
