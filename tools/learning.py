@@ -5,22 +5,21 @@ python tools/learning.py --picture=docs/learning.svg --run_dirs=runs/minute,runs
 
 The first makes the tables of a text, as Markdown. Every row is a run in FOLDER: all parts together, each of them alone,
 each of them left out, and others added. A run that is already there is not made again. The second draws the validation
-loss of runs against the seconds of their training.
+loss of runs against the time of their training.
 """
 
 from __future__ import annotations
 
-import io
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 import tfcharrnn
-from tfcharrnn import cli, files
+from tfcharrnn import cli
 from tfcharrnn.config import ModelConfig, check_exclusive
-from tfcharrnn.errors import ConfigError
 from tfcharrnn.runs import plotting
 from tfcharrnn.runs.logs import read_metrics
 
@@ -60,15 +59,19 @@ _ADDED: dict[str, dict[str, Any]] = {
     "`--embedding_dropout=0.1`": {"embedding_dropout": 0.1},
     "an Elman RNN instead": _RNN,
 }
-# nanoGPT (Karpathy), config/train_shakespeare_char.py: seconds and validation loss, from its README
-_NANOGPT = {"nanoGPT, A100": (180.0, 1.4697), "nanoGPT, laptop CPU": (180.0, 1.88)}
+# nanoGPT (Karpathy), config/train_shakespeare_char.py, from its README
+_NANOGPT = {
+    "nanoGPT, A100": {"seconds": 180.0, "val_loss": 1.4697},
+    "nanoGPT, laptop CPU": {"seconds": 180.0, "val_loss": 1.88},
+}
 
 
 def main() -> None:
     """Prints the tables of a text, or draws the picture."""
     check_exclusive(input=_FLAGS.input, picture=_FLAGS.picture)
     if _FLAGS.picture:
-        _draw([Path(run_dir) for run_dir in _FLAGS.run_dirs], Path(_FLAGS.picture))
+        cli.require_flags(run_dirs="the runs to draw")
+        draw_picture([Path(run_dir) for run_dir in _FLAGS.run_dirs], Path(_FLAGS.picture))
         return
     cli.require_flags(input="the text", output="the folder of the runs")
     cli.load_tensorflow()
@@ -94,7 +97,7 @@ def _choose_dropout() -> dict[str, Any]:
     return choose_dropout(read / characters, ModelConfig()).settings
 
 
-def _merge(parts: dict[str, tuple[dict[str, Any], dict[str, Any]]], chosen: Any) -> dict[str, Any]:
+def _merge(parts: dict[str, tuple[dict[str, Any], dict[str, Any]]], chosen: Collection[str]) -> dict[str, Any]:
     """Returns the settings with the chosen parts, and without the others."""
     settings = dict(_BASE)
     for name, (with_it, without_it) in parts.items():
@@ -119,26 +122,9 @@ def _measure(name: str, settings: dict[str, Any]) -> float:
     return min(row["val_loss"] for row in read_metrics(run_dir) if "val_loss" in row)
 
 
-def _draw(run_dirs: list[Path], output: Path) -> None:
-    """Draws the validation loss of runs against the seconds of their training, and the published points of nanoGPT."""
-    if not run_dirs:
-        raise ConfigError("--run_dirs: name the runs to draw")
-    plotting.check_available()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for run_dir in run_dirs:
-        points = [(row["seconds"], row["val_loss"]) for row in read_metrics(run_dir) if "val_loss" in row]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=run_dir.name.replace("_", " "))
-    for (name, point), marker in zip(_NANOGPT.items(), "s^", strict=True):
-        axes.plot(*point, marker, color="black", label=name)
-    axes.set(xscale="log", xlabel="seconds of training", ylabel="validation loss, nats a character")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="svg")
-    files.write_bytes(output, image.getvalue())
+def draw_picture(run_dirs: list[Path], output: Path) -> None:
+    """Draws the validation loss of runs against the time of their training, and the published points of nanoGPT."""
+    plotting.draw(run_dirs, output, y=("val_loss",), x="time", points=_NANOGPT)
 
 
 def define_flags() -> None:

@@ -22,9 +22,9 @@ def test_a_part_is_there_or_what_stands_in_its_place():
 
 def test_the_picture_shows_runs_and_published_points(tmp_path):
     pytest.importorskip("matplotlib")
-    (tmp_path / "a_run").mkdir()
+    (tmp_path / "a run").mkdir()
     rows = [{"step": 1, "seconds": 2.0, "loss": 3.0}, {"step": 2, "seconds": 4.0, "loss": 2.5, "val_loss": 2.0}]
-    (tmp_path / "a_run" / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    learning._draw([tmp_path / "a_run"], tmp_path / "loss.svg")
+    (tmp_path / "a run" / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    learning.draw_picture([tmp_path / "a run"], tmp_path / "loss.svg")
     shown = (tmp_path / "loss.svg").read_text(encoding="utf-8")
     assert all(f"<!-- {name} -->" in shown for name in ("a run", *learning._NANOGPT))

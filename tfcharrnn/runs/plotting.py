@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,7 +62,13 @@ def check_available() -> None:
         raise UserError("matplotlib is missing; install it with pip install 'tfcharrnn[plot]'")
 
 
-def draw(run_dirs: Sequence[Path], output: Path, y: Sequence[str] = ("loss", "val_loss"), x: str = "step") -> None:
+def draw(
+    run_dirs: Sequence[Path],
+    output: Path,
+    y: Sequence[str] = ("loss", "val_loss"),
+    x: str = "step",
+    points: Mapping[str, dict[str, float]] | None = None,
+) -> None:
     """Draws the curves of runs, one colour per run; the losses share a panel, other columns have one each.
 
     Args:
@@ -70,6 +76,7 @@ def draw(run_dirs: Sequence[Path], output: Path, y: Sequence[str] = ("loss", "va
         output: the PNG or SVG file, which is written atomically.
         y: columns to draw, of `COLUMNS`.
         x: the x axis, one of `AXES`.
+        points: figures to compare with, each a row as in `metrics.jsonl`, by their names.
 
     Raises:
         ConfigError: an unknown column, axis or file format.
@@ -85,6 +92,7 @@ def draw(run_dirs: Sequence[Path], output: Path, y: Sequence[str] = ("loss", "va
     if file_format not in FORMATS:
         raise ConfigError(f"--output must end in .{' or .'.join(FORMATS)}. Received: {output}")
     runs = [_Run(_get_label(run_dir), read_metrics(run_dir)) for run_dir in run_dirs]
+    runs += [_Run(name, [row]) for name, row in (points or {}).items()]
     panels = _arrange_panels(y, is_summed=any(_is_loss_summed(run_dir) for run_dir in run_dirs))
     unit = _choose_time_unit(runs) if x == "time" else None
     figure = Figure(figsize=(8, 1.5 + 3 * len(panels)), layout="constrained")
