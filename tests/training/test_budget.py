@@ -17,6 +17,11 @@ from tfcharrnn.training.budget import Speed
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
 
 
+def count_parameters(model):
+    """Those of the kernels between units of an LSTM, which the sizes are chosen by."""
+    return 4 * model.hidden_size**2 * (2 * model.num_layers - 1)
+
+
 @given(st.floats(1e9, 1e18), st.integers(100, 10**9), st.integers(1, 10**7), st.floats(1e-5, 10.0), st.floats(0.0, 1e4))
 def test_every_choice_is_a_valid_setting(flops, characters, seconds, step_seconds, validation_seconds):
     sizes = budget.choose_sizes(flops, characters)
@@ -39,7 +44,7 @@ def test_every_choice_is_a_valid_setting(flops, characters, seconds, step_second
 
 def test_more_time_makes_larger_models_and_more_epochs_more_dropout():
     sizes = [ModelConfig(**budget.choose_sizes(flops, 10**8).settings) for flops in (1e12, 1e13, 1e14, 1e15)]
-    parameters = [4 * model.hidden_size**2 * (2 * model.num_layers - 1) for model in sizes]
+    parameters = [count_parameters(model) for model in sizes]
     assert parameters == sorted(set(parameters))
     rates = [budget.choose_dropout(epochs, sizes[-1]).settings["output_dropout"] for epochs in (1, 5, 10, 15, 60)]
     assert rates[0] == 0.0 and rates == sorted(rates) and rates[-1] == 0.5
@@ -48,8 +53,7 @@ def test_more_time_makes_larger_models_and_more_epochs_more_dropout():
 @given(st.floats(1e9, 1e18), st.integers(20_000, 10**7))
 def test_no_model_is_so_large_that_it_would_learn_the_text_by_heart(flops, characters):
     model = ModelConfig(**budget.choose_sizes(flops, characters).settings)
-    parameters = 4 * model.hidden_size**2 * (2 * model.num_layers - 1)
-    assert parameters < 1.35 * max(50_000, 3 * characters)  # sizes are rounded
+    assert count_parameters(model) < 1.35 * max(50_000, 3 * characters)  # sizes are rounded
 
 
 def test_a_run_of_minutes(tmp_path, monkeypatch, capsys):

@@ -42,6 +42,8 @@ _CHARACTERS_PER_PARAMETER = 20
 _EPOCHS = 12
 # a run of fewer steps learns so little that a warning is due
 _MIN_STEPS = 50
+# what is read no more often than this is not learnt by heart
+_FREE_EPOCHS = 2.0
 # no run reads a text more often, unless it is so short that this is less than so many steps
 _MAX_EPOCHS, _ENOUGH_STEPS = 16, 300
 # parameters of the largest and the smallest model, and the most for each character of the text
@@ -180,7 +182,7 @@ def choose_sizes(flops: float, characters: int, cell: str = "lnlstm") -> Choice:
 
     A larger model learns more from each character, and reads fewer of them in the same time. The best one reads about
     20 characters for each parameter; but once it would read the text more than some twelve times, a larger one, with
-    dropout, is better.
+    dropout, is better, up to three parameters for each character: more of them learn the text by heart.
 
     Args:
         flops: operations that training may take.
@@ -206,7 +208,7 @@ def choose_sizes(flops: float, characters: int, cell: str = "lnlstm") -> Choice:
 
 def choose_dropout(epochs: float, model: ModelConfig) -> Choice:
     """Chooses dropout: the more often a text is read, the more there is to keep from being learnt by heart."""
-    strength = min(max((epochs - 2.0) / 12.0, 0.0), 1.0)
+    strength = min(max((epochs - _FREE_EPOCHS) / 12.0, 0.0), 1.0)
     rates = {"output_dropout": round(0.5 * strength, 2)}
     if model.num_layers > 1:
         rates["dropout"] = round(0.35 * strength, 2)
@@ -219,7 +221,7 @@ def choose_dropout(epochs: float, model: ModelConfig) -> Choice:
 
 def choose_weight_decay(epochs: float) -> Choice:
     """Chooses AdamW's weight decay, for the reason that `choose_dropout` has."""
-    weight_decay = round(min(max(0.08 * (epochs - 2.0), 0.0), 1.0), 2)
+    weight_decay = round(min(max(0.08 * (epochs - _FREE_EPOCHS), 0.0), 1.0), 2)
     why = f"weight decay {weight_decay}: it reads the text {epochs:.1f} times"
     return Choice({"weight_decay": weight_decay}, {"weight_decay": why})
 
